@@ -1,0 +1,2 @@
+export * from './brands.js';
+export * from './errors.js';

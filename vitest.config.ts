@@ -1,0 +1,35 @@
+import { fileURLToPath } from 'node:url';
+import { defineConfig } from 'vitest/config';
+
+const source = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+
+// Unit tests run on the sources; integration tests start the built programs (`npx tsc -b` first).
+export default defineConfig({
+  resolve: {
+    alias: {
+      '@collective/shared': source('packages/shared/src/index.ts'),
+      '@collective/repository-server': source('packages/repository-server/src/index.ts'),
+      '@collective/transceiver': source('packages/transceiver/src/index.ts'),
+    },
+  },
+  test: {
+    testTimeout: 20_000,
+    projects: [
+      {
+        extends: true,
+        test: { name: 'unit', include: ['packages/*/src/**/*.test.ts', 'test/**/*.test.ts'], exclude: ['**/dist/**', '**/node_modules/**'] },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'integ',
+          include: ['test/**/*.integ.ts'],
+          exclude: ['**/dist/**', '**/node_modules/**'],
+          testTimeout: 300_000,
+          hookTimeout: 300_000,
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+});
