@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# The long versions of the tests: resumable, bounded. npm run soak -- [--minutes N] [--seed N]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.sh
+exec node test/dist/soak/main.js "$@"
