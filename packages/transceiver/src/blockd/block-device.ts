@@ -13,6 +13,8 @@ export interface BlockDevice {
   /** Size of the disk in bytes; a multiple of 512. */
   readonly byteLength: number;
   readonly readOnly: boolean;
+  /** Whether `zero` costs much less than writing zeroes (NBD's FAST_ZERO). Absent: no. */
+  readonly zeroIsFast?: boolean;
 
   /**
    * Fills `target` (the caller's, whole) with the bytes at `byteOffset` when all of them are in memory and verified.

@@ -10,7 +10,7 @@
  */
 import type Koffi from 'koffi';
 
-export const ERRNO = { EPERM: 1, EAGAIN: 11, EINVAL: 22, ENOSPC: 28, EPIPE: 32, EOPNOTSUPP: 95, ECONNRESET: 104 } as const;
+export const ERRNO = { EPERM: 1, ENXIO: 6, EAGAIN: 11, EINVAL: 22, ENOSPC: 28, EPIPE: 32, EOPNOTSUPP: 95, ECONNRESET: 104 } as const;
 
 export interface Syscalls {
   /**

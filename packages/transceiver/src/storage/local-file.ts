@@ -1,0 +1,209 @@
+/**
+ * RandomFile over node:fs and the few calls of `syscalls`.
+ *
+ * Reads that must not wait use preadv2(RWF_NOWAIT); where that cannot be had (no koffi, or a file system that answers
+ * EOPNOTSUPP), the measured latency of synchronous reads decides. Buffered writes cannot be asked beforehand on ext4, so
+ * their measured latency always decides.
+ */
+import { close, fdatasync, fstat, ftruncate, read, readSync, write, writeSync } from 'node:fs';
+import { CollectiveError } from '@collective/shared';
+import type { Extent } from '../blockd/block-device.js';
+import { ERRNO, syscalls } from '../blockd/syscalls.js';
+import type { RandomFile } from './file-system.js';
+import { SlowGate } from './slow-gate.js';
+
+/** A synchronous read that took longer came from the medium. */
+const SLOW_READ_MS = 1;
+/** A synchronous write that took longer slept in dirty throttling. */
+const SLOW_WRITE_MS = 2;
+/** For how long the thread pool is used then. */
+const GATE_CLOSED_MS = 200;
+/** Where zeroes have to be written, they are written in pieces of this size. */
+const ZERO_PIECE_BYTES = 1 << 20;
+
+const zeroes = Buffer.alloc(ZERO_PIECE_BYTES);
+
+/** An error of node:fs as one of ours. */
+export const localError = (error: unknown, path: string): CollectiveError => {
+  const errno: unknown = error instanceof Error ? Reflect.get(error, 'code') : undefined;
+  const name = typeof errno === 'string' ? errno : 'unknown';
+  const code =
+    name === 'ENOSPC' || name === 'EDQUOT'
+      ? 'disk-full'
+      : name === 'ENOENT'
+        ? 'not-found'
+        : name === 'EEXIST'
+          ? 'exists'
+          : 'local-io';
+  const text = error instanceof Error ? error.message : String(error);
+  return new CollectiveError(code, `${path}: ${text}`, { cause: error, data: { path, errno: name } });
+};
+
+export class LocalFile implements RandomFile {
+  readonly path: string;
+  readonly #fd: number;
+  readonly #readGate = new SlowGate({ slowCallMs: SLOW_READ_MS, closedMs: GATE_CLOSED_MS });
+  readonly #writeGate = new SlowGate({ slowCallMs: SLOW_WRITE_MS, closedMs: GATE_CLOSED_MS });
+  #nowait = syscalls !== undefined;
+  #punches = syscalls !== undefined;
+  #closed = false;
+
+  /** Takes over the descriptor. */
+  constructor(fd: number, path: string) {
+    this.#fd = fd;
+    this.path = path;
+  }
+
+  get descriptor(): number {
+    return this.#fd;
+  }
+
+  get zeroIsFast(): boolean {
+    return this.#punches;
+  }
+
+  tryRead(target: Uint8Array, byteOffset: number): boolean {
+    if (this.#nowait && syscalls !== undefined) {
+      const count = syscalls.readNowait(this.#fd, target, byteOffset);
+      if (count === target.length) return true;
+      if (count === -ERRNO.EOPNOTSUPP || count === -ERRNO.EINVAL) this.#nowait = false;
+      return false;
+    }
+    const beganMs = performance.now();
+    if (!this.#readGate.isOpen(beganMs)) return false;
+    try {
+      return readSync(this.#fd, target, 0, target.length, byteOffset) === target.length;
+    } catch {
+      return false; // the waiting read repeats it and reports
+    } finally {
+      this.#readGate.record(beganMs, performance.now());
+    }
+  }
+
+  read(target: Uint8Array, byteOffset: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let done = 0;
+      const next = (): void => {
+        read(this.#fd, target, done, target.length - done, byteOffset + done, (error, count) => {
+          if (error !== null) reject(localError(error, this.path));
+          else if (count === 0) reject(this.#tooShort(byteOffset + done));
+          else {
+            done += count;
+            if (done === target.length) resolve();
+            else next();
+          }
+        });
+      };
+      if (target.length === 0) resolve();
+      else next();
+    });
+  }
+
+  tryWrite(source: Uint8Array, byteOffset: number): boolean {
+    const beganMs = performance.now();
+    if (!this.#writeGate.isOpen(beganMs)) return false;
+    try {
+      return writeSync(this.#fd, source, 0, source.length, byteOffset) === source.length;
+    } catch {
+      return false; // the waiting write repeats it and reports
+    } finally {
+      this.#writeGate.record(beganMs, performance.now());
+    }
+  }
+
+  write(source: Uint8Array, byteOffset: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let done = 0;
+      const next = (): void => {
+        write(this.#fd, source, done, source.length - done, byteOffset + done, (error, count) => {
+          if (error !== null) return reject(localError(error, this.path));
+          done += count;
+          if (done === source.length) resolve();
+          else next();
+        });
+      };
+      if (source.length === 0) resolve();
+      else next();
+    });
+  }
+
+  writeNow(source: Uint8Array, byteOffset: number): void {
+    try {
+      let done = 0;
+      while (done < source.length) done += writeSync(this.#fd, source, done, source.length - done, byteOffset + done);
+    } catch (error) {
+      throw localError(error, this.path);
+    }
+  }
+
+  sync(): Promise<void> {
+    return this.#call((callback) => fdatasync(this.#fd, callback));
+  }
+
+  async zero(byteOffset: number, byteLength: number, options: { readonly keepAllocated: boolean }): Promise<void> {
+    if (byteLength === 0) return;
+    if (this.#punches && syscalls !== undefined) {
+      const result = options.keepAllocated
+        ? await syscalls.zeroRange(this.#fd, byteOffset, byteLength)
+        : await syscalls.punchHole(this.#fd, byteOffset, byteLength);
+      if (result === 0) return;
+      // The errno of a thread-pool call is lost. Writing zeroes is right in every case and reports the true error.
+      if (!options.keepAllocated) this.#punches = false;
+    }
+    for (let done = 0; done < byteLength; done += ZERO_PIECE_BYTES) {
+      const pieceBytes = Math.min(ZERO_PIECE_BYTES, byteLength - done);
+      await this.write(pieceBytes === ZERO_PIECE_BYTES ? zeroes : zeroes.subarray(0, pieceBytes), byteOffset + done);
+    }
+  }
+
+  extents(byteOffset: number, byteLength: number): Extent[] {
+    const end = byteOffset + byteLength;
+    if (syscalls === undefined) return byteLength === 0 ? [] : [{ byteLength, kind: 'data' }];
+    const extents: Extent[] = [];
+    let position = byteOffset;
+    while (position < end) {
+      // Only ENXIO says "no data from here on". A hole that is none would be a wrong byte, so any other error means data.
+      const data = syscalls.seekData(this.#fd, position);
+      const dataStart = data === -ERRNO.ENXIO ? end : data < position ? position : Math.min(data, end);
+      if (dataStart > position) extents.push({ byteLength: dataStart - position, kind: 'hole' });
+      if (dataStart === end) break;
+      const hole = syscalls.seekHole(this.#fd, dataStart);
+      const dataEnd = hole <= dataStart ? end : Math.min(hole, end);
+      extents.push({ byteLength: dataEnd - dataStart, kind: 'data' });
+      position = dataEnd;
+    }
+    return extents;
+  }
+
+  willRead(byteOffset: number, byteLength: number): void {
+    syscalls?.advise(this.#fd, byteOffset, byteLength, 'soon');
+  }
+
+  byteLength(): Promise<number> {
+    return new Promise((resolve, reject) => {
+      fstat(this.#fd, (error, stats) => (error === null ? resolve(stats.size) : reject(localError(error, this.path))));
+    });
+  }
+
+  setByteLength(byteLength: number): Promise<void> {
+    return this.#call((callback) => ftruncate(this.#fd, byteLength, callback));
+  }
+
+  close(): Promise<void> {
+    if (this.#closed) return Promise.resolve();
+    this.#closed = true;
+    return this.#call((callback) => close(this.#fd, callback));
+  }
+
+  #call(start: (callback: (error: Error | null) => void) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      start((error) => (error === null ? resolve() : reject(localError(error, this.path))));
+    });
+  }
+
+  #tooShort(byteOffset: number): CollectiveError {
+    return new CollectiveError('local-io', `${this.path} ends at byte ${byteOffset}, more was expected`, {
+      data: { path: this.path, byteOffset },
+    });
+  }
+}
