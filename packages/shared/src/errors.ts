@@ -27,7 +27,7 @@ const row = (
 
 export const ERROR_TABLE = {
   // formats
-  'malformed': row('The data is not in the documented format', 400),
+  malformed: row('The data is not in the documented format', 400),
   'too-large': row('The data is larger than the format or the server allows', 413),
   'unknown-format': row('The format version is not known to this program', 400, { hint: 'Update this program.' }),
   'bad-signature': row('The signature does not match', 400),
@@ -41,7 +41,10 @@ export const ERROR_TABLE = {
     hint: 'Check the network; it goes on by itself when the repository answers again.',
   }),
   'read-only': row('The disk is read-only', 403, { nbdErrno: 1 }),
-  'disk-full': row('The local disk is full', 507, { nbdErrno: 28, hint: 'Free some space; the machine goes on by itself.' }),
+  'disk-full': row('The local disk is full', 507, {
+    nbdErrno: 28,
+    hint: 'Free some space; the machine goes on by itself.',
+  }),
   'local-io': row('The local disk failed', 500),
   'in-use': row('Another process is using it', 409, { hint: 'Stop the other one first.' }),
   'shutting-down': row('The service is shutting down', 503, { retryable: true, nbdErrno: 108 }),
@@ -49,20 +52,20 @@ export const ERROR_TABLE = {
   'wrong-password': row('The account or the password is wrong', 401),
   'not-logged-in': row('You are not logged in', 401, { hint: 'Run: collective login' }),
   'token-expired': row('The session has expired', 401, { retryable: true }),
-  'revoked': row('This device or account has been revoked', 401, { hint: 'Ask your administrator.' }),
+  revoked: row('This device or account has been revoked', 401, { hint: 'Ask your administrator.' }),
   'not-allowed': row('You may not do this', 403, { hint: 'Ask your administrator for access.' }),
   'not-found': row('There is no such thing here', 404),
-  'conflict': row('Somebody else was faster', 409, { hint: 'Look at the newest version, then try again.' }),
-  'exists': row('It exists already', 409),
+  conflict: row('Somebody else was faster', 409, { hint: 'Look at the newest version, then try again.' }),
+  exists: row('It exists already', 409),
   'rate-limited': row('Too many attempts', 429, { retryable: true, hint: 'Wait a minute.' }),
   'bad-request': row('The request is not valid', 400),
-  'internal': row('The server failed', 500, { retryable: true }),
+  internal: row('The server failed', 500, { retryable: true }),
   // trust
   'wrong-server': row('The server is not the one that the join link names', 502, {
     hint: 'Do not go on. Ask the administrator for a new join link.',
   }),
-  'untrusted': row('The signature is by a key that may not sign this', 403),
-  'rollback': row('The repository shows an older state than this machine has seen', 409, {
+  untrusted: row('The signature is by a key that may not sign this', 403),
+  rollback: row('The repository shows an older state than this machine has seen', 409, {
     hint: 'Tell the administrator; nothing was changed here.',
   }),
   'weak-password-parameters': row('The server asks for password parameters that are too weak', 400, {
@@ -71,10 +74,12 @@ export const ERROR_TABLE = {
   // machine
   'bad-machine': row('The machine description is not allowed', 400),
   'bad-image': row('The disk image cannot be used', 400),
-  'no-boot': row('The image did not boot', 422, { hint: 'Look at the console output, or publish with --no-boot-test.' }),
+  'no-boot': row('The image did not boot', 422, {
+    hint: 'Look at the console output, or publish with --no-boot-test.',
+  }),
   'missing-program': row('A program that is needed is not installed', 500),
   'agent-unreachable': row('The agent does not answer', 503, { hint: 'Run: collective agent' }),
-  'usage': row('The command is not used correctly', 400, { hint: 'See --help.' }),
+  usage: row('The command is not used correctly', 400, { hint: 'See --help.' }),
 } as const satisfies Record<string, ErrorRow>;
 
 export type ErrorCode = keyof typeof ERROR_TABLE;
