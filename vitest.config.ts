@@ -7,6 +7,7 @@ const source = (path: string): string => fileURLToPath(new URL(path, import.meta
 export default defineConfig({
   resolve: {
     alias: {
+      '@collective/shared/errors': source('packages/shared/src/errors.ts'),
       '@collective/shared': source('packages/shared/src/index.ts'),
       '@collective/repository-server': source('packages/repository-server/src/index.ts'),
       '@collective/transceiver': source('packages/transceiver/src/index.ts'),
