@@ -13,6 +13,7 @@ export * from './keys-file.js';
 export * from './map-page.js';
 export * from './password-parameters.js';
 export * from './route-schemas.js';
+export * from './route-spec.js';
 export * from './routes.js';
 export * from './schema-fields.js';
 export * from './signing-key.js';

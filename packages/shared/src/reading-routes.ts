@@ -1,0 +1,81 @@
+/**
+ * Routes that read appliances: heads, versions, manifests, maps. (Trust files and chunks need no token.)
+ */
+import { Type } from 'typebox';
+import { accessField, applianceParams, diskParams, versionParams, versionSummary } from './route-schemas.js';
+import { nameField, nullable, numberField, strictObject, textField, wordField } from './schema-fields.js';
+import { type RouteSpec, bytesOut, noBody } from './route-spec.js';
+
+export const READING_ROUTES = {
+  // session: reading
+  heads: {
+    method: 'GET',
+    path: '/v1/heads',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    ...bytesOut,
+  },
+  appliances: {
+    method: 'GET',
+    path: '/v1/appliances',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    responseKind: 'json',
+    response: Type.Array(
+      strictObject({
+        name: nameField,
+        title: textField({ max: 200 }),
+        latest: nullable(numberField),
+        access: accessField,
+      }),
+    ),
+  },
+  versions: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    params: applianceParams,
+    responseKind: 'json',
+    response: Type.Array(versionSummary),
+  },
+  versionManifest: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions/:version/manifest',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    params: versionParams,
+    ...bytesOut,
+  },
+  diskMap: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions/:version/disks/:disk/map',
+    auth: 'session',
+    rateClass: 'bulk',
+    ...noBody,
+    params: diskParams,
+    // `positions`: decimal positions of leaves, with commas, for part=leaves only.
+    query: Type.Object(
+      {
+        part: Type.Optional(wordField('all', 'upper', 'leaves')),
+        positions: Type.Optional(Type.String({ pattern: '^[0-9]{1,8}(,[0-9]{1,8}){0,1023}$' })),
+      },
+      { additionalProperties: false },
+    ),
+    ...bytesOut,
+  },
+  diskChanges: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions/:version/disks/:disk/changes',
+    auth: 'session',
+    rateClass: 'bulk',
+    ...noBody,
+    params: diskParams,
+    query: strictObject({ since: numberField }),
+    ...bytesOut,
+  },
+} as const satisfies Record<string, RouteSpec>;
