@@ -25,6 +25,8 @@ export const documentCodec = <S extends TSchema>(
   options: {
     readonly what: string;
     readonly bytesMax: number;
+    /** Runs ahead of the schema, on a value of any shape. */
+    readonly before?: (value: unknown) => void;
     readonly rules?: (value: Static<S>) => void;
     readonly error?: ErrorCode;
   },
@@ -32,6 +34,7 @@ export const documentCodec = <S extends TSchema>(
   const validator = Compile(schema);
   const check = (value: unknown): Static<S> => {
     refuseOtherFormat(value, schema, options.what);
+    options.before?.(value);
     if (!validator.Check(value)) {
       const first = validator.Errors(value)[0];
       const where =
