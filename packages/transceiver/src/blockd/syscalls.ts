@@ -26,6 +26,8 @@ export interface Syscalls {
   receive(fd: number, target: Uint8Array): number;
   /** True when the peer of a unix socket has closed it, even while unread data lies in front of the end. */
   peerGone(fd: number): boolean;
+  /** A second descriptor (close-on-exec) of the same open file or socket, or a negative number. */
+  duplicate(fd: number): number;
   /** SO_SNDBUF; the kernel clamps it to net.core.wmem_max. */
   setSendBuffer(fd: number, byteLength: number): void;
   /** Gives back the space of a range (size kept); resolves to 0 or a negative number where it cannot. */
@@ -48,6 +50,7 @@ const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const POLLHUP = 0x10;
 const POLLERR = 0x8;
+const F_DUPFD_CLOEXEC = 1030;
 const SOL_SOCKET = 1;
 const SO_SNDBUF = 7;
 const FALLOC_KEEP_SIZE = 1;
@@ -65,6 +68,7 @@ const bind = (koffi: typeof Koffi): Syscalls => {
   const sendmsg = libc.func('int64 sendmsg(int fd, uint64 message, int flags)');
   const recv = libc.func('int64 recv(int fd, void *buffer, uint64 length, int flags)');
   const poll = libc.func('int poll(void *fds, uint64 count, int timeout)');
+  const fcntl = libc.func('int fcntl(int fd, int command, int64 argument)');
   const setsockopt = libc.func('int setsockopt(int fd, int level, int name, void *value, uint32 length)');
   const fallocate = libc.func('int fallocate(int fd, int mode, int64 offset, int64 length)');
   const lseek = libc.func('int64 lseek(int fd, int64 offset, int whence)');
@@ -118,6 +122,7 @@ const bind = (koffi: typeof Koffi): Syscalls => {
       pollEntry.writeInt16LE(0, 6);
       return Number(poll(pollEntry, 1, 0)) > 0 && (pollEntry.readInt16LE(6) & (POLLHUP | POLLERR)) !== 0;
     },
+    duplicate: (fd) => result(fcntl(fd, F_DUPFD_CLOEXEC, 0)),
     setSendBuffer: (fd, byteLength) => {
       const value = Buffer.from(new ArrayBuffer(4));
       value.writeInt32LE(byteLength);

@@ -37,6 +37,8 @@ export const NBD_LIMITS = {
   extentsMax: 1024,
   extentPieceBytes: 32 << 20,
   extentPiecesMax: 32,
+  /** At `close`, sessions get this long to answer what is under way and clients to take it. */
+  closeMs: 2_000,
   /** A reconnecting client waits this long for a former connection that does not read, before that one is closed. */
   formerConnectionMs: 2_000,
 } as const;
