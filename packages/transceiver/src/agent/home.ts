@@ -5,7 +5,7 @@
  * HOME                   --home DIR | COLLECTIVE_HOME | ~/.local/share/collective                       0700
  *   device.json          account, repository, device key under the password (docs/formats/keys.md)      0600
  *   seen.json            what this machine has seen of the repository: nothing older is accepted        0600
- *   lock-name            16 random bytes that name the lock of this home                                0600
+ *   agent.lock           held by the one agent of this home (storage/local-lock.ts)                     0600
  *   trust/<n>            trust files as they came, from 1 to the newest that is held
  *   objects/             level: manifests, map pages, heads (each checked again when it is read)
  *   cache/               blockd: the public block cache
@@ -18,11 +18,11 @@
  * A unix socket's path has at most 107 bytes. When HOME is too deep for that, `runDirectory` is a short symbolic link to
  * HOME/run in the person's runtime directory ($XDG_RUNTIME_DIR, else /dev/shm), named by a hash of HOME.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { access, chmod, constants, lstat, mkdir, readdir, readlink, realpath, symlink, unlink } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { CollectiveError } from '@collective/shared';
+import { CollectiveError } from '@collective/shared/errors';
 import { isErrno } from './durable-file.js';
 
 /** Linux: `sun_path` has 108 bytes with the terminating zero. */
@@ -39,7 +39,7 @@ export type Home = {
   readonly blockdSocket: string;
   readonly deviceFile: string;
   readonly seenFile: string;
-  readonly lockNameFile: string;
+  readonly agentLock: string;
   readonly trustDirectory: string;
   readonly objectsDirectory: string;
   readonly cacheDirectory: string;
@@ -79,7 +79,7 @@ export async function openHome(directory: string, environment: NodeJS.ProcessEnv
     blockdSocket: join(runDirectory, 'blockd.sock'),
     deviceFile: inHome('device.json'),
     seenFile: inHome('seen.json'),
-    lockNameFile: inHome('lock-name'),
+    agentLock: inHome('agent.lock'),
     trustDirectory: inHome('trust'),
     objectsDirectory: inHome('objects'),
     cacheDirectory: inHome('cache'),
@@ -104,7 +104,7 @@ async function makePrivate(directory: string): Promise<void> {
     if ((found.mode & 0o077) !== 0) {
       // Never close a folder that is something else, such as /tmp or a person's own: only an empty one, or a home.
       const inside = await readdir(directory);
-      if (inside.length > 0 && !inside.includes('lock-name')) {
+      if (inside.length > 0 && !inside.includes('agent.lock')) {
         throw new CollectiveError('usage', `${directory} holds other things (${inside.slice(0, 3).join(', ')}…): choose an empty folder with --home DIR.`);
       }
       await chmod(directory, 0o700);
@@ -159,6 +159,3 @@ async function shortRunDirectory(run: string, runtime: string | undefined, nameO
   }
   return link;
 }
-
-/** The random name of this home's lock, made once. */
-export const newLockName = (): Buffer => randomBytes(16);

@@ -1,0 +1,67 @@
+/** collective publish NAME --disk system=FILE …: a new appliance, or its next version. The agent does the work. */
+import { readFile } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import { CollectiveError } from '@collective/shared/errors';
+import { AGENT_PATHS, type PublishReply } from '../../agent/agent-types.js';
+import { findAgent } from '../agent-process.js';
+import { interruptSignal, megabytes, printResult, progressView, type GlobalOptions } from '../output.js';
+
+export type PublishOptions = GlobalOptions & {
+  readonly disk: readonly string[];
+  readonly machine?: string;
+  readonly title?: string;
+  readonly notes?: string;
+  readonly bootTest: boolean;
+  readonly bootText?: string;
+  readonly bootSeconds?: string;
+};
+
+export async function publish(name: string, options: PublishOptions): Promise<void> {
+  const disks = options.disk.map(parseDisk);
+  if (disks.length === 0) throw new CollectiveError('usage', 'Say which file is the system disk: --disk system=FILE.');
+  const machine = options.machine === undefined ? undefined : await readText(options.machine);
+  const bootSeconds = options.bootSeconds === undefined ? undefined : Number(options.bootSeconds);
+  if (bootSeconds !== undefined && !(bootSeconds > 0)) throw new CollectiveError('usage', '--boot-seconds wants a number above 0.');
+  const { client } = await findAgent(options);
+  const view = await progressView(options);
+  const reply = (await client
+    .job(
+      AGENT_PATHS.publish,
+      {
+        name,
+        disks,
+        bootTest: options.bootTest,
+        ...(machine === undefined ? {} : { machine }),
+        ...(options.title === undefined ? {} : { title: options.title }),
+        ...(options.notes === undefined ? {} : { notes: options.notes }),
+        ...(options.bootText === undefined ? {} : { bootText: options.bootText }),
+        ...(bootSeconds === undefined ? {} : { bootTimeoutMs: Math.ceil(bootSeconds * 1000) }),
+      },
+      { onEvent: view.show, signal: interruptSignal() },
+    )
+    .finally(view.end)) as PublishReply;
+  printResult(
+    options,
+    reply,
+    `Published ${reply.name}@${String(reply.version)}: ${megabytes(reply.usedBytes)} used of ${megabytes(reply.diskBytes)}, ${String(reply.changedBlocks)} blocks changed, sent ${megabytes(
+      reply.sentBytes,
+    )}, fetched ${megabytes(reply.receivedBytes)}, ${reply.seconds.toFixed(1)} s.`,
+  );
+}
+
+/** `NAME=FILE`, `NAME=FORMAT:FILE`, or `FILE` for the system disk. */
+function parseDisk(text: string): { readonly name: string; readonly file: string; readonly format?: string } {
+  const match = /^([a-z][a-z0-9-]{0,30})=(.+)$/.exec(text);
+  const name = match?.[1] ?? 'system';
+  const rest = match?.[2] ?? text;
+  const format = /^(raw|qcow2|qcow|qed|vdi|vhdx|vpc|vmdk):(.+)$/.exec(rest);
+  return format?.[2] === undefined || format[1] === undefined ? { name, file: resolve(rest) } : { name, file: resolve(format[2]), format: format[1] };
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (cause) {
+    throw new CollectiveError('not-found', `The machine description ${path} cannot be read.`, { cause });
+  }
+}

@@ -1,0 +1,63 @@
+/** Questions at the terminal: visible lines and hidden passwords. Never from a pipe: scripts use --password-stdin. */
+import { createInterface } from 'node:readline';
+import { CollectiveError } from '@collective/shared/errors';
+import { Interrupted } from './output.js';
+
+export const isInteractive = (): boolean => process.stdin.isTTY && process.stderr.isTTY;
+
+export async function askLine(question: string): Promise<string> {
+  if (!isInteractive()) throw new CollectiveError('usage', `"${question.trim()}" can only be asked at a terminal.`);
+  const lines = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    return (await new Promise<string>((resolve) => lines.question(question, resolve))).trim();
+  } finally {
+    lines.close();
+  }
+}
+
+/** Reads a line without showing it. Ctrl-C ends the command, Ctrl-U starts the line again. */
+export async function askHidden(question: string): Promise<string> {
+  if (!isInteractive()) throw new CollectiveError('usage', 'A password can only be typed at a terminal; scripts use --password-stdin.');
+  process.stderr.write(question);
+  process.stdin.setRawMode(true);
+  process.stdin.setEncoding('utf8');
+  let typed = '';
+  try {
+    return await new Promise<string>((resolve, reject) => {
+      const onData = (text: string): void => {
+        for (const character of text) {
+          if (character === '\r' || character === '\n') {
+            process.stdin.off('data', onData);
+            resolve(typed);
+            return;
+          }
+          if (character === '\u0003' || (character === '\u0004' && typed === '')) {
+            process.stdin.off('data', onData);
+            reject(new Interrupted());
+            return;
+          }
+          if (character === '\u007f' || character === '\b') typed = [...typed].slice(0, -1).join('');
+          else if (character === '\u0015') typed = '';
+          else if (character >= ' ') typed += character;
+        }
+      };
+      process.stdin.on('data', onData);
+      process.stdin.resume();
+    });
+  } finally {
+    process.stdin.setRawMode(false);
+    process.stdin.pause();
+    process.stderr.write('\n');
+  }
+}
+
+/** The first line of stdin, without its newline. */
+export async function readPasswordLine(): Promise<string> {
+  const parts: Buffer[] = [];
+  for await (const part of process.stdin) {
+    parts.push(Buffer.from(part as Uint8Array));
+    if (Buffer.concat(parts).includes(0x0a)) break;
+  }
+  const line = Buffer.concat(parts).toString('utf8').split('\n')[0] ?? '';
+  return line.replace(/\r$/, '');
+}
