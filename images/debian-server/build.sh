@@ -23,9 +23,6 @@ packages=(
   systemd systemd-sysv systemd-resolved udev dbus libpam-systemd qemu-guest-agent
   apt ca-certificates e2fsprogs iproute2 iputils-ping kmod less login nano netbase passwd procps sudo tzdata
 )
-# `openssl passwd -6 -salt collective` of "collective" and "person": a demo appliance, its passwords are in its notes.
-root_hash='$6$collective$L8Q/G44nXyFGfwJhnR/iGbcXLWLDx/mf0Mdz7zkC/FCY2E/tucuiBaLRFRPzhdf9fC3SN4B4bjcqGekEuKv6o1'
-person_hash='$6$collective$GA7o5K0EZi.41kd9J24gq8eczuIs1v4amcxFwrlLdEyge3uFH3uq7a6gH9SRFJLgUdCuXzCkspTcrJ09EEC2p.'
 
 usage() { die "usage: build.sh OUTDIR [--rebuild] [--mode root|unshare|fakechroot]"; }
 out='' rebuild='' mode=''
@@ -67,72 +64,27 @@ work="$(mktemp -d "$out/.build-XXXXXX")"
 trap 'rm -rf "$work"' EXIT
 
 say "installing packages (mmdebstrap --mode=$mode: $why)"
-# What the guest's files are packed by; those of the initrd must be there before the kernel is installed.
-pack() { tar -C "$here/guest" --sort=name --owner=0 --group=0 --numeric-owner --mode='u=rwX,go=rX' --mtime="@$SOURCE_DATE_EPOCH" -cf "$work/$1.tar" "$2"; }
-pack guest .
-pack initrd etc/tiny-initramfs
+tar -C "$here/guest" --sort=name --owner=0 --group=0 --numeric-owner --mode='u=rwX,go=rX' --mtime="@$SOURCE_DATE_EPOCH" \
+  --exclude=./etc/apt -cf "$work/guest.tar" .
 options=()
 while read -r line; do [[ -z $line ]] || options+=("--aptopt=$line"); done < <(apt_options)
 while read -r line; do [[ $line == \#* || -z $line ]] || options+=("--dpkgopt=$line"); done <"$here/guest/etc/dpkg/dpkg.cfg.d/20appliance"
-{ apt_options image; } >"$work/90sources"
-# The hooks run outside the new root, which is "$1" to them.
-cat >"$work/finish" <<'HOOK'
-set -eu
-root="$1"
-in_root() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" "$@"; }
-in_root groupadd -g 1000 person
-in_root useradd -u 1000 -g 1000 -G sudo,systemd-journal -m -s /bin/bash -p "$PERSON_HASH" person
-in_root usermod -p "$ROOT_HASH" root
-in_root systemctl enable systemd-networkd.service systemd-resolved.service ephemeral.service
-in_root systemctl disable systemd-networkd-wait-online.service
-# Work that a system which is thrown away at each start, or a virtual machine, does not need.
-in_root systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
-  fstrim.timer systemd-random-seed.service systemd-machine-id-commit.service systemd-journal-flush.service \
-  systemd-pstore.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
-  systemd-network-generator.service dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount \
-  modprobe@configfs.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service >/dev/null
-in_root ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
-in_root mkdir -p /ephemeral
-# apt works before the ephemeral disk is there, too.
-in_root install -d /ephemeral/apt/cache/archives /ephemeral/apt/lists
-in_root install -d -o _apt -m 0700 /ephemeral/apt/cache/archives/partial /ephemeral/apt/lists/partial
-# Nothing of this build, and nothing that two machines must not share.
-: >"$root/etc/machine-id"
-rm -f "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed" "$root/etc/apt/apt.conf.d/99mmdebstrap" \
-  "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$root"/etc/*- "$root"/var/lib/dpkg/*-old "$root"/var/cache/debconf/*-old "$root/etc/.pwd.lock"
-rm -rf "$root"/var/lib/apt/lists "$root"/var/cache/apt "$root"/var/cache/ldconfig "$root"/etc/ssh/ssh_host_* "$root"/tmp/* "$root"/var/tmp/*
-mkdir -p "$root/var/lib/apt/lists" "$root/var/cache/apt/archives"
-find "$root/var/log" -type f -delete
-# systemd compares these with /usr to see whether it was updated offline: it was not.
-touch "$root/etc/.updated" "$root/var/.updated"
-HOOK
-ROOT_HASH="$root_hash" PERSON_HASH="$person_hash" mmdebstrap --mode="$mode" --variant=minbase --components=main \
+# The guest's own files come before the kernel (whose initrd they describe) and again after the packages, whose
+# defaults they replace. Its apt settings wait until mmdebstrap has ended, and so does every removal: mmdebstrap's
+# apt is steered by files in the new root, without which its clean-up would empty this machine's package lists.
+mmdebstrap --mode="$mode" --variant=minbase --components=main \
   --include="$(IFS=,; echo "${packages[*]}")" --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
-  "${options[@]}" \
-  --essential-hook="tar-in \"$work/initrd.tar\" /" \
-  --customize-hook="tar-in \"$work/guest.tar\" /" \
-  --customize-hook="upload \"$work/90sources\" /etc/apt/apt.conf.d/90sources" \
-  --customize-hook="$(<"$work/finish")" \
-  "$release" - - <<<"$sources" >"$work/root.tar"
+  "${options[@]}" --essential-hook="tar-in \"$work/guest.tar\" /" --customize-hook="tar-in \"$work/guest.tar\" /" \
+  --customize-hook="$(<"$here/customize.sh")" "$release" - - <<<"$sources" >"$work/root.tar" 2>"$work/log" \
+  || { tail -n 40 "$work/log" >&2; die "mmdebstrap failed"; }
 
 say "making the disks"
-# fakeroot lets tar and mke2fs see owners and modes that this user may not set.
 mbr_disk "$work/system.raw" "$system_bytes" 83
-# shellcheck disable=SC2016 # expanded by the inner shell
-SYSTEM_BYTES="$system_bytes" USER_BYTES="$user_bytes" SYSTEM_UUID="$system_uuid" USER_UUID="$user_uuid" fakeroot bash -euc '
-  cd "$1"
-  mkdir root home
-  tar -C root --numeric-owner --exclude="./dev/*" -xpf root.tar
-  mv root/home/person home/
-  chmod 755 root/home
-  make_fs() {
-    mke2fs -q -F -t ext4 -b 4096 -I 256 -O ^metadata_csum_seed,^orphan_file -m 1 -L "$3" -U "$4" -d "$5" \
-      -E "offset=$6,hash_seed=$4,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard" "$1" "$2"
-  }
-  make_fs system.raw "$((SYSTEM_BYTES / 1024 - 1024))k" system "$SYSTEM_UUID" root 1048576
-  truncate -s "$USER_BYTES" user.raw
-  make_fs user.raw "$((USER_BYTES / 1024))k" home "$USER_UUID" home 0
-' bash "$work"
+truncate -s "$user_bytes" "$work/user.raw"
+apt_options image >"$work/90sources"
+export here system_bytes system_uuid user_bytes user_uuid
+# fakeroot lets tar and mke2fs see owners and modes that this user may not set.
+fakeroot "$here/disks.sh" "$work"
 grub_bios "$work/system.raw" ext2
 fallocate --dig-holes "$work/system.raw"
 fallocate --dig-holes "$work/user.raw"

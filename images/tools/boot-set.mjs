@@ -3,12 +3,13 @@
 // prompt on the serial console, how many bytes they are compressed, and how long it takes.
 //
 //   node images/tools/boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--runs N] [--block-bytes N]
-//                                  [--files] [--console FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]
+//                                  [--files] [--console FILE] [--reads FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]
 //
 // DIR is what a recipe's build.sh made (appliance.json beside the disks). The system disk is served by nbdkit, whose
 // log filter, below a copy-on-write filter, sees exactly the reads that the published disk must answer. Nothing in
 // DIR is written. --bus overrides the bus of all disks (ide also changes the chipset to pc). --files names the files
-// that the blocks belong to (ext4 in the first MBR partition, by debugfs). A compressed size is that of each block
+// that the blocks belong to (ext4 in the first MBR partition, by debugfs). --reads writes each read as a line
+// "seconds byteOffset byteCount". A compressed size is that of each block
 // alone, with zstd level 3. It exits with 1 when the prompt does not come.
 //
 // A tool for one's own machine: QEMU runs with the caller's rights and is not confined.
@@ -29,13 +30,14 @@ const { values: options, positionals } = parseArgs({
     'block-bytes': { type: 'string', default: '65536' },
     files: { type: 'boolean', default: false },
     console: { type: 'string' },
+    reads: { type: 'string' },
     accel: { type: 'string', default: 'tcg' },
     timeout: { type: 'string', default: '120' },
     json: { type: 'boolean', default: false },
   },
 });
 if (positionals.length !== 1 || (options.bus !== undefined && !(options.bus in BUSES))) {
-  console.error('usage: boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--runs N] [--block-bytes N] [--files] [--console FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]');
+  console.error('usage: boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--runs N] [--block-bytes N] [--files] [--console FILE] [--reads FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]');
   process.exit(2);
 }
 const folder = resolve(positionals[0]);
@@ -96,6 +98,12 @@ async function appears(file, child, name) {
   }
 }
 
+/** Processor seconds that a process has used: unlike the clock, hardly disturbed by what else the machine does. */
+function cpuSecondsOf(pid) {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
 /** One boot: the reads as [seconds, byteOffset, byteCount], and the seconds to the prompt. */
 async function boot() {
   const scratch = mkdtempSync(join(tmpdir(), 'boot-set-'));
@@ -128,7 +136,8 @@ async function boot() {
     });
     qemu.removeAllListeners('exit');
     transcript?.end();
-    return { seconds, reads: parseLog(readFileSync(log, 'utf8'), startedAt, seconds) };
+    const cpuSeconds = cpuSecondsOf(qemu.pid);
+    return { seconds, cpuSeconds, reads: parseLog(readFileSync(log, 'utf8'), startedAt, seconds) };
   } finally {
     for (const child of children.reverse()) {
       child.kill('SIGKILL');
@@ -211,13 +220,15 @@ function byFile(reads, blocks) {
 const round = (number, digits) => Number(number.toFixed(digits));
 const results = [];
 for (let run = 0; run < Number(options.runs); run++) {
-  const { seconds, reads } = await boot();
+  const { seconds, cpuSeconds, reads } = await boot();
+  if (options.reads !== undefined) writeFileSync(options.reads, reads.map((read) => `${read.join(' ')}\n`).join(''));
   const blocks = bootSet(reads);
   const compressed = blocks.reduce((sum, { compressedBytes }) => sum + compressedBytes, 0);
   const result = {
     appliance: appliance.appliance,
     bus: options.bus ?? appliance.disks[0].bus,
     secondsToPrompt: round(seconds, 2),
+    qemuCpuSeconds: round(cpuSeconds, 2),
     requests: reads.length,
     blocks: blocks.length,
     blockBytes,
@@ -227,7 +238,7 @@ for (let run = 0; run < Number(options.runs); run++) {
   };
   results.push(result);
   if (!options.json) {
-    console.log(`${result.appliance} on ${result.bus}: ${result.secondsToPrompt} s to the prompt; ${result.requests} reads of ${result.blocks} blocks of ${blockBytes} bytes: ${result.megabytes} MB, ${result.compressedMegabytes} MB compressed (${result.zeroBlocks} all zero)`);
+    console.log(`${result.appliance} on ${result.bus}: ${result.secondsToPrompt} s to the prompt (${result.qemuCpuSeconds} s of processor); ${result.requests} reads of ${result.blocks} blocks of ${blockBytes} bytes: ${result.megabytes} MB, ${result.compressedMegabytes} MB compressed (${result.zeroBlocks} all zero)`);
     if (options.files) {
       for (const [name, bytes] of byFile(reads, blocks).slice(0, 60)) console.log(`${(bytes / 1e3).toFixed(0).padStart(8)} kB  ${name}`);
     }
