@@ -7,8 +7,7 @@ import { type Static, Type } from 'typebox';
 import { type Digest } from './brands.js';
 import { digestBytes } from './digest.js';
 import { documentCodec } from './document.js';
-import { PAYLOAD_TYPES, countValidSignatures, openEnvelope, signEnvelope } from './envelope.js';
-import { CollectiveError } from './errors.js';
+import { PAYLOAD_TYPES, requireSignatures, openEnvelope, signEnvelope } from './envelope.js';
 import { digestField, nameField, publicKeyField, secondsField, strictObject, textField } from './schema-fields.js';
 import { type SigningKey } from './signing-key.js';
 
@@ -41,13 +40,11 @@ export const signDeviceCertificate = (certificate: DeviceCertificate, identity: 
 
 /**
  * The certificate, if the identity key (base64url, known from elsewhere) signed it. The caller compares account and
- * repository. Errors: `untrusted`, and those of the formats.
+ * repository. Errors: `untrusted`, `bad-signature`, and those of the formats.
  */
 export const openDeviceCertificate = (bytes: Uint8Array, identityKey: string): DeviceCertificate => {
   const envelope = openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.deviceCertificate });
-  if (countValidSignatures(envelope, [identityKey]).length === 0) {
-    throw new CollectiveError('untrusted', "device certificate: not signed by the account's identity key");
-  }
+  requireSignatures(envelope, [identityKey], { threshold: 1, what: 'device certificate' });
   return codec.decode(envelope.payload);
 };
 

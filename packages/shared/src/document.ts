@@ -37,10 +37,9 @@ export const documentCodec = <S extends TSchema>(
     options.before?.(value);
     if (!validator.Check(value)) {
       const first = validator.Errors(value)[0];
+      // Quoted and cut: a path holds field names that strangers chose.
       const where =
-        first === undefined
-          ? ''
-          : ` (at ${first.instancePath === '' ? 'the top' : first.instancePath}: ${first.message})`;
+        first === undefined ? '' : ` (at ${JSON.stringify(first.instancePath.slice(0, 100))}: ${first.message})`;
       throw new CollectiveError(
         options.error ?? 'malformed',
         `${options.what}: a field is missing, unknown or out of range${where}`,

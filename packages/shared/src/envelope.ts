@@ -106,6 +106,28 @@ export const countValidSignatures = (envelope: Envelope, publicKeys: readonly st
   });
 };
 
+/**
+ * At least `threshold` of these keys have signed; gives them. Errors: `bad-signature` when one of the keys is named but
+ * its signature is wrong, `untrusted` when too few are named at all. `what` names the document in messages.
+ */
+export const requireSignatures = (
+  envelope: Envelope,
+  publicKeys: readonly string[],
+  options: { readonly threshold: number; readonly what: string },
+): string[] => {
+  const valid = countValidSignatures(envelope, publicKeys);
+  if (valid.length >= options.threshold) return valid;
+  const keyids = new Set(envelope.signatures.map(({ keyid }) => keyid));
+  const wrong = publicKeys.find((publicKey) => keyids.has(keyId(publicKey)) && !valid.includes(publicKey));
+  if (wrong !== undefined) {
+    throw new CollectiveError('bad-signature', `${options.what}: the signature of key ${keyId(wrong)} does not match`);
+  }
+  throw new CollectiveError(
+    'untrusted',
+    `${options.what}: ${valid.length} of the keys that may sign it have signed, ${options.threshold} must`,
+  );
+};
+
 /** Standard base64 with padding, one text for one value. Errors: `malformed`. */
 const fromBase64 = (text: string): Buffer => {
   const bytes = Buffer.from(text, 'base64');

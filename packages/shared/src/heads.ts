@@ -6,7 +6,7 @@
 import { type Static, Type } from 'typebox';
 import { type Digest } from './brands.js';
 import { documentCodec } from './document.js';
-import { ENVELOPE_BYTES_MAX, PAYLOAD_TYPES, countValidSignatures, openEnvelope } from './envelope.js';
+import { ENVELOPE_BYTES_MAX, PAYLOAD_TYPES, requireSignatures, openEnvelope } from './envelope.js';
 import { CollectiveError } from './errors.js';
 import { digestField, nameField, numberField, secondsField, strictObject } from './schema-fields.js';
 import { type TrustFile } from './trust-file.js';
@@ -55,14 +55,12 @@ export const decodeHeads = (payload: Uint8Array): Heads => codec.decode(payload)
 
 /**
  * The heads of a file that a heads key of `trust` (the newest trust file that the server has) signed. Expiry is left to
- * the caller: it never stops a start. Errors: `untrusted` for a wrong signature, `rollback` when heads name a newer
+ * the caller: it never stops a start. Errors: `untrusted`, `bad-signature`, `rollback` when heads name a newer
  * trust file than `trust` (data.trust: its number), and those of the formats.
  */
 export const openHeads = (bytes: Uint8Array, trust: TrustFile): Heads & { readonly digest: Digest } => {
   const envelope = openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.heads });
-  if (countValidSignatures(envelope, trust.headsKeys).length === 0) {
-    throw new CollectiveError('untrusted', `heads: not signed by a heads key of trust file ${trust.number}`);
-  }
+  requireSignatures(envelope, trust.headsKeys, { threshold: 1, what: 'heads' });
   const heads = decodeHeads(envelope.payload);
   if (heads.trust > trust.number) {
     throw new CollectiveError('rollback', `heads name trust file ${heads.trust}, but only ${trust.number} is shown`, {

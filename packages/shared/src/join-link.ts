@@ -50,6 +50,8 @@ export const parseJoinLink = (text: string): JoinLink => {
 
 const parseUrl = (text: string): URL => {
   if (text.length > LINK_CHARACTERS_MAX) throw usage('it is too long');
+  // The URL parser drops control characters silently, so two texts would be one link.
+  if (!/^[\u0021-\u007e]*$/.test(text)) throw usage('it holds other characters than a link can');
   try {
     return new URL(text);
   } catch (error) {

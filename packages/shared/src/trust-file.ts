@@ -6,7 +6,7 @@
 import { type Static, Type } from 'typebox';
 import { type Digest } from './brands.js';
 import { documentCodec } from './document.js';
-import { ENVELOPE_BYTES_MAX, PAYLOAD_TYPES, type Envelope, countValidSignatures, openEnvelope } from './envelope.js';
+import { ENVELOPE_BYTES_MAX, PAYLOAD_TYPES, type Envelope, requireSignatures, openEnvelope } from './envelope.js';
 import { sha256 } from './digest.js';
 import { CollectiveError } from './errors.js';
 import { nameField, numberField, publicKeyField, secondsField, strictObject, textField } from './schema-fields.js';
@@ -64,8 +64,8 @@ export const decodeTrustFile = (payload: Uint8Array): TrustFile => codec.decode(
 
 /**
  * The first trust file of a repository, from the bytes of `trust/1`; `identity` is the SHA-256 of these bytes, from the
- * join link, never from the server alone. Errors: `wrong-server` when the digest differs, `untrusted` when too few of
- * its own root keys have signed, and those of the formats.
+ * join link, never from the server alone. Errors: `wrong-server` when the digest differs, `untrusted` or
+ * `bad-signature` when too few of its own root keys have signed, and those of the formats.
  */
 export const openFirstTrust = (bytes: Uint8Array, identity: Digest): TrustFile => {
   const found = sha256(bytes);
@@ -83,8 +83,8 @@ export const openFirstTrust = (bytes: Uint8Array, identity: Digest): TrustFile =
 };
 
 /**
- * The trust file after `held`, from its bytes. Errors: `untrusted` when too few root keys of the one held or of its
- * own have signed, `rollback` when it is not the next number, and those of the formats.
+ * The trust file after `held`, from its bytes. Errors: `untrusted` or `bad-signature` when too few root keys of the
+ * one held or of its own have signed, `rollback` when it is not the next number, and those of the formats.
  */
 export const followTrust = (held: TrustFile, nextBytes: Uint8Array): TrustFile => {
   const envelope = openEnvelope(nextBytes, { payloadType: PAYLOAD_TYPES.trust });
@@ -104,13 +104,8 @@ export const publisherKeys = (trust: TrustFile, appliance: string): string[] =>
     .map(({ key }) => key);
 
 const checkThreshold = (envelope: Envelope, keys: TrustFile, number: number): void => {
-  const signed = countValidSignatures(envelope, keys.rootKeys).length;
-  if (signed < keys.rootThreshold) {
-    throw new CollectiveError(
-      'untrusted',
-      `trust file ${number}: ${signed} root keys of file ${keys.number} have signed, ${keys.rootThreshold} must`,
-    );
-  }
+  const what = `trust file ${number} by the root keys of file ${keys.number}`;
+  requireSignatures(envelope, keys.rootKeys, { threshold: keys.rootThreshold, what });
 };
 
 const hasRepeats = (texts: readonly string[]): boolean => new Set(texts).size !== texts.length;
