@@ -85,7 +85,7 @@ apt_options image >"$work/90sources"
 export here system_bytes system_uuid user_bytes user_uuid
 # fakeroot lets tar and mke2fs see owners and modes that this user may not set.
 fakeroot "$here/disks.sh" "$work"
-grub_bios "$work/system.raw" ext2
+grub_bios "$work/system.raw" ext2 setpci test
 fallocate --dig-holes "$work/system.raw"
 fallocate --dig-holes "$work/user.raw"
 cp "$here/appliance.json" "$work/appliance.json"

@@ -13,7 +13,7 @@ in_root groupadd -g 1000 person
 in_root useradd -u 1000 -g 1000 -G sudo,systemd-journal -m -s /bin/bash -p "$person_hash" person
 in_root usermod -p "$root_hash" root
 
-in_root systemctl --quiet enable systemd-networkd.service ephemeral.service
+in_root systemctl --quiet enable systemd-networkd.service ephemeral.service late-coldplug.service
 in_root systemctl --quiet disable systemd-networkd-wait-online.service
 # Work that a virtual machine, or a system that is thrown away at each start, does not need.
 in_root systemctl --quiet mask \

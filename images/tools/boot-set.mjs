@@ -2,15 +2,15 @@
 // Measures an appliance's boot set: which blocks of its system disk one boot reads, from power-on to the login
 // prompt on the serial console, how many bytes they are compressed, and how long it takes.
 //
-//   node images/tools/boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--runs N] [--block-bytes N]
-//                                  [--files] [--console FILE] [--reads FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]
+//   node images/tools/boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--settle SECONDS] [--runs N]
+//                                  [--block-bytes N] [--files] [--console FILE] [--reads FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]
 //
 // DIR is what a recipe's build.sh made (appliance.json beside the disks). The system disk is served by nbdkit, whose
 // log filter, below a copy-on-write filter, sees exactly the reads that the published disk must answer. Nothing in
 // DIR is written. --bus overrides the bus of all disks (ide also changes the chipset to pc). --files names the files
 // that the blocks belong to (ext4 in the first MBR partition, by debugfs). --reads writes each read as a line
 // "seconds byteOffset byteCount". A compressed size is that of each block
-// alone, with zstd level 3. It exits with 1 when the prompt does not come.
+// alone, with zstd level 3. --settle also counts what is read in so many seconds after the prompt. It exits with 1 when the prompt does not come.
 //
 // A tool for one's own machine: QEMU runs with the caller's rights and is not confined.
 import { spawn, execFileSync } from 'node:child_process';
@@ -26,6 +26,7 @@ const { values: options, positionals } = parseArgs({
   options: {
     bus: { type: 'string' },
     prompt: { type: 'string', default: 'login: ' },
+    settle: { type: 'string', default: '0' },
     runs: { type: 'string', default: '1' },
     'block-bytes': { type: 'string', default: '65536' },
     files: { type: 'boolean', default: false },
@@ -37,7 +38,7 @@ const { values: options, positionals } = parseArgs({
   },
 });
 if (positionals.length !== 1 || (options.bus !== undefined && !(options.bus in BUSES))) {
-  console.error('usage: boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--runs N] [--block-bytes N] [--files] [--console FILE] [--reads FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]');
+  console.error('usage: boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--settle SECONDS] [--runs N] [--block-bytes N] [--files] [--console FILE] [--reads FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]');
   process.exit(2);
 }
 const folder = resolve(positionals[0]);
@@ -137,7 +138,8 @@ async function boot() {
     qemu.removeAllListeners('exit');
     transcript?.end();
     const cpuSeconds = cpuSecondsOf(qemu.pid);
-    return { seconds, cpuSeconds, reads: parseLog(readFileSync(log, 'utf8'), startedAt, seconds) };
+    await new Promise((done) => setTimeout(done, Number(options.settle) * 1000));
+    return { seconds, cpuSeconds, reads: parseLog(readFileSync(log, 'utf8'), startedAt, seconds + Number(options.settle)) };
   } finally {
     for (const child of children.reverse()) {
       child.kill('SIGKILL');
@@ -229,7 +231,6 @@ for (let run = 0; run < Number(options.runs); run++) {
     bus: options.bus ?? appliance.disks[0].bus,
     secondsToPrompt: round(seconds, 2),
     qemuCpuSeconds: round(cpuSeconds, 2),
-    requests: reads.length,
     blocks: blocks.length,
     blockBytes,
     megabytes: round((blocks.length * blockBytes) / 1e6, 1),
@@ -238,7 +239,7 @@ for (let run = 0; run < Number(options.runs); run++) {
   };
   results.push(result);
   if (!options.json) {
-    console.log(`${result.appliance} on ${result.bus}: ${result.secondsToPrompt} s to the prompt (${result.qemuCpuSeconds} s of processor); ${result.requests} reads of ${result.blocks} blocks of ${blockBytes} bytes: ${result.megabytes} MB, ${result.compressedMegabytes} MB compressed (${result.zeroBlocks} all zero)`);
+    console.log(`${result.appliance} on ${result.bus}: ${result.secondsToPrompt} s to the prompt (${result.qemuCpuSeconds} s of processor); ${result.blocks} blocks of ${blockBytes} bytes read: ${result.megabytes} MB, ${result.compressedMegabytes} MB compressed (${result.zeroBlocks} all zero)`);
     if (options.files) {
       for (const [name, bytes] of byFile(reads, blocks).slice(0, 60)) console.log(`${(bytes / 1e3).toFixed(0).padStart(8)} kB  ${name}`);
     }
