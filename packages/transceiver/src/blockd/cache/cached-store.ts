@@ -1,0 +1,128 @@
+/**
+ * The cache as the serving thread sees it: blocks from the slots, what is not there from the filler (which in blockd is
+ * the fetching thread), which puts it into a slot and says so.
+ *
+ * Content that turns out to be damaged is reported to the filler, which forgets it, and is then a miss: the reader sees
+ * a longer read. Blocks for which the cache had no room come back as bytes and are kept in a small memory, because a
+ * guest reads a block in pieces.
+ */
+import { CollectiveError, type Digest } from '@collective/shared';
+import type { BlockRequest, BlockStore, FetchRank, GetOptions } from '../block-store.js';
+import { DIGEST_WORDS } from './slot-arrays.js';
+import { putDigestWords } from './slot-index.js';
+import type { SlotReader } from './slot-reader.js';
+
+/** What fills the cache: finds, fetches, verifies and stores blocks. */
+export interface CacheFiller {
+  /**
+   * Brings the block into the cache: `undefined` when it is in a slot now. The bytes themselves when there was no room, or
+   * when `wantBytes`. Errors as BlockStore.get.
+   */
+  bring(request: BlockRequest, options: GetOptions & { readonly wantBytes: boolean }): Promise<Buffer | undefined>;
+  /** Asks for blocks that nobody waits for. Never fails. */
+  warm(requests: readonly BlockRequest[], rank: FetchRank): void;
+  /** The slot of this block is damaged: forget it. Takes effect before any later call. */
+  reportDamage(request: { readonly digest: Digest; readonly blockBytes: number }): void;
+}
+
+export type CachedStoreCounters = { hits: number; misses: number };
+
+const TRIES_MAX = 3;
+const MEMORY_BLOCKS_MAX = 64;
+
+export class CachedStore implements BlockStore {
+  readonly counters: CachedStoreCounters = { hits: 0, misses: 0 };
+  readonly #filler: CacheFiller;
+  readonly #readers = new Map<number, SlotReader>();
+  /** Blocks that the cache had no room for, oldest first. */
+  readonly #memory = new Map<Digest, Buffer>();
+  /** Whole reads of slots that are under way, so that sixteen readers of one block read and check it once. */
+  readonly #reading = new Map<Digest, Promise<Buffer | undefined>>();
+
+  constructor(filler: CacheFiller) {
+    this.#filler = filler;
+  }
+
+  /** Takes over a reader for blocks of its size. */
+  addReader(reader: SlotReader): void {
+    this.#readers.set(reader.blockBytes, reader);
+  }
+
+  reader(blockBytes: number): SlotReader {
+    const reader = this.#readers.get(blockBytes);
+    if (reader === undefined) throw new RangeError(`no slot file for blocks of ${blockBytes} bytes is open`);
+    return reader;
+  }
+
+  hasReader(blockBytes: number): boolean {
+    return this.#readers.has(blockBytes);
+  }
+
+  get readers(): Iterable<SlotReader> {
+    return this.#readers.values();
+  }
+
+  async get(request: BlockRequest, options: GetOptions): Promise<Buffer> {
+    const remembered = this.#memory.get(request.digest);
+    if (remembered !== undefined && remembered.length === request.blockBytes) return remembered;
+    for (let attempt = 0; attempt < TRIES_MAX; attempt += 1) {
+      options.signal?.throwIfAborted();
+      const block = await this.#fromSlot(request);
+      if (block !== undefined) {
+        if (attempt === 0) this.counters.hits += 1;
+        return block;
+      }
+      if (attempt === 0) this.counters.misses += 1;
+      const brought = await this.#filler.bring(request, { ...options, wantBytes: attempt === TRIES_MAX - 1 });
+      if (brought !== undefined) return this.#remember(request.digest, brought);
+    }
+    throw new CollectiveError('local-io', `the cache filled block ${request.digest} and could not read it`);
+  }
+
+  /** Asks for blocks that nobody waits for yet; what is there already is left alone. */
+  warm(requests: readonly BlockRequest[], rank: FetchRank): void {
+    const words = new Uint32Array(DIGEST_WORDS);
+    const missing = requests.filter((request) => {
+      putDigestWords(request.digest, words, 0);
+      return this.reader(request.blockBytes).find(words, 0) < 0;
+    });
+    if (missing.length > 0) this.#filler.warm(missing, rank);
+  }
+
+  #fromSlot(request: BlockRequest): Promise<Buffer | undefined> {
+    const known = this.#reading.get(request.digest);
+    if (known !== undefined) return known;
+    const reading = this.#readSlot(request).finally(() => this.#reading.delete(request.digest));
+    this.#reading.set(request.digest, reading);
+    return reading;
+  }
+
+  async #readSlot(request: BlockRequest): Promise<Buffer | undefined> {
+    const reader = this.reader(request.blockBytes);
+    const words = new Uint32Array(DIGEST_WORDS);
+    putDigestWords(request.digest, words, 0);
+    const slot = reader.find(words, 0);
+    if (slot < 0) return undefined;
+    const read = await reader.readWhole(slot, request.digest, words, 0);
+    if (read === 'damaged') this.#filler.reportDamage(request);
+    return read === 'damaged' || read === 'gone' ? undefined : read.block;
+  }
+
+  #remember(digest: Digest, block: Buffer): Buffer {
+    this.#memory.delete(digest);
+    this.#memory.set(digest, block);
+    for (const oldest of this.#memory.keys()) {
+      if (this.#memory.size <= MEMORY_BLOCKS_MAX) break;
+      this.#memory.delete(oldest);
+    }
+    return block;
+  }
+
+  /** Closes the readers and their files. */
+  async close(): Promise<void> {
+    const results = await Promise.allSettled([...this.#readers.values()].map((reader) => reader.close()));
+    this.#readers.clear();
+    const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []));
+    if (errors.length > 0) throw new AggregateError(errors, 'the cache readers could not be closed');
+  }
+}

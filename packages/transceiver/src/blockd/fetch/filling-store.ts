@@ -1,0 +1,46 @@
+/** Fetches blocks and puts them into the cache: the CacheFiller that runs in the fetching thread. */
+import type { Digest } from '@collective/shared';
+import type { BlockRequest, BlockStore, FetchRank, GetOptions } from '../block-store.js';
+import type { CacheFiller } from '../cache/cached-store.js';
+import type { CacheWriter } from '../cache/cache-writer.js';
+
+/** Blocks that are fetched with nobody waiting; more are not taken on. */
+const WARM_MAX = 16_384;
+
+export class FillingStore implements CacheFiller {
+  readonly #next: BlockStore;
+  readonly #cache: CacheWriter;
+  readonly #abort = new AbortController();
+  #warming = 0;
+
+  constructor(next: BlockStore, cache: CacheWriter) {
+    this.#next = next;
+    this.#cache = cache;
+  }
+
+  async bring(request: BlockRequest, options: GetOptions & { readonly wantBytes: boolean }): Promise<Buffer | undefined> {
+    if (!options.wantBytes && this.#cache.has(request)) return undefined;
+    const block = await this.#next.get(request, options);
+    const isInCache = await this.#cache.fill(request, block);
+    return isInCache && !options.wantBytes ? undefined : block;
+  }
+
+  warm(requests: readonly BlockRequest[], rank: FetchRank): void {
+    for (const request of requests) {
+      if (this.#warming >= WARM_MAX || this.#cache.has(request)) continue;
+      this.#warming += 1;
+      this.bring(request, { rank, signal: this.#abort.signal, wantBytes: false })
+        .catch(() => undefined) // a hint: who really wants the block asks again
+        .finally(() => (this.#warming -= 1));
+    }
+  }
+
+  reportDamage(request: { readonly digest: Digest; readonly blockBytes: number }): void {
+    this.#cache.drop(request);
+  }
+
+  /** Gives up what nobody waits for. */
+  close(): void {
+    this.#abort.abort(new Error('closing'));
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * Owns the line: requests queue by class and go out as scheduler-plan.ts says. A request that is raised while it is queued
+ * moves to the end of the better queue; one that is outstanding counts for its better class from then on.
+ */
+import { CollectiveError } from '@collective/shared';
+import type { BlockRequest, ChunkStore, FetchClass, GetOptions } from '../block-store.js';
+import { nextClass, type PerClass } from './scheduler-plan.js';
+
+/** Requests that wait for their turn, all classes together. */
+export const QUEUE_MAX = 65_536;
+
+type Ticket = { fetchClass: FetchClass; isOutstanding: boolean; start: () => void };
+
+export class SchedulingStore implements ChunkStore {
+  readonly #next: ChunkStore;
+  readonly #queues: Record<FetchClass, Set<Ticket>> = { demand: new Set(), trace: new Set(), hoard: new Set(), background: new Set() };
+  readonly #outstanding: Record<FetchClass, number> = { demand: 0, trace: 0, hoard: 0, background: 0 };
+
+  constructor(next: ChunkStore) {
+    this.#next = next;
+  }
+
+  get queued(): PerClass {
+    const { demand, trace, hoard, background } = this.#queues;
+    return { demand: demand.size, trace: trace.size, hoard: hoard.size, background: background.size };
+  }
+
+  get outstanding(): PerClass {
+    return this.#outstanding;
+  }
+
+  async getChunk(request: BlockRequest, options: GetOptions): Promise<Buffer> {
+    const { rank, signal } = options;
+    signal?.throwIfAborted();
+    const ticket: Ticket = { fetchClass: rank.fetchClass, isOutstanding: false, start: () => undefined };
+    const stopListening = rank.onRaise(() => this.#raise(ticket, rank.fetchClass));
+    try {
+      await this.#turn(ticket, signal);
+      signal?.throwIfAborted();
+      return await this.#next.getChunk(request, options);
+    } finally {
+      stopListening();
+      if (ticket.isOutstanding) {
+        this.#outstanding[ticket.fetchClass] -= 1;
+        this.#startMore();
+      }
+    }
+  }
+
+  /** Resolves when the request is counted as outstanding. */
+  #turn(ticket: Ticket, signal: AbortSignal | undefined): Promise<void> {
+    const queued = this.queued;
+    // Nobody in front, and room on the line: no need to queue.
+    if (queued[ticket.fetchClass] === 0 && nextClass({ ...queued, [ticket.fetchClass]: 1 }, this.#outstanding) === ticket.fetchClass) {
+      this.#begin(ticket);
+      return Promise.resolve();
+    }
+    const queuedCount = queued.demand + queued.trace + queued.hoard + queued.background;
+    if (queuedCount >= QUEUE_MAX && ticket.fetchClass !== 'demand') {
+      return Promise.reject(new CollectiveError('rate-limited', `${queuedCount} fetches are queued already`));
+    }
+    return new Promise<void>((resolve, reject) => {
+      const onAbort = (): void => {
+        this.#queues[ticket.fetchClass].delete(ticket);
+        reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted'));
+      };
+      ticket.start = () => {
+        signal?.removeEventListener('abort', onAbort);
+        this.#queues[ticket.fetchClass].delete(ticket);
+        this.#begin(ticket);
+        resolve();
+      };
+      signal?.addEventListener('abort', onAbort, { once: true });
+      this.#queues[ticket.fetchClass].add(ticket);
+    });
+  }
+
+  #begin(ticket: Ticket): void {
+    ticket.isOutstanding = true;
+    this.#outstanding[ticket.fetchClass] += 1;
+  }
+
+  #raise(ticket: Ticket, fetchClass: FetchClass): void {
+    if (ticket.isOutstanding) {
+      this.#outstanding[ticket.fetchClass] -= 1;
+      this.#outstanding[fetchClass] += 1;
+    } else if (this.#queues[ticket.fetchClass].delete(ticket)) {
+      this.#queues[fetchClass].add(ticket);
+    }
+    ticket.fetchClass = fetchClass;
+    this.#startMore();
+  }
+
+  #startMore(): void {
+    for (;;) {
+      const fetchClass = nextClass(this.queued, this.#outstanding);
+      if (fetchClass === undefined) return;
+      const [oldest] = this.#queues[fetchClass];
+      oldest?.start();
+    }
+  }
+}

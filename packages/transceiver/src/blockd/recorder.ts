@@ -1,0 +1,110 @@
+/**
+ * Remembers in which order a disk's blocks are first touched, and when: the boot trace (docs/formats/trace.md). It lies
+ * below the overlay, so that what the guest reads back of its own writes does not count. In memory and bounded; a
+ * repeated touch costs one look into a byte array.
+ */
+import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
+import type { Clock } from './clock.js';
+
+/** 0 firmware, 1 kernel, 2 login, 3 idle. */
+export type BootPhase = 0 | 1 | 2 | 3;
+
+export type FirstTouch = { readonly blockIndex: number; readonly afterMs: number; readonly phase: BootPhase };
+
+/** As the format has it. */
+const TOUCHES_MAX = 2 ** 20;
+
+export class Recorder implements BlockDevice {
+  readonly byteLength: number;
+  readonly readOnly: boolean;
+  readonly blockBytes: number;
+  readonly #next: BlockDevice;
+  readonly #clock: Clock;
+  readonly #touched: Uint8Array;
+  #touches: FirstTouch[] = [];
+  #beganMs: number;
+  #phase: BootPhase = 0;
+
+  constructor(next: BlockDevice, options: { readonly blockBytes: number; readonly clock: Clock }) {
+    this.#next = next;
+    this.#clock = options.clock;
+    this.byteLength = next.byteLength;
+    this.readOnly = next.readOnly;
+    this.blockBytes = options.blockBytes;
+    this.#touched = new Uint8Array(Math.ceil(next.byteLength / options.blockBytes));
+    this.#beganMs = options.clock.nowMs();
+  }
+
+  /** First touches since the machine was started, in order. */
+  get touches(): readonly FirstTouch[] {
+    return this.#touches;
+  }
+
+  /** The machine is started now: forget what was before. */
+  restart(): void {
+    this.#touched.fill(0);
+    this.#touches = [];
+    this.#beganMs = this.#clock.nowMs();
+    this.#phase = 0;
+  }
+
+  /** What the machine is doing from now on. */
+  setPhase(phase: BootPhase): void {
+    this.#phase = phase;
+  }
+
+  tryRead(target: Buffer, byteOffset: number): boolean {
+    this.#record(byteOffset, target.length);
+    return this.#next.tryRead(target, byteOffset);
+  }
+
+  read(target: Buffer, byteOffset: number, options?: ReadOptions): Promise<void> {
+    this.#record(byteOffset, target.length);
+    return this.#next.read(target, byteOffset, options);
+  }
+
+  tryWrite(source: Buffer, byteOffset: number): boolean {
+    return this.#next.tryWrite(source, byteOffset);
+  }
+
+  write(source: Buffer, byteOffset: number): Promise<void> {
+    return this.#next.write(source, byteOffset);
+  }
+
+  publishWrites(): void {
+    this.#next.publishWrites();
+  }
+
+  flush(): Promise<void> {
+    return this.#next.flush();
+  }
+
+  trim(byteOffset: number, byteLength: number): Promise<void> {
+    return this.#next.trim(byteOffset, byteLength);
+  }
+
+  zero(byteOffset: number, byteLength: number, options?: { readonly keepAllocated?: boolean }): Promise<void> {
+    return this.#next.zero(byteOffset, byteLength, options);
+  }
+
+  extents(byteOffset: number, byteLength: number): Extent[] {
+    return this.#next.extents(byteOffset, byteLength);
+  }
+
+  warm(byteOffset: number, byteLength: number): void {
+    this.#next.warm(byteOffset, byteLength);
+  }
+
+  close(): Promise<void> {
+    return this.#next.close();
+  }
+
+  #record(byteOffset: number, byteLength: number): void {
+    const last = Math.floor((byteOffset + byteLength - 1) / this.blockBytes);
+    for (let index = Math.floor(byteOffset / this.blockBytes); index <= last; index += 1) {
+      if (this.#touched[index] !== 0 || this.#touches.length >= TOUCHES_MAX) continue;
+      this.#touched[index] = 1;
+      this.#touches.push({ blockIndex: index, afterMs: Math.round(this.#clock.nowMs() - this.#beganMs), phase: this.#phase });
+    }
+  }
+}
