@@ -2,7 +2,7 @@
  * The agent's local API: what travels between the agent and its thin clients (command line, later the page) over
  * HOME/run/agent.sock. Data only; agent-schemas.ts checks the requests. Long work answers with one JSON event a line.
  */
-import type { ErrorCode } from '@collective/shared';
+import type { ErrorCode } from '@collective/shared/errors';
 
 export const AGENT_PATHS = {
   status: '/v1/status',

@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import { AGENT_PATHS } from '../../agent/agent-types.js';
 import { findAgent } from '../agent-process.js';
 import { Interrupted, interruptSignal, note, progressView, type GlobalOptions } from '../output.js';
-import { parseReference } from '../reference.js';
+import { parseReference } from '../../agent/reference.js';
 
 export async function exportDisk(reference: string, options: GlobalOptions & { readonly disk: string; readonly socket: string; readonly writable?: boolean }): Promise<void> {
   const { name, version } = parseReference(reference);

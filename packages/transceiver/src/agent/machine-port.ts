@@ -1,0 +1,57 @@
+/**
+ * What the agent asks of the processes that outlive it: the supervisor, which runs the machines, and blockd, which serves
+ * their disks. The agent verifies and decides; they do. One implementation talks to the real ones
+ * (supervised-machines.ts), tests have doubles.
+ */
+import type { Digest, DiskDescription, DiskMap, MachineDescription } from '@collective/shared';
+import type { BlockPathStatus, MachineStatus } from './agent-types.js';
+
+/** Where missing blocks come from; blocks need no token (whoever knows a digest may read that chunk). */
+export type BlockOrigin = { readonly origin: string; readonly pin?: string };
+
+export type PlannedDisk = { readonly description: DiskDescription; readonly map: DiskMap };
+
+export type MachinePlan = {
+  readonly name: string;
+  readonly version: number;
+  readonly manifest: Digest;
+  readonly machine: MachineDescription;
+  readonly disks: readonly PlannedDisk[];
+  readonly blocks: BlockOrigin;
+  readonly accel?: string;
+};
+
+export type ExportPlan = { readonly disk: PlannedDisk; readonly blocks: BlockOrigin; readonly socketPath: string; readonly writable: boolean };
+
+/** A disk image of this machine that is booted once before it is published; writes go to an overlay that is thrown away. */
+export type BootTestPlan = {
+  readonly name: string;
+  readonly machine: MachineDescription;
+  readonly disks: readonly { readonly description: DiskDescription; readonly image?: { readonly path: string; readonly format: string } }[];
+  /** Passed when the serial console shows this; undefined: a login prompt, or the guest agent answers. */
+  readonly text?: string;
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+  readonly onConsole: (text: string) => void;
+};
+
+export type PathStatus = { readonly supervisor: { readonly running: boolean; readonly pid?: number }; readonly blockd: BlockPathStatus; readonly machines: readonly MachineStatus[] };
+
+export interface MachinePort {
+  status(): Promise<PathStatus>;
+  /** Resolves when QEMU runs. Errors: `in-use` when the appliance runs already, `missing-program`, `local-io`. */
+  start(plan: MachinePlan): Promise<{ readonly notes: readonly string[] }>;
+  /** Resolves when it is down. Errors: `not-found`. */
+  stop(name: string, options: { readonly force: boolean }): Promise<void>;
+  /** A unix socket that carries the serial console both ways. Errors: `not-found`. */
+  consoleSocket(name: string): Promise<string>;
+  /** Resolves when the serial console has shown `text` (or `login:`-like for "login"). Errors: `no-boot`. */
+  waitForConsole(name: string, options: { readonly text: string; readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<void>;
+  /** Serves until the signal aborts. */
+  export(plan: ExportPlan, options: { readonly signal: AbortSignal; readonly onServing: () => void }): Promise<void>;
+  /** Errors: `no-boot` with the end of the console. */
+  bootTest(plan: BootTestPlan): Promise<void>;
+  /** Ends supervisor and blockd. Errors: `in-use` while a machine runs. */
+  shutdown(): Promise<void>;
+  close(): Promise<void>;
+}

@@ -1,0 +1,58 @@
+/**
+ * The upload session of a publish, kept in HOME/uploads/NAME.json so that the next attempt continues it after a kill -9 of
+ * either side: the server still has the chunks that were stored, and is asked again which it lacks.
+ */
+import { join } from 'node:path';
+import { Type } from 'typebox';
+import { digestField, documentCodec, hasCode, nameField, nullable, numberField, strictObject, uploadField, type Digest } from '@collective/shared';
+import { readIfThere, removeIfThere, writeDurably } from '../agent/durable-file.js';
+import type { RepositoryClient } from '../repository/repository-client.js';
+
+const schema = strictObject({
+  format: Type.Literal(1),
+  repository: digestField,
+  appliance: nameField,
+  parent: nullable(numberField),
+  upload: uploadField,
+});
+const codec = documentCodec(schema, { what: 'upload session', bytesMax: 4_096 });
+
+export type OpenUpload = { readonly upload: string; readonly isContinued: boolean; readonly forget: () => Promise<void> };
+
+/** Continues the session of an earlier attempt when it still lives and has the same parent; else begins one. Errors: `conflict`, `not-allowed`. */
+export async function openUpload(
+  wanted: { readonly repository: Digest; readonly appliance: string; readonly parent: number | null },
+  options: { readonly uploadsDirectory: string; readonly client: Pick<RepositoryClient, 'call'>; readonly signal: AbortSignal },
+): Promise<OpenUpload> {
+  const { client, signal } = options;
+  const path = join(options.uploadsDirectory, `${wanted.appliance}.json`);
+  const forget = async (): Promise<void> => removeIfThere(path);
+  const held = await readHeld(path);
+  if (held !== undefined) {
+    const isSame = held.repository === wanted.repository && held.appliance === wanted.appliance && held.parent === wanted.parent;
+    const lives = await client.call('upload', { params: { upload: held.upload }, signal }).then(
+      (state) => state.appliance === wanted.appliance && state.parent === wanted.parent,
+      (error: unknown) => {
+        if (hasCode(error, 'not-found') || hasCode(error, 'not-allowed')) return false;
+        throw error;
+      },
+    );
+    if (isSame && lives) return { upload: held.upload, isContinued: true, forget };
+    if (lives) await client.call('abandonUpload', { params: { upload: held.upload }, signal }).catch(() => undefined);
+    await forget();
+  }
+  const { upload } = await client.call('createUpload', { params: { name: wanted.appliance }, body: { parent: wanted.parent }, signal });
+  await writeDurably(path, codec.encode({ format: 1, ...wanted, upload }));
+  return { upload, isContinued: false, forget };
+}
+
+async function readHeld(path: string): Promise<ReturnType<typeof codec.decode> | undefined> {
+  const bytes = await readIfThere(path);
+  if (bytes === undefined) return undefined;
+  try {
+    return codec.decode(bytes);
+  } catch {
+    // Another program's, or torn: an upload can always begin anew.
+    return undefined;
+  }
+}
