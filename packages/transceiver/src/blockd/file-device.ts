@@ -27,7 +27,11 @@ export class FileDevice implements BlockDevice {
   }
 
   /** Errors: `not-found`, `local-io`. */
-  static async open(fileSystem: FileSystem, path: string, options: { readonly readOnly: boolean }): Promise<FileDevice> {
+  static async open(
+    fileSystem: FileSystem,
+    path: string,
+    options: { readonly readOnly: boolean },
+  ): Promise<FileDevice> {
     const file = await fileSystem.open(path, options.readOnly ? 'read' : 'write');
     try {
       const byteLength = await file.byteLength();

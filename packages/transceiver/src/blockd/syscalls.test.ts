@@ -1,5 +1,15 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, writeSync, fsyncSync } from 'node:fs';
+import {
+  closeSync,
+  ftruncateSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeSync,
+  fsyncSync,
+} from 'node:fs';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -50,7 +60,11 @@ describe.runIf(syscalls !== undefined)('syscalls', () => {
     expect(calls.seekData(fd, 65_536)).toBe(131_072);
     expect(calls.seekData(fd, 262_144)).toBeLessThan(0);
     expect(await calls.zeroRange(fd, 0, 4096)).toBe(0);
-    expect(readFileSync(join(folder, 'file')).subarray(0, 4096).every((byte) => byte === 0)).toBe(true);
+    expect(
+      readFileSync(join(folder, 'file'))
+        .subarray(0, 4096)
+        .every((byte) => byte === 0),
+    ).toBe(true);
   });
 
   it('a lock excludes a second descriptor and dies with the first', () => {

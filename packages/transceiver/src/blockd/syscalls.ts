@@ -10,7 +10,16 @@
  */
 import type Koffi from 'koffi';
 
-export const ERRNO = { EPERM: 1, ENXIO: 6, EAGAIN: 11, EINVAL: 22, ENOSPC: 28, EPIPE: 32, EOPNOTSUPP: 95, ECONNRESET: 104 } as const;
+export const ERRNO = {
+  EPERM: 1,
+  ENXIO: 6,
+  EAGAIN: 11,
+  EINVAL: 22,
+  ENOSPC: 28,
+  EPIPE: 32,
+  EOPNOTSUPP: 95,
+  ECONNRESET: 104,
+} as const;
 
 export interface Syscalls {
   /**
@@ -140,7 +149,8 @@ const bind = (koffi: typeof Koffi): Syscalls => {
 };
 
 const load = async (): Promise<Syscalls | undefined> => {
-  if (process.env['COLLECTIVE_NO_KOFFI'] === '1' || process.platform !== 'linux' || process.arch !== 'x64') return undefined;
+  if (process.env['COLLECTIVE_NO_KOFFI'] === '1' || process.platform !== 'linux' || process.arch !== 'x64')
+    return undefined;
   try {
     const { default: koffi } = await import('koffi');
     return bind(koffi);

@@ -5,18 +5,23 @@
  * many callers there are. A write is noted when it has returned, so that a sync which began in its middle does not count.
  *
  * After a failed fdatasync the kernel may have thrown the dirty pages away, and a second one would succeed without
- * them. So a failure is for good: every later `sync` is rejected with the first error.
+ * them. So a failure is for good, unless `mayRetry` knows better: every later `sync` is rejected with the first error.
  */
 export class GroupSync {
   readonly #syncOnce: () => Promise<void>;
+  readonly #mayRetry: (error: unknown) => boolean;
   #dirty: boolean;
   #running: Promise<void> | undefined;
   #waiting: Promise<void> | undefined;
   #failure: unknown;
   #failed = false;
 
-  constructor(syncOnce: () => Promise<void>, options: { readonly dirty: boolean }) {
+  constructor(
+    syncOnce: () => Promise<void>,
+    options: { readonly dirty: boolean; readonly mayRetry?: (error: unknown) => boolean },
+  ) {
     this.#syncOnce = syncOnce;
+    this.#mayRetry = options.mayRetry ?? ((): boolean => false);
     this.#dirty = options.dirty;
   }
 
@@ -52,8 +57,12 @@ export class GroupSync {
       },
       (error: unknown) => {
         this.#running = undefined;
-        this.#failed = true;
-        this.#failure = error;
+        if (this.#mayRetry(error)) {
+          this.#dirty = true;
+        } else {
+          this.#failed = true;
+          this.#failure = error;
+        }
         throw error;
       },
     );

@@ -73,7 +73,16 @@ export const ALLOCATION = { hole: 1, zero: 2 } as const;
 export const BASE_ALLOCATION = 'base:allocation';
 export const BASE_ALLOCATION_ID = 1;
 
-export const NBD_ERRNO = { EPERM: 1, EIO: 5, ENOMEM: 12, EINVAL: 22, ENOSPC: 28, EOVERFLOW: 75, ENOTSUP: 95, ESHUTDOWN: 108 } as const;
+export const NBD_ERRNO = {
+  EPERM: 1,
+  EIO: 5,
+  ENOMEM: 12,
+  EINVAL: 22,
+  ENOSPC: 28,
+  EOVERFLOW: 75,
+  ENOTSUP: 95,
+  ESHUTDOWN: 108,
+} as const;
 
 export const REQUEST_BYTES = 28;
 export const SIMPLE_REPLY_BYTES = 16;

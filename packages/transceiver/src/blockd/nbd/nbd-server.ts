@@ -90,7 +90,10 @@ export class NbdServer {
   }
 }
 
-const startListening = (listener: net.Server, address: { readonly path?: string; readonly fd?: number }): Promise<void> =>
+const startListening = (
+  listener: net.Server,
+  address: { readonly path?: string; readonly fd?: number },
+): Promise<void> =>
   new Promise((resolve, reject) => {
     listener.once('error', (error) => {
       const where = address.path ?? `descriptor ${address.fd ?? -1}`;

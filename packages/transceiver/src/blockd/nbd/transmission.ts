@@ -11,7 +11,15 @@ import { blockStatusPayload } from './block-status.js';
 import type { Connection } from './connection.js';
 import type { Negotiated } from './handshake.js';
 import { NBD_LIMITS } from './nbd-limits.js';
-import { COMMAND, COMMAND_FLAG, DATA_CHUNK_BYTES, NBD_ERRNO, REPLY_FLAG_DONE, REPLY_TYPE, SIMPLE_REPLY_BYTES } from './nbd-protocol.js';
+import {
+  COMMAND,
+  COMMAND_FLAG,
+  DATA_CHUNK_BYTES,
+  NBD_ERRNO,
+  REPLY_FLAG_DONE,
+  REPLY_TYPE,
+  SIMPLE_REPLY_BYTES,
+} from './nbd-protocol.js';
 import { ReplyOutput } from './reply-output.js';
 import type { RequestSink } from './request-parser.js';
 import { isZero } from './zeroes.js';
@@ -103,7 +111,14 @@ export class Transmission implements RequestSink {
     this.#events.finished();
   }
 
-  request(command: number, flags: number, cookieHigh: number, cookieLow: number, byteOffset: number, byteLength: number): void {
+  request(
+    command: number,
+    flags: number,
+    cookieHigh: number,
+    cookieLow: number,
+    byteOffset: number,
+    byteLength: number,
+  ): void {
     this.#batchRequests += 1;
     const allowedFlags = ALLOWED_FLAGS[command];
     if (allowedFlags === undefined || (flags & ~allowedFlags) !== 0) {
@@ -121,7 +136,8 @@ export class Transmission implements RequestSink {
       case COMMAND.writeZeroes:
         return this.#trimOrZero(command, flags, cookieHigh, cookieLow, byteOffset, byteLength);
       case COMMAND.cache:
-        if (!this.#isInside(byteOffset, byteLength)) return this.#output.simple(cookieHigh, cookieLow, NBD_ERRNO.EINVAL);
+        if (!this.#isInside(byteOffset, byteLength))
+          return this.#output.simple(cookieHigh, cookieLow, NBD_ERRNO.EINVAL);
         this.#device.warm(byteOffset, byteLength);
         return this.#output.simple(cookieHigh, cookieLow, 0);
       default:
@@ -210,7 +226,10 @@ export class Transmission implements RequestSink {
       else this.#output.data(flags, cookieHigh, cookieLow, byteOffset + runStart, data.subarray(runStart, position));
     };
     while (position < data.length) {
-      const pieceEnd = Math.min(data.length, position + HOLE_PIECE_BYTES - ((byteOffset + position) % HOLE_PIECE_BYTES));
+      const pieceEnd = Math.min(
+        data.length,
+        position + HOLE_PIECE_BYTES - ((byteOffset + position) % HOLE_PIECE_BYTES),
+      );
       const pieceIsHole = pieceEnd - position >= HOLE_BYTES_MIN && isZero(data.subarray(position, pieceEnd));
       if (pieceIsHole !== runIsHole) {
         closeRun(0);
