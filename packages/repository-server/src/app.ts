@@ -1,0 +1,158 @@
+/**
+ * The fastify application: routes, errors, limits, logs. It never listens; `server.ts` does. Logs are one JSON line per
+ * request but for chunks, with route, status, account and duration; never headers, bodies or tokens (no route carries
+ * a secret in its path).
+ */
+import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import {
+  CollectiveError,
+  ERROR_TABLE,
+  type ErrorBody,
+  type ErrorCode,
+  parseStrictJson,
+  ROUTES,
+} from '@collective/shared';
+import { BodyBudget } from './body-budget.js';
+import { RateLimiter } from './rate-limiter.js';
+import { assembleRepository, type Repository, type RepositoryParts } from './repository/repository.js';
+import { registerAccountRoutes } from './routes/account-routes.js';
+import { registerAdminRoutes } from './routes/admin-routes.js';
+import { registerChunkRoute } from './routes/chunk-route.js';
+import { registerLoginRoutes } from './routes/login-routes.js';
+import { registerOpenRoutes } from './routes/open-routes.js';
+import { registerReadingRoutes } from './routes/reading-routes.js';
+import { type RouteContext } from './routes/register-route.js';
+import { registerUploadRoutes } from './routes/upload-routes.js';
+
+export type AppOptions = RepositoryParts & {
+  /** Absent: no logs. */
+  readonly logger?: FastifyBaseLogger;
+  /** Certificate chain and key, PEM. */
+  readonly tls?: { readonly certificate: string; readonly key: string };
+};
+
+export type App = { readonly app: FastifyInstance; readonly repository: Repository };
+
+const JSON_BYTES_MAX = Math.max(
+  ...Object.values(ROUTES)
+    .filter(({ bodyKind }) => bodyKind === 'json')
+    .map(({ bytesMax }) => bytesMax),
+);
+const KEEP_ALIVE_MS = 75_000;
+
+/** Errors: those of `assembleRepository`. */
+export const buildApp = async (options: AppOptions): Promise<App> => {
+  const repository = await assembleRepository(options);
+  const { limits, clock } = repository;
+  const fastifyOptions = {
+    ...(options.logger === undefined ? {} : { loggerInstance: options.logger }),
+    logController: new LogController({ disableRequestLogging: true }),
+    requestTimeout: limits.requestMsMax,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    bodyLimit: 1,
+    routerOptions: { maxParamLength: 128 },
+    return503OnClosing: true,
+    forceCloseConnections: 'idle' as const,
+  };
+  const app: FastifyInstance =
+    options.tls === undefined
+      ? Fastify(fastifyOptions)
+      : Fastify({
+          ...fastifyOptions,
+          https: { cert: options.tls.certificate, key: options.tls.key, minVersion: 'TLSv1.2' },
+        });
+  app.server.maxConnections = limits.connectionsMax;
+  app.decorateRequest('caller', undefined);
+  addParsers(app);
+  addErrorReplies(app);
+  addRequestLog(app);
+  const context: RouteContext = {
+    repository,
+    limiter: new RateLimiter(clock),
+    bodies: new BodyBudget(limits.bodyBytesInFlightMax),
+  };
+  registerChunkRoute(app, context);
+  registerOpenRoutes(app, context);
+  registerLoginRoutes(app, context);
+  registerAccountRoutes(app, context);
+  registerReadingRoutes(app, context);
+  registerUploadRoutes(app, context);
+  registerAdminRoutes(app, context);
+  for (const problem of repository.problems) app.log.error({ problem }, 'the repository is damaged: run check');
+  return { app, repository };
+};
+
+const addParsers = (app: FastifyInstance): void => {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('application/octet-stream', { parseAs: 'buffer' }, (_request, body, done) =>
+    done(null, body),
+  );
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body, done) => {
+    try {
+      done(null, body.length === 0 ? undefined : parseStrictJson(Buffer.from(body), { bytesMax: JSON_BYTES_MAX }));
+    } catch (error) {
+      done(error instanceof Error ? error : new Error(String(error)));
+    }
+  });
+};
+
+const addErrorReplies = (app: FastifyInstance): void => {
+  app.setErrorHandler((error, request, reply) => {
+    const known = toCollectiveError(error);
+    const { httpStatus } = known.row;
+    if (httpStatus >= 500) request.log.error({ err: error, route: request.routeOptions.url }, 'a request failed');
+    if (known.code === 'rate-limited') reply.header('retry-after', String(known.data['seconds'] ?? 1));
+    if (known.code === 'not-logged-in' || known.code === 'token-expired') reply.header('www-authenticate', 'Bearer');
+    // A body that will not be read must not be taken for the next request.
+    if (httpStatus === 413) reply.header('connection', 'close');
+    return reply.code(httpStatus).type('application/json; charset=utf-8').send(errorBody(known));
+  });
+  app.setNotFoundHandler(() => {
+    throw new CollectiveError('not-found', 'There is no such route');
+  });
+};
+
+/** What a stranger may know: of our own failures only the sentence of the table. */
+const errorBody = (error: CollectiveError): ErrorBody => {
+  const { sentence, hint, httpStatus } = error.row;
+  const isOurs = httpStatus >= 500;
+  return {
+    code: error.code,
+    message: (isOurs ? sentence : error.message).slice(0, 2_000),
+    ...(hint === '' ? {} : { hint }),
+    ...(isOurs || Object.keys(error.data).length === 0 ? {} : { data: { ...error.data } }),
+  };
+};
+
+const FASTIFY_CODES: Readonly<Record<string, ErrorCode>> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: 'too-large',
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'bad-request',
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'bad-request',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'bad-request',
+  FST_ERR_BAD_URL: 'bad-request',
+  FST_ERR_MAX_PARAM_LENGTH: 'bad-request',
+};
+
+const toCollectiveError = (error: unknown): CollectiveError => {
+  if (error instanceof CollectiveError) return error;
+  const text = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
+  const code = FASTIFY_CODES[text] ?? (text === 'ECONNRESET' ? 'bad-request' : 'internal');
+  return new CollectiveError(code, ERROR_TABLE[code].sentence, { cause: error });
+};
+
+const addRequestLog = (app: FastifyInstance): void => {
+  app.addHook('onResponse', (request, reply, done) => {
+    const route = request.routeOptions.url;
+    if (route !== ROUTES.chunk.path || reply.statusCode >= 500) {
+      request.log.info({
+        method: request.method,
+        route,
+        status: reply.statusCode,
+        account: request.caller?.account,
+        address: request.ip,
+        ms: Math.round(reply.elapsedTime * 10) / 10,
+      });
+    }
+    done();
+  });
+};

@@ -1,0 +1,61 @@
+/** `check DIR` and `gc DIR`: verify everything, delete what nothing names. Both work beside a running server. */
+import { type Command } from 'commander';
+import { CollectiveError } from '@collective/shared';
+import { DEFAULT_LIMITS, GRACE_SECONDS_DEFAULT } from '../limits.js';
+import { checkRepository } from '../repository/check-repository.js';
+import { collectGarbage } from '../repository/collector.js';
+import { MapStore } from '../repository/map-store.js';
+import { type CommonOptions, EXIT, print } from './command-io.js';
+import { withFolder, withRepository } from './repository-command.js';
+
+const PROBLEMS_SHOWN = 100;
+const UNIT_SECONDS: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3_600, d: 86_400 };
+
+export const addCareCommands = (program: Command): void => {
+  program
+    .command('check')
+    .description('verify every chunk, page, manifest, heads and trust file; exit code 4 when something is damaged')
+    .argument('<dir>', 'repository folder')
+    .option('--json', 'print JSON')
+    .action(async (dir: string, flags: CommonOptions) => {
+      await withFolder(dir, async ({ blobStore, catalogue }) => {
+        const maps = new MapStore(blobStore, { ...DEFAULT_LIMITS, mapCacheBytesMax: 0 });
+        const result = await checkRepository({ blobStore, catalogue, maps });
+        const isWhole = result.problems.length === 0;
+        const { orphans, problems, ...totals } = result;
+        print(flags, { ok: isWhole, ...totals, orphans: orphans.length, problems }, [
+          ...problems.slice(0, PROBLEMS_SHOWN).map(({ kind, name, message }) => `${kind}: ${name}: ${message}`),
+          ...(problems.length > PROBLEMS_SHOWN
+            ? [`… and ${problems.length - PROBLEMS_SHOWN} more (--json prints all)`]
+            : []),
+          `${totals.appliances} appliances, ${totals.versions} versions, ${totals.chunks} chunks (${totals.chunkBytes} bytes), ${orphans.length} orphans`,
+          isWhole ? 'Everything is as it should be.' : `${problems.length} problems.`,
+        ]);
+        if (!isWhole) process.exitCode = EXIT.damaged;
+      });
+    });
+  program
+    .command('gc')
+    .description('delete chunks that no version names, and forget versions whose grace time is over')
+    .argument('<dir>', 'repository folder')
+    .option('--grace <time>', 'how long withdrawn and deleted versions keep their blocks: 30d, 12h, 0s', '30d')
+    .option('--json', 'print JSON')
+    .action(async (dir: string, flags: CommonOptions & { readonly grace: string }) => {
+      const graceSeconds = flags.grace === '30d' ? GRACE_SECONDS_DEFAULT : parseSeconds(flags.grace);
+      await withRepository(dir, async (repository) => {
+        const result = await collectGarbage(repository, { graceSeconds });
+        print(flags, result, [
+          `Forgot ${result.versionsForgotten} versions, deleted ${result.chunksDeleted} chunks (${result.bytesDeleted} bytes), kept ${result.chunksKept}.`,
+        ]);
+      });
+    });
+};
+
+/** `30d`, `12h`, `15m`, `0s`. Errors: `usage`. */
+export const parseSeconds = (text: string): number => {
+  const [, count, unit = ''] = /^([0-9]{1,6})([smhd])$/.exec(text) ?? [];
+  const unitSeconds = UNIT_SECONDS[unit];
+  if (count === undefined || unitSeconds === undefined)
+    throw new CollectiveError('usage', `${text} is not a time like 30d, 12h or 0s`);
+  return Number(count) * unitSeconds;
+};

@@ -1,0 +1,82 @@
+/** `serve DIR`: runs until SIGINT or SIGTERM. Prints one line when it listens; logs go to stderr as JSON lines. */
+import { resolve } from 'node:path';
+import { type Command } from 'commander';
+import { CollectiveError } from '@collective/shared';
+import { pino } from 'pino';
+import { systemClock } from '../clock.js';
+import { DEFAULT_LIMITS } from '../limits.js';
+import { parseOrigin } from '../repository/settings.js';
+import { startServer } from '../server.js';
+import { type CommonOptions, print } from './command-io.js';
+
+type ServeFlags = CommonOptions & {
+  readonly listen: string;
+  readonly tlsCert?: string;
+  readonly tlsKey?: string;
+  readonly publicUrl?: string;
+  readonly insecureHttp?: true;
+  readonly logLevel: string;
+};
+
+const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'];
+
+export const addServeCommand = (program: Command): void => {
+  program
+    .command('serve')
+    .description('serve a repository')
+    .argument('<dir>', 'folder made by init')
+    .option('--listen <host:port>', 'address; port 0 takes a free one', '127.0.0.1:8470')
+    .option('--tls-cert <file>', 'certificate chain, PEM')
+    .option('--tls-key <file>', 'private key, PEM')
+    .option('--public-url <url>', 'where people reach the server, when that is not where it listens')
+    .option('--insecure-http', 'allow HTTP beyond loopback (only behind a proxy that has TLS)')
+    .option('--log-level <level>', LOG_LEVELS.join(', '), 'info')
+    .option('--json', 'print JSON')
+    .action(async (dir: string, flags: ServeFlags) => {
+      const tls = tlsFlags(flags);
+      if (!LOG_LEVELS.includes(flags.logLevel))
+        throw new CollectiveError('usage', `${flags.logLevel} is not a log level`);
+      const server = await startServer({
+        folder: resolve(dir),
+        ...parseListen(flags.listen),
+        ...(tls === undefined ? {} : { tls }),
+        ...(flags.publicUrl === undefined ? {} : { origin: parseOrigin(flags.publicUrl) }),
+        insecureHttp: flags.insecureHttp === true,
+        limits: DEFAULT_LIMITS,
+        clock: systemClock,
+        logger: pino({ level: flags.logLevel, base: null }, pino.destination({ dest: 2, sync: true })),
+      });
+      // Before the line that says it is ready: whoever reads it may send a signal at once.
+      const stopped = untilSignal();
+      print(flags, { origin: server.origin, joinLink: server.joinLink, pid: process.pid }, [
+        `Serving ${resolve(dir)} at ${server.origin}`,
+        `Join link without an invitation: ${server.joinLink}`,
+      ]);
+      await stopped;
+      await server.close();
+    });
+};
+
+const tlsFlags = ({
+  tlsCert,
+  tlsKey,
+}: ServeFlags): { readonly certificate: string; readonly key: string } | undefined => {
+  if (tlsCert !== undefined && tlsKey !== undefined) return { certificate: tlsCert, key: tlsKey };
+  if (tlsCert === undefined && tlsKey === undefined) return undefined;
+  throw new CollectiveError('usage', '--tls-cert and --tls-key go together');
+};
+
+/** `host:port`, `[ipv6]:port`. */
+export const parseListen = (text: string): { readonly host: string; readonly port: number } => {
+  const [, bracketed, plain, port] = /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]]+)):([0-9]{1,5})$/.exec(text) ?? [];
+  const host = bracketed ?? plain;
+  if (host === undefined || Number(port) > 65_535) {
+    throw new CollectiveError('usage', `${text} is not an address like 127.0.0.1:8470 or [::1]:8470`);
+  }
+  return { host, port: Number(port) };
+};
+
+const untilSignal = (): Promise<void> =>
+  new Promise((resolveStop) => {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolveStop());
+  });

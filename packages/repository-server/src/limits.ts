@@ -1,0 +1,68 @@
+/**
+ * Every limit of the server in one place: what a queue, body, session or name list may grow to, and how long things
+ * live. Raising a number costs what its comment says.
+ */
+export type Limits = {
+  /** Blocks of one disk; 33 bytes of memory each while its map is loaded, 37 while it is uploaded. */
+  readonly diskBlocksMax: number;
+  /** Memory for maps that are kept loaded between requests. */
+  readonly mapCacheBytesMax: number;
+  /** Request bodies in memory at the same time, all callers together. */
+  readonly bodyBytesInFlightMax: number;
+  /** Chunks, in bytes, that one upload session may store. */
+  readonly uploadBytesMax: number;
+  readonly openUploadsPerAccountMax: number;
+  /** Heads name each; 1,000 fit into one envelope whatever their names are. */
+  readonly appliancesMax: number;
+  readonly devicesPerAccountMax: number;
+  readonly noncesPerDeviceMax: number;
+  /** An upload session ends so long after its last chunk, and so long after its beginning in any case. */
+  readonly uploadIdleSeconds: number;
+  readonly uploadAgeSecondsMax: number;
+  readonly enrolTokenSeconds: number;
+  readonly sessionTokenSeconds: number;
+  readonly nonceSeconds: number;
+  readonly invitationSeconds: number;
+  readonly headsSeconds: number;
+  /** Attempts a minute: of one address at one account, of all at one account, of one address at all. */
+  readonly loginsPerAddressAndAccount: number;
+  readonly loginsPerAccount: number;
+  readonly loginsPerAddress: number;
+  /** Other requests a minute, by address without a token, by account with one; bulk data is not counted. */
+  readonly openRequests: number;
+  readonly sessionRequests: number;
+  /** The whole request must have arrived in this time: a batch of 4 MiB at 0.1 Mbit/s takes 340 s. */
+  readonly requestMsMax: number;
+  readonly connectionsMax: number;
+};
+
+const MIB = 1_048_576;
+const DAY_SECONDS = 86_400;
+
+export const DEFAULT_LIMITS: Limits = {
+  diskBlocksMax: 2 ** 22,
+  mapCacheBytesMax: 128 * MIB,
+  bodyBytesInFlightMax: 512 * MIB,
+  uploadBytesMax: 2 ** 40,
+  openUploadsPerAccountMax: 16,
+  appliancesMax: 1_000,
+  devicesPerAccountMax: 100,
+  noncesPerDeviceMax: 8,
+  uploadIdleSeconds: DAY_SECONDS,
+  uploadAgeSecondsMax: 14 * DAY_SECONDS,
+  enrolTokenSeconds: 600,
+  sessionTokenSeconds: 3_600,
+  nonceSeconds: 60,
+  invitationSeconds: 7 * DAY_SECONDS,
+  headsSeconds: 7 * DAY_SECONDS,
+  loginsPerAddressAndAccount: 20,
+  loginsPerAccount: 100,
+  loginsPerAddress: 200,
+  openRequests: 1_200,
+  sessionRequests: 6_000,
+  requestMsMax: 400_000,
+  connectionsMax: 4_096,
+};
+
+/** How long the collector leaves the blocks of a withdrawn or deleted version alone. */
+export const GRACE_SECONDS_DEFAULT = 30 * DAY_SECONDS;

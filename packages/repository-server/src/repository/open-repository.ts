@@ -1,0 +1,48 @@
+/**
+ * A repository folder (docs/formats/repository.md) with its seams open. Several processes may have it open: the command
+ * line works beside the server, because what matters happens under the catalogue's lock.
+ */
+import { join } from 'node:path';
+import { signingKeyFromSeed } from '@collective/shared';
+import { SqliteCatalogue } from '../catalogue/sqlite-catalogue.js';
+import { FolderBlobStore } from '../storage/folder-blob-store.js';
+import { type ServerKeys } from './repository.js';
+import { readSecretFile } from './secret-file.js';
+import { readSettings, type Settings } from './settings.js';
+
+export type OpenRepository = {
+  readonly folder: string;
+  readonly blobStore: FolderBlobStore;
+  readonly catalogue: SqliteCatalogue;
+  readonly keys: ServerKeys;
+  readonly settings: Settings;
+  close(): Promise<void>;
+};
+
+export const repositoryPaths = (
+  folder: string,
+): Readonly<
+  Record<'server' | 'temp' | 'rootKeys' | 'headsKey' | 'nameSecret' | 'database' | 'lock' | 'serving', string>
+> => ({
+  server: join(folder, 'server'),
+  temp: join(folder, 'tmp'),
+  rootKeys: join(folder, 'root-keys'),
+  headsKey: join(folder, 'server', 'heads.key'),
+  nameSecret: join(folder, 'server', 'name.secret'),
+  database: join(folder, 'catalogue.sqlite'),
+  lock: join(folder, 'server', 'lock.sqlite'),
+  serving: join(folder, 'server', 'serving.sqlite'),
+});
+
+/** Errors: `not-found` when there is no repository, `unknown-format` for a catalogue of another schema. */
+export const openRepository = async (folder: string): Promise<OpenRepository> => {
+  const paths = repositoryPaths(folder);
+  const settings = await readSettings(folder);
+  const keys = {
+    heads: signingKeyFromSeed(await readSecretFile(paths.headsKey)),
+    nameSecret: await readSecretFile(paths.nameSecret),
+  };
+  const blobStore = await FolderBlobStore.open(folder);
+  const catalogue = await SqliteCatalogue.open({ database: paths.database, lock: paths.lock });
+  return { folder, blobStore, catalogue, keys, settings, close: () => catalogue.close() };
+};

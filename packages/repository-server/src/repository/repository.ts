@@ -1,0 +1,60 @@
+/**
+ * A repository as the routes see it: the two seams, the trust chain, the heads, the maps. It holds no state of its own
+ * that another server over the same seams would miss.
+ */
+import { type Digest, type SigningKey } from '@collective/shared';
+import { type Catalogue } from '../catalogue/catalogue.js';
+import { type Clock } from '../clock.js';
+import { type Limits } from '../limits.js';
+import { type BlobStore } from '../storage/blob-store.js';
+import { healCatalogue } from './heal-catalogue.js';
+import { HeadsSigner } from './heads-signer.js';
+import { MapStore } from './map-store.js';
+import { TrustStore } from './trust-store.js';
+
+export type ServerKeys = {
+  readonly heads: SigningKey;
+  /** 32 bytes: makes the salt of accounts that do not exist. */
+  readonly nameSecret: Buffer;
+};
+
+export type RepositoryParts = {
+  readonly blobStore: BlobStore;
+  readonly catalogue: Catalogue;
+  readonly keys: ServerKeys;
+  readonly limits: Limits;
+  readonly clock: Clock;
+};
+
+export type Repository = RepositoryParts & {
+  readonly identity: Digest;
+  readonly trust: TrustStore;
+  readonly heads: HeadsSigner;
+  readonly maps: MapStore;
+  /** What could not be healed at the start, a sentence each. */
+  readonly problems: readonly string[];
+};
+
+/**
+ * Opens the trust chain, makes the catalogue agree with the manifests and signs the heads if they are behind: what a
+ * crash between the manifest and the rest left undone. Errors: `not-found`, and those of damaged trust or heads.
+ */
+export const assembleRepository = async (parts: RepositoryParts): Promise<Repository> => {
+  const { blobStore, catalogue, keys, limits, clock } = parts;
+  const trust = await TrustStore.open(blobStore);
+  const maps = new MapStore(blobStore, limits);
+  const heads = new HeadsSigner({
+    blobStore,
+    catalogue,
+    trust,
+    key: keys.heads,
+    clock,
+    headsSeconds: limits.headsSeconds,
+  });
+  const problems = await catalogue.exclusively(async () => {
+    const found = await healCatalogue({ blobStore, catalogue, maps });
+    await heads.signIfNeeded();
+    return found;
+  });
+  return { ...parts, identity: trust.identity, trust, heads, maps, problems };
+};

@@ -1,0 +1,40 @@
+/**
+ * Chunks by digest: the hot path. No schema, no logging, no per-request allocation but the reply; whoever knows a public
+ * digest may read the chunk. The name says the content, so it never changes under a URL and may be cached for ever (a
+ * smaller payload of the same block may replace it; a strong ETag of the digest names the block, which stays).
+ */
+import { type FastifyInstance } from 'fastify';
+import { CollectiveError, isDigest, ROUTES } from '@collective/shared';
+import { type RouteContext } from './register-route.js';
+
+const CACHE_CONTROL = 'public, max-age=31536000, immutable';
+
+export const registerChunkRoute = (app: FastifyInstance, { repository }: RouteContext): void => {
+  const { blobStore } = repository;
+  app.route<{ Params: { digest: string } }>({
+    method: 'GET',
+    url: ROUTES.chunk.path,
+    bodyLimit: 1,
+    handler: (request, reply) => {
+      const { digest } = request.params;
+      if (!isDigest(digest)) throw new CollectiveError('bad-request', 'A chunk is named by 64 lower-case hex digits');
+      const etag = `"${digest}"`;
+      const answer = (chunk: Buffer | undefined): void => {
+        if (chunk === undefined) {
+          reply.send(new CollectiveError('not-found', `There is no chunk ${digest}`));
+          return;
+        }
+        reply.headers({ etag, 'cache-control': CACHE_CONTROL });
+        if (request.headers['if-none-match'] === etag) {
+          reply.code(304).send();
+          return;
+        }
+        reply.header('content-type', 'application/octet-stream');
+        reply.send(chunk);
+      };
+      const found = blobStore.readChunk(digest);
+      if (found === undefined || Buffer.isBuffer(found)) answer(found);
+      else found.then(answer, (error: unknown) => reply.send(error));
+    },
+  });
+};
