@@ -35,5 +35,6 @@ export * from './secret-box.js';
 export * from './signing-key.js';
 export * from './snapshot-manifest.js';
 export * from './strict-json.js';
+export * from './trace.js';
 export * from './trust-file.js';
 export * from './zstd.js';

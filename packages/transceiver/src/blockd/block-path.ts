@@ -6,7 +6,7 @@
  *          (writes stop here ┘)              └ map: offset → digest                                  (peers and mirrors join here ┘)
  */
 import type { DiskMap } from '@collective/shared';
-import type { BlockDevice } from './block-device.js';
+import type { FileSystem } from '../storage/file-system.js';
 import type { CachedStore } from './cache/cached-store.js';
 import type { CacheWriter } from './cache/cache-writer.js';
 import { systemClock } from './clock.js';
@@ -17,6 +17,7 @@ import { SchedulingStore } from './fetch/scheduling-store.js';
 import { SingleFlightStore } from './fetch/single-flight-store.js';
 import { VerifyingStore } from './fetch/verifying-store.js';
 import { ImageDevice, type ImageDeviceOptions } from './image-device.js';
+import { Overlay } from './overlay/overlay.js';
 import { Recorder } from './recorder.js';
 
 export type FetchingHalfOptions = HttpStoreOptions & { readonly onFailure: NonNullable<RetryingStoreOptions['onFailure']> };
@@ -34,16 +35,16 @@ export const buildFetchingHalf = (cache: CacheWriter, repository: Repository, op
 
 export type FetchingHalf = ReturnType<typeof buildFetchingHalf>;
 
-/** The serving thread's half for one disk. `overlay` puts the writable layers on top; without it the disk is read-only. */
+/** The serving thread's half for one disk, from the image up. `overlayFolder` puts the writable layers on top; without it the disk is read-only. */
 export const buildServingHalf = async (
   map: DiskMap,
   store: CachedStore,
-  options: ImageDeviceOptions & { readonly overlay?: (base: BlockDevice) => Promise<BlockDevice> },
+  options: ImageDeviceOptions & { readonly fileSystem: FileSystem; readonly overlayFolder: string | undefined },
 ) => {
   const image = new ImageDevice(map, store, options);
   const recorder = new Recorder(image, { blockBytes: map.blockBytes, clock: options.clock ?? systemClock });
-  const top = options.overlay === undefined ? recorder : await options.overlay(recorder);
-  return { top, recorder, image };
+  const overlay = options.overlayFolder === undefined ? undefined : await Overlay.open(options.fileSystem, options.overlayFolder, recorder);
+  return { top: overlay ?? recorder, overlay, recorder, image };
 };
 
 export type ServingHalf = Awaited<ReturnType<typeof buildServingHalf>>;

@@ -3,16 +3,9 @@
  * below the overlay, so that what the guest reads back of its own writes does not count. In memory and bounded; a
  * repeated touch costs one look into a byte array.
  */
+import { TRACE_TOUCHES_MAX, type BootPhase, type TraceTouch } from '@collective/shared';
 import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
 import type { Clock } from './clock.js';
-
-/** 0 firmware, 1 kernel, 2 login, 3 idle. */
-export type BootPhase = 0 | 1 | 2 | 3;
-
-export type FirstTouch = { readonly blockIndex: number; readonly afterMs: number; readonly phase: BootPhase };
-
-/** As the format has it. */
-const TOUCHES_MAX = 2 ** 20;
 
 export class Recorder implements BlockDevice {
   readonly byteLength: number;
@@ -21,7 +14,7 @@ export class Recorder implements BlockDevice {
   readonly #next: BlockDevice;
   readonly #clock: Clock;
   readonly #touched: Uint8Array;
-  #touches: FirstTouch[] = [];
+  #touches: TraceTouch[] = [];
   #beganMs: number;
   #phase: BootPhase = 0;
 
@@ -36,7 +29,7 @@ export class Recorder implements BlockDevice {
   }
 
   /** First touches since the machine was started, in order. */
-  get touches(): readonly FirstTouch[] {
+  get touches(): readonly TraceTouch[] {
     return this.#touches;
   }
 
@@ -102,7 +95,7 @@ export class Recorder implements BlockDevice {
   #record(byteOffset: number, byteLength: number): void {
     const last = Math.floor((byteOffset + byteLength - 1) / this.blockBytes);
     for (let index = Math.floor(byteOffset / this.blockBytes); index <= last; index += 1) {
-      if (this.#touched[index] !== 0 || this.#touches.length >= TOUCHES_MAX) continue;
+      if (this.#touched[index] !== 0 || this.#touches.length >= TRACE_TOUCHES_MAX) continue;
       this.#touched[index] = 1;
       this.#touches.push({ blockIndex: index, afterMs: Math.round(this.#clock.nowMs() - this.#beganMs), phase: this.#phase });
     }

@@ -1,4 +1,5 @@
 /** Fetches blocks and puts them into the cache: the CacheFiller that runs in the fetching thread. */
+import { setMaxListeners } from 'node:events';
 import type { Digest } from '@collective/shared';
 import type { BlockRequest, BlockStore, FetchRank, GetOptions } from '../block-store.js';
 import type { CacheFiller } from '../cache/cached-store.js';
@@ -16,6 +17,7 @@ export class FillingStore implements CacheFiller {
   constructor(next: BlockStore, cache: CacheWriter) {
     this.#next = next;
     this.#cache = cache;
+    setMaxListeners(0, this.#abort.signal); // one a block that is being warmed
   }
 
   async bring(request: BlockRequest, options: GetOptions & { readonly wantBytes: boolean }): Promise<Buffer | undefined> {

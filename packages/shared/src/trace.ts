@@ -1,0 +1,77 @@
+/**
+ * Boot trace, version 1 (docs/formats/trace.md): first touches of one boot, in order.
+ *
+ *   magic 4 | version number 4 | disk root 32 | blockBytes 4 | count 4 | { blockIndex 4 | afterMs 4 | phase 1 }*
+ */
+import { type Digest } from './brands.js';
+import { ByteReader, magicBytes } from './byte-reader.js';
+import { digestBytes, digestFromBytes } from './digest.js';
+import { CollectiveError } from './errors.js';
+
+/** 0 firmware, 1 kernel, 2 login, 3 idle. */
+export type BootPhase = 0 | 1 | 2 | 3;
+export type TraceTouch = { readonly blockIndex: number; readonly afterMs: number; readonly phase: BootPhase };
+export type BootTrace = {
+  /** Number of the appliance's version. */
+  readonly version: number;
+  readonly root: Digest;
+  readonly blockBytes: number;
+  /** Distinct blocks; times not descending. */
+  readonly touches: readonly TraceTouch[];
+};
+
+export const TRACE_TOUCHES_MAX = 2 ** 20;
+
+const MAGIC = magicBytes('CTR', 1);
+const HEADER_BYTES = 48;
+const TOUCH_BYTES = 9;
+
+export const encodeBootTrace = (trace: BootTrace): Buffer => {
+  const { touches } = trace;
+  if (touches.length > TRACE_TOUCHES_MAX) throw new CollectiveError('too-large', `boot trace: ${touches.length} touches, at most ${TRACE_TOUCHES_MAX}`);
+  const bytes = Buffer.alloc(HEADER_BYTES + touches.length * TOUCH_BYTES);
+  MAGIC.copy(bytes);
+  bytes.writeUInt32LE(trace.version, 4);
+  digestBytes(trace.root).copy(bytes, 8);
+  bytes.writeUInt32LE(trace.blockBytes, 40);
+  bytes.writeUInt32LE(touches.length, 44);
+  touches.forEach((touch, index) => {
+    const at = HEADER_BYTES + index * TOUCH_BYTES;
+    bytes.writeUInt32LE(touch.blockIndex, at);
+    bytes.writeUInt32LE(touch.afterMs, at + 4);
+    bytes.writeUInt8(touch.phase, at + 8);
+  });
+  return bytes;
+};
+
+/** Errors: `malformed` (a block twice, times that descend, an unknown phase, a wrong length), `unknown-format`, `too-large`. */
+export const decodeBootTrace = (bytes: Uint8Array): BootTrace => {
+  const reader = new ByteReader(bytes, 'boot trace');
+  reader.magic(MAGIC);
+  const version = reader.u32();
+  const root = digestFromBytes(reader.take(32));
+  const blockBytes = reader.u32();
+  const isPowerOfTwo = (blockBytes & (blockBytes - 1)) === 0;
+  if (blockBytes < 4096 || blockBytes > 1_048_576 || !isPowerOfTwo) throw reader.error(`blocks of ${blockBytes} bytes do not exist`);
+  const count = reader.u32();
+  if (count > TRACE_TOUCHES_MAX) throw new CollectiveError('too-large', `boot trace: ${count} touches, at most ${TRACE_TOUCHES_MAX}`);
+  if (reader.bytesLeft !== count * TOUCH_BYTES) throw reader.error(`${count} touches do not fit into ${reader.bytesLeft} bytes`);
+  const seen = new Set<number>();
+  const touches: TraceTouch[] = [];
+  let lastMs = 0;
+  for (let index = 0; index < count; index += 1) {
+    const blockIndex = reader.u32();
+    const afterMs = reader.u32();
+    const phase = reader.u8();
+    if (seen.has(blockIndex)) throw reader.error(`block ${blockIndex} is there twice`);
+    if (afterMs < lastMs) throw reader.error(`touch ${index} is earlier than the one before`);
+    if (!isPhase(phase)) throw reader.error(`phase ${phase} is not known`);
+    seen.add(blockIndex);
+    lastMs = afterMs;
+    touches.push({ blockIndex, afterMs, phase });
+  }
+  reader.end();
+  return { version, root, blockBytes, touches };
+};
+
+const isPhase = (phase: number): phase is BootPhase => phase <= 3;

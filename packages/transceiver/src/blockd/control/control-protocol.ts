@@ -1,0 +1,175 @@
+/**
+ * The control protocol of blockd, on the unix socket `HOME/run/blockd.sock` (mode 0600): one JSON value a line, at most 64 KiB,
+ * UTF-8. Whoever may open the socket may do everything.
+ *
+ *   request  {"id": N, "method": M, "params": {…}}          N any number; replies come in any order
+ *   reply    {"id": N, "result": {…}}  or  {"id": N, "error": {"code", "message", "data"}}    codes of the error table
+ *   event    {"event": E, …}                                 on connections that asked for `events`
+ *
+ * | method | params | result |
+ * |---|---|---|
+ * | hello | | protocol, pid, startedAt (seconds) |
+ * | attach | session, disk, source, overlay, waitMs, listen | byteLength; `exists` when it is attached already |
+ * | detach | session, disk (absent: all of the session) | detached (count); deletes temporary overlays |
+ * | warm | session, disk, blocks, timeoutMs | when those blocks (default: the first) are in the cache |
+ * | status | | BlockdStatus |
+ * | repository | origin, pin, token | from now on fetches go there; also wakes what backs off |
+ * | network-back | | connections are renewed, what backs off tries now |
+ * | trace-start | session | the machine starts now: first touches count from here |
+ * | phase | session, phase | 0 firmware, 1 kernel, 2 login, 3 idle |
+ * | trace | session, disk | trace: base64 of a boot trace (docs/formats/trace.md), touches |
+ * | events | | from now on this connection gets events |
+ * | shutdown | | ends the process; `in-use` while disks are attached |
+ *
+ * source: {"kind": "published", appliance, version, diskBytes, blockBytes, root, map}, `map` the path of a file that holds the
+ * disk map as a list of changed pairs relative to nothing, or its pages as one chunk batch; checked against `root` either way. `root` null
+ * (and no map): all zero. Or {"kind": "zero", diskBytes}.
+ *
+ * overlay: {path, mode: "temporary" | "persistent", fresh}: a folder; `fresh` removes what is there (a reboot), `temporary` deletes it
+ * at detach. It survives blockd: attach the same path again without `fresh`. No overlay: the disk is read-only.
+ *
+ * listen: {"path"} a unix socket that blockd makes, {"fd"} one that it inherited, or {"handle": NAME}: a net.Server that the parent process
+ * sends over the IPC channel as `process.send({listener: NAME}, server)`.
+ *
+ * events: block-unavailable {session, disk, blockIndex, reason}: a read was answered EIO, the machine is paused. block-arrived
+ * {session, disk, blockIndex, waitedMs, stillUnavailable}: it may go on. disk-full {session, disk, message}: a write was refused. token-refused {}.
+ */
+import { CollectiveError, type CollectiveError as ControlError, type ErrorCode } from '@collective/shared';
+import { Type, type Static, type TProperties, type TSchema } from 'typebox';
+import { Compile } from 'typebox/compile';
+import type { ImageCounters, WaitingBlock } from '../image-device.js';
+import type { FetchStatus } from '../fetch/thread-messages.js';
+
+export const CONTROL_PROTOCOL = 1;
+export const CONTROL_LINE_BYTES_MAX = 64 << 10;
+
+const strict = <P extends TProperties>(properties: P) => Type.Object(properties, { additionalProperties: false });
+const name = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9@._-]{0,127}$' });
+const path = Type.String({ minLength: 1, maxLength: 4096, pattern: '^/' });
+const digest = Type.String({ pattern: '^[0-9a-f]{64}$' });
+const diskBytes = Type.Integer({ minimum: 512, maximum: 2 ** 44, multipleOf: 512 });
+
+const publishedSource = strict({
+  kind: Type.Literal('published'),
+  appliance: name,
+  version: Type.Integer({ minimum: 1, maximum: 2 ** 31 - 1 }),
+  diskBytes,
+  blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }),
+  root: Type.Union([digest, Type.Null()]),
+  map: Type.Optional(path),
+});
+const zeroSource = strict({ kind: Type.Literal('zero'), diskBytes });
+
+export const CONTROL_METHODS = {
+  'hello': strict({}),
+  'attach': strict({
+    session: name,
+    disk: name,
+    source: Type.Union([publishedSource, zeroSource]),
+    overlay: Type.Optional(
+      strict({
+        path,
+        mode: Type.Union([Type.Literal('temporary'), Type.Literal('persistent')]),
+        fresh: Type.Optional(Type.Boolean()),
+      }),
+    ),
+    waitMs: Type.Integer({ minimum: 100, maximum: 600_000 }),
+    listen: Type.Union([strict({ path }), strict({ fd: Type.Integer({ minimum: 3, maximum: 1 << 20 }) }), strict({ handle: name })]),
+  }),
+  'detach': strict({ session: name, disk: Type.Optional(name) }),
+  'warm': strict({
+    session: name,
+    disk: name,
+    blocks: Type.Optional(Type.Array(Type.Integer({ minimum: 0, maximum: 2 ** 32 }), { maxItems: 1024 })),
+    timeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 600_000 })),
+  }),
+  'status': strict({}),
+  'repository': strict({
+    origin: Type.String({ maxLength: 2000, pattern: '^https?://' }),
+    pin: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{43}$' })),
+    token: Type.Optional(Type.String({ maxLength: 1000 })),
+  }),
+  'network-back': strict({}),
+  'trace-start': strict({ session: name }),
+  'phase': strict({ session: name, phase: Type.Union([Type.Literal(0), Type.Literal(1), Type.Literal(2), Type.Literal(3)]) }),
+  'trace': strict({ session: name, disk: name }),
+  'events': strict({}),
+  'shutdown': strict({}),
+} as const satisfies Record<string, TSchema>;
+
+export type ControlMethod = keyof typeof CONTROL_METHODS;
+export type ControlParams<M extends ControlMethod> = Static<(typeof CONTROL_METHODS)[M]>;
+
+export type DiskStatus = {
+  readonly session: string;
+  readonly disk: string;
+  readonly byteLength: number;
+  readonly clients: number;
+  readonly counters?: ImageCounters;
+  /** Blocks that reads wait for, and why the last attempt failed. */
+  readonly waiting: readonly (WaitingBlock & { readonly reason?: string })[];
+};
+
+export type BlockdStatus = {
+  readonly pid: number;
+  readonly startedAt: number;
+  readonly repository: string | null;
+  readonly disks: readonly DiskStatus[];
+  readonly cache: FetchStatus['cache'] & { readonly hits: number; readonly misses: number; readonly verified: number; readonly damaged: number };
+  readonly fetch: Omit<FetchStatus, 'cache'>;
+  /** The last failed attempt to fetch anything. */
+  readonly lastError: { readonly at: number; readonly code: ErrorCode; readonly message: string } | null;
+};
+
+export type ControlResults = {
+  readonly hello: { readonly protocol: number; readonly pid: number; readonly startedAt: number };
+  readonly attach: { readonly byteLength: number };
+  readonly detach: { readonly detached: number };
+  readonly warm: Record<string, never>;
+  readonly status: BlockdStatus;
+  readonly repository: Record<string, never>;
+  readonly 'network-back': Record<string, never>;
+  readonly 'trace-start': Record<string, never>;
+  readonly phase: Record<string, never>;
+  readonly trace: { readonly trace: string; readonly touches: number };
+  readonly events: Record<string, never>;
+  readonly shutdown: Record<string, never>;
+};
+
+export type ControlEvent =
+  | { readonly event: 'block-unavailable'; readonly session: string; readonly disk: string; readonly blockIndex: number; readonly reason: string }
+  | {
+      readonly event: 'block-arrived';
+      readonly session: string;
+      readonly disk: string;
+      readonly blockIndex: number;
+      readonly waitedMs: number;
+      /** Blocks of this disk that are still missing after a read was given up. */
+      readonly stillUnavailable: number;
+    }
+  | { readonly event: 'disk-full'; readonly session: string; readonly disk: string; readonly message: string }
+  | { readonly event: 'token-refused' };
+
+export type ControlRequest = { [M in ControlMethod]: { readonly id: number; readonly method: M; readonly params: ControlParams<M> } }[ControlMethod];
+export type ControlReply =
+  | { readonly id: number; readonly result: object }
+  | { readonly id: number; readonly error: { readonly code: ErrorCode; readonly message: string; readonly data: ControlError['data'] } };
+
+const requestFrame = Compile(
+  strict({ id: Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }), method: Type.String({ maxLength: 40 }), params: Type.Optional(Type.Unknown()) }),
+);
+const checks = Object.fromEntries(Object.entries(CONTROL_METHODS).map(([method, schema]) => [method, Compile(schema)]));
+
+/** A request that came in, checked. Errors: `bad-request`; `id` is told apart so that the error can be answered. */
+export const parseControlRequest = (value: unknown): ControlRequest => {
+  if (!requestFrame.Check(value)) throw new CollectiveError('bad-request', 'a request has an id, a method and params');
+  const { id, method } = value;
+  const params = value.params ?? {};
+  const check = checks[method];
+  if (check === undefined || !Object.hasOwn(CONTROL_METHODS, method)) throw new CollectiveError('bad-request', `there is no method ${method}`, { data: { id } });
+  if (!check.Check(params)) {
+    const [first] = check.Errors(params);
+    throw new CollectiveError('bad-request', `${method}: ${first === undefined ? 'params are not valid' : `${first.instancePath} ${first.message}`}`, { data: { id } });
+  }
+  return { id, method, params } as ControlRequest;
+};
