@@ -2,6 +2,10 @@
  * The one file that knows the zstd library. Its `_NapiBindings` are semi-private (the package is pinned to one
  * version), but they alone take an output limit: its public `decompress` inflates 8 KiB to 256 MiB without asking.
  * The frame is walked before the library sees it, because the library also accepts several frames in a row.
+ *
+ * One thread a process: the library keeps one compression and one decompression context in static variables, and two
+ * threads that compress (or that decompress) at the same time ruin each other's frames (seen: "Src size is incorrect",
+ * and an abort). More cores take processes (transceiver/src/publish/work-pool.ts).
  */
 import { _NapiBindings as zstd } from '@cloudpss/zstd/napi';
 import { ByteReader, asBuffer } from './byte-reader.js';
