@@ -1,0 +1,52 @@
+/**
+ * Newline-delimited JSON over a socket, both ways: QMP, the guest agent, the supervisor's and blockd's control sockets. A
+ * line has a longest length, because the other side may be hostile; what follows a line that is too long or no JSON is
+ * not read any more: the socket is destroyed with the error.
+ */
+import type { Socket } from 'node:net';
+import { CollectiveError } from '@collective/shared';
+
+export type JsonLinesOptions = {
+  /** Longest line in bytes, without the newline. */
+  readonly lineBytesMax: number;
+  readonly onValue: (value: unknown) => void;
+};
+
+/** Calls `onValue` for each line, in order, and never after the socket is destroyed. Empty lines are skipped. */
+export function readJsonLines(socket: Socket, { lineBytesMax, onValue }: JsonLinesOptions): void {
+  let parts: Buffer[] = [];
+  let partsBytes = 0;
+  const takeLine = (line: Buffer): void => {
+    if (line.length === 0 || (line.length === 1 && line[0] === 0x0d)) return;
+    let value: unknown;
+    try {
+      value = JSON.parse(line.toString('utf8'));
+    } catch (error) {
+      socket.destroy(new CollectiveError('malformed', `A line of ${line.length} bytes is not JSON`, { cause: error }));
+      return;
+    }
+    onValue(value);
+  };
+  socket.on('data', (data: Buffer) => {
+    let rest = data;
+    for (;;) {
+      const end = rest.indexOf(0x0a);
+      const piece = end === -1 ? rest : rest.subarray(0, end);
+      partsBytes += piece.length;
+      if (partsBytes > lineBytesMax) {
+        socket.destroy(new CollectiveError('too-large', `A line is longer than ${lineBytesMax} bytes`));
+        return;
+      }
+      parts.push(piece);
+      if (end === -1) return;
+      const line = parts.length === 1 ? piece : Buffer.concat(parts);
+      parts = [];
+      partsBytes = 0;
+      takeLine(line);
+      if (socket.destroyed) return;
+      rest = rest.subarray(end + 1);
+    }
+  });
+}
+
+export const writeJsonLine = (socket: Socket, value: unknown): boolean => socket.write(`${JSON.stringify(value)}\n`);
