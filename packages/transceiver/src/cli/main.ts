@@ -31,7 +31,7 @@ const globals = (options: Options): GlobalOptions => ({
 export function buildProgram(): Command {
   const program = new Command('collective')
     .description('Runs managed computers: appliances that others maintain, with your own disk.')
-    .option('--home DIR', 'the home of this person on this machine (default: COLLECTIVE_HOME, else ~/.local/share/collective)')
+    .option('--home <DIR>', 'the home of this person on this machine (default: COLLECTIVE_HOME, else ~/.local/share/collective)')
     .option('--json', 'print one JSON value on stdout')
     .option('--debug', 'show where an error came from')
     .showHelpAfterError('(collective --help shows all commands)')
@@ -56,8 +56,8 @@ function addSessionCommands(program: Command): void {
     .command('login')
     .argument('[target]', 'the join link that your administrator gave you, or the URL of a repository that this home knows')
     .description('log in; with an invitation, make your account')
-    .option('--account NAME', 'which account')
-    .option('--device-name NAME', 'what this device is called in your list of devices (default: the host name)')
+    .option('--account <NAME>', 'which account')
+    .option('--device-name <NAME>', 'what this device is called in your list of devices (default: the host name)')
     .option('--password-stdin', 'read the password from the first line of stdin, for scripts')
     .option('--no-recovery-code-check', 'print the recovery code without asking for its last group, for scripts')
     .action(async (target: string | undefined, _options, command: Command) => {
@@ -80,9 +80,9 @@ function addMachineCommands(program: Command): void {
     .argument('<names...>', 'NAME or NAME@VERSION, several at once')
     .description('start appliances, each at its newest version unless you say another')
     .option('--attach', 'show the serial console afterwards')
-    .option('--wait-for TEXT', 'wait until the serial console shows this text; "login" waits for a login prompt')
-    .option('--wait-seconds N', 'give up waiting after so many seconds (default 600)')
-    .addOption(new Option('--accel WHICH', 'how the processor is virtualised').choices(['auto', 'kvm', 'tcg']))
+    .option('--wait-for <TEXT>', 'wait until the serial console shows this text; "login" waits for a login prompt')
+    .option('--wait-seconds <N>', 'give up waiting after so many seconds (default 600)')
+    .addOption(new Option('--accel <WHICH>', 'how the processor is virtualised').choices(['auto', 'kvm', 'tcg']))
     .action(async (names: string[], _options, command: Command) => (await import('./commands/machines.js')).start(names, all(command)));
   program
     .command('stop')
@@ -107,20 +107,20 @@ function addPublisherCommands(program: Command): void {
     .command('publish')
     .argument('<name>')
     .description('publish a new appliance, or the next version of one')
-    .option('--disk NAME=FILE', 'a disk and its image, in any format that qemu-img reads; NAME=FORMAT:FILE says which', collect, [])
-    .option('--machine FILE', 'machine description, or the appliance.json of a recipe (default: that of the version before)')
-    .option('--title TEXT', 'what people see in the list')
-    .option('--notes TEXT', 'what is new')
+    .option('--disk <NAME=FILE>', 'a disk and its image, in any format that qemu-img reads; NAME=FORMAT:FILE says which', collect, [])
+    .option('--machine <FILE>', 'machine description, or the appliance.json of a recipe (default: that of the version before)')
+    .option('--title <TEXT>', 'what people see in the list')
+    .option('--notes <TEXT>', 'what is new')
     .option('--no-boot-test', 'do not boot the result before it becomes a version')
-    .option('--boot-text TEXT', 'the boot test has passed when the serial console shows this (default: a login prompt, or the guest agent answers)')
-    .option('--boot-seconds N', 'the boot test has failed after so many seconds (default 300)')
+    .option('--boot-text <TEXT>', 'the boot test has passed when the serial console shows this (default: a login prompt, or the guest agent answers)')
+    .option('--boot-seconds <N>', 'the boot test has failed after so many seconds (default 300)')
     .action(async (name: string, _options, command: Command) => (await import('./commands/publish.js')).publish(name, all(command)));
   program
     .command('export')
     .argument('<reference>', 'NAME or NAME@VERSION')
     .description('serve a disk over NBD on a unix socket until Ctrl-C')
-    .option('--disk NAME', 'which disk', 'system')
-    .requiredOption('--socket PATH', 'where to listen')
+    .option('--disk <NAME>', 'which disk', 'system')
+    .requiredOption('--socket <PATH>', 'where to listen')
     .option('--writable', 'take writes into an overlay that is thrown away')
     .action(async (reference: string, _options, command: Command) => (await import('./commands/export.js')).exportDisk(reference, all(command)));
 }

@@ -1,5 +1,5 @@
 /**
- * The heavy part of a publish, done by worker threads: read a range of an image and hash its blocks; later, read the
+ * The heavy part of a publish, done by worker processes: read a range of an image and hash its blocks; later, read the
  * blocks that the server lacks, and make their chunks. Pure work over an ImageBytes; who runs it is work-pool.ts.
  */
 import {

@@ -55,7 +55,7 @@ describe('dataRanges', () => {
 describe('mapImage', () => {
   it('names each block by its digest, finds zero blocks, and pads the last one', async () => {
     const image = await rawImage([1, 0, 2, 1], 512);
-    const pool = WorkPool.open({ threads: 0 });
+    const pool = WorkPool.open({ workers: 0 });
     const map = await mapImage(image, { source: { kind: 'file', path: image.path, diskBytes: image.diskBytes }, blockBytes: BLOCK, pool });
     await pool.close();
     expect(map.blockCount).toBe(5);
@@ -68,7 +68,7 @@ describe('mapImage', () => {
 
   it('refuses a file that is shorter than it was', async () => {
     const image = await rawImage([1, 2]);
-    const pool = WorkPool.open({ threads: 0 });
+    const pool = WorkPool.open({ workers: 0 });
     const longer = { ...image, diskBytes: 3 * BLOCK, extents: [{ byteOffset: 0, byteLength: 3 * BLOCK, data: true }] };
     const mapping = mapImage(longer, { source: { kind: 'file', path: image.path, diskBytes: longer.diskBytes }, blockBytes: BLOCK, pool });
     await expect(mapping).rejects.toMatchObject({ code: 'bad-image' });
@@ -79,7 +79,7 @@ describe('mapImage', () => {
 describe('blocks that travel', () => {
   it('lists each public digest once, and the server\'s answer picks from them', async () => {
     const image = await rawImage([1, 0, 2, 1, 3]);
-    const pool = WorkPool.open({ threads: 0 });
+    const pool = WorkPool.open({ workers: 0 });
     const source = { kind: 'file', path: image.path, diskBytes: image.diskBytes } as const;
     const map = await mapImage(image, { source, blockBytes: BLOCK, pool });
     const list = distinctBlocks(map.changesSince(undefined));
@@ -98,7 +98,7 @@ describe('blocks that travel', () => {
 
   it('refuses a block that changed after it was hashed', async () => {
     const image = await rawImage([1, 2]);
-    const pool = WorkPool.open({ threads: 0 });
+    const pool = WorkPool.open({ workers: 0 });
     const source = { kind: 'file', path: image.path, diskBytes: image.diskBytes } as const;
     const list = distinctBlocks((await mapImage(image, { source, blockBytes: BLOCK, pool })).changesSince(undefined));
     await writeFile(image.path, Buffer.alloc(2 * BLOCK, 7));

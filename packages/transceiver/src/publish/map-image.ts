@@ -63,7 +63,7 @@ export async function mapImage(
 ): Promise<DiskMap> {
   const { blockBytes, pool, source } = options;
   const map = DiskMap.empty({ diskBytes: image.diskBytes, blockBytes });
-  const queue = new PQueue({ concurrency: Math.max(1, pool.threads) * 2 });
+  const queue = new PQueue({ concurrency: Math.max(1, pool.workers) * 2 });
   let readBytes = 0;
   const failures: unknown[] = [];
   for (const range of dataRanges(image.extents, blockBytes, Math.max(1, TASK_BYTES / blockBytes))) {

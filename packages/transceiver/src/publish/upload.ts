@@ -30,7 +30,7 @@ export async function uploadBlocks(
 ): Promise<{ readonly sentBlocks: number }> {
   const { client, pool, signal } = options;
   const { blocks } = from;
-  const queue = new PQueue({ concurrency: Math.max(1, pool.threads) + BATCHES_AT_ONCE });
+  const queue = new PQueue({ concurrency: Math.max(1, pool.workers) + BATCHES_AT_ONCE });
   const perTask = Math.max(1, TASK_BYTES / from.blockBytes);
   const failures: unknown[] = [];
   let there = 0;
