@@ -3,7 +3,7 @@
  * every object is listed in its schema, so unknown fields are refused.
  */
 import { type Static, type TSchema } from 'typebox';
-import { Compile } from 'typebox/compile';
+import { Compile, type Validator } from 'typebox/compile';
 import { CollectiveError, type ErrorCode } from './errors.js';
 import { encodeJson, parseStrictJson } from './strict-json.js';
 
@@ -31,10 +31,12 @@ export const documentCodec = <S extends TSchema>(
     readonly error?: ErrorCode;
   },
 ): DocumentCodec<Static<S>> => {
-  const validator = Compile(schema);
+  // Compiled when it is first needed: a program that starts does not pay for the documents that it never reads.
+  let compiled: Validator | undefined;
   const check = (value: unknown): Static<S> => {
     refuseOtherFormat(value, schema, options.what);
     options.before?.(value);
+    const validator = (compiled ??= Compile(schema));
     if (!validator.Check(value)) {
       const first = validator.Errors(value)[0];
       // Quoted and cut: a path holds field names that strangers chose.

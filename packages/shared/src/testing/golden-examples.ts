@@ -20,6 +20,7 @@ import { decodePrivateChunk, encodePrivateChunk } from '../private-chunk.js';
 import { type SigningKey, signingKeyFromSeed } from '../signing-key.js';
 import { type SnapshotManifest, decodeSnapshotManifest, encodeSnapshotManifest } from '../snapshot-manifest.js';
 import { encodeJson, parseStrictJson } from '../strict-json.js';
+import { type BootTrace, decodeBootTrace, encodeBootTrace } from '../trace.js';
 import { type TrustFile, decodeTrustFile, encodeTrustFile, followTrust, openFirstTrust } from '../trust-file.js';
 
 export type GoldenExample = {
@@ -218,6 +219,17 @@ const certificate = {
   createdAt,
 } as const;
 
+const bootTrace: BootTrace = {
+  version: 2,
+  root: digestOf('the root page of the system disk'),
+  blockBytes: 65_536,
+  touches: [
+    { blockIndex: 0, afterMs: 0, phase: 0 },
+    { blockIndex: 4_000, afterMs: 812, phase: 1 },
+    { blockIndex: 17, afterMs: 812, phase: 2 },
+  ],
+};
+
 /** Two files' worth of rules in one line: verify, then parse. */
 const openSigned = <T>(
   bytes: Buffer,
@@ -354,6 +366,7 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     codes: [...SIGNED_CODES, 'rollback'],
   },
   document('keys-file-v1/keys.json', keysFile, { encode: encodeKeysFile, decode: decodeKeysFile }),
+  document('boot-trace-v1/three.trace', bootTrace, { encode: encodeBootTrace, decode: decodeBootTrace }),
   document<JoinLink>('join-link-v1/link.txt', joinLink, {
     encode: (value) => Buffer.from(formatJoinLink(value), 'utf8'),
     decode: (bytes) => parseJoinLink(Buffer.from(bytes).toString('utf8')),
