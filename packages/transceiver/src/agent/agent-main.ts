@@ -12,6 +12,7 @@ import { ObjectCache } from './object-cache.js';
 
 /** Runs until it is told to end. Errors: `in-use` when the home has an agent; those of opening the home's files. */
 export async function runAgent(home: Home, openMachines: (home: Home) => Promise<MachinePort>): Promise<void> {
+  process.umask(0o077);
   const report = readyPipe();
   try {
     const lock = await takeHomeLock(home);

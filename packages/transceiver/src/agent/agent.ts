@@ -30,6 +30,7 @@ import { Session } from './session.js';
 import { eraseSession, loadSession, saveSession } from './session-file.js';
 import type { VerifiedVersion } from './trust-client.js';
 import { publishAppliance } from '../publish/publish-appliance.js';
+import { registerPublishingKey } from '../publish/publishing-key.js';
 import { parseReference } from './reference.js';
 
 const SOFTWARE = 'collective 0.1.0';
@@ -104,6 +105,7 @@ export class Agent implements AgentCalls {
       this.#device = device;
       try {
         const { note } = await session.refresh();
+        if (note === undefined && session.tokens.role !== 'user') await registerPublishingKey(session);
         await saveSession(this.#home, keys);
         await this.#session?.close();
         this.#session = session;

@@ -54,9 +54,8 @@ export function interruptSignal(): AbortSignal {
   return controller.signal;
 }
 
-/** Shows the events of a long job: a bar on a terminal, lines elsewhere, JSON lines on stderr with --json. */
-export async function progressView(options: GlobalOptions): Promise<{ readonly show: (event: JobEvent) => void; readonly end: () => void }> {
-  if (options.json) return { show: (event) => note(JSON.stringify(event)), end: () => undefined };
+/** Shows the events of a long job on stderr: a bar on a terminal, lines elsewhere. With --json stdout stays one value. */
+export async function progressView(): Promise<{ readonly show: (event: JobEvent) => void; readonly end: () => void }> {
   if (process.stderr.isTTY) {
     const { barView } = await import('./progress-bar.js');
     return barView();

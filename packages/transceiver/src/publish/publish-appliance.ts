@@ -9,13 +9,10 @@ import {
   CollectiveError,
   DiskMap,
   PAYLOAD_TYPES,
-  derivePersonKeys,
   encodeChangedPairs,
   encodeVersionManifest,
   hasCode,
   isApplianceName,
-  publisherKeys,
-  publishingKeyMessage,
   signEnvelope,
   type ChangedPairs,
   type Digest,
@@ -34,6 +31,7 @@ import type { VerifiedVersion } from '../agent/trust-client.js';
 import { assertUnchanged, inspectImage, type DiskImage } from './disk-image.js';
 import { ImageServer } from './image-bytes.js';
 import { mapImage } from './map-image.js';
+import { allowedPublishingKey } from './publishing-key.js';
 import { parseRecipe } from './recipe.js';
 import { uploadBlocks } from './upload.js';
 import { distinctBlocks, type BlockList } from './upload-plan.js';
@@ -73,8 +71,8 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
   const recipe = request.machine === undefined ? undefined : parseRecipe(request.machine);
   const images = await inspectImages(request, job);
   const { source, note } = await session.refresh(signal);
-  if (source === undefined) throw new CollectiveError('repository-unreachable', note ?? 'The repository cannot be reached.');
-  const key = await publishingKey(session, name, signal);
+  if (source === undefined) throw new CollectiveError('repository-unreachable', note ?? 'Publishing needs the repository.');
+  const key = await allowedPublishingKey(session, name, signal);
   const isKnown = session.trust.heads?.heads.some((head) => head.appliance === name) ?? false;
   const parent = isKnown ? await session.trust.newest(name, source) : undefined;
   const draft = draftVersion({ name, images, recipe, parent: parent?.manifest, title: request.title, notes: request.notes });
@@ -121,20 +119,6 @@ async function inspectImages(request: PublishRequest, job: JobContext): Promise<
     images.set(name, await inspectImage(file, { signal: job.signal, ...(format === undefined ? {} : { format }) }));
   }
   return images;
-}
-
-/** The person's publishing key, if the trust file allows it; else it is registered, and the error says what the administrator must do. */
-async function publishingKey(session: Session, name: string, signal: AbortSignal): Promise<SigningKey> {
-  const key = derivePersonKeys(session.keys.personSecret).publishing(0);
-  if (publisherKeys(session.trust.trust, name).includes(key.publicKey)) return key;
-  const { account } = session.keys;
-  const message = publishingKeyMessage({ identity: session.device.repository.identity, account });
-  await session.client.call('setPublishingKey', { body: { key: key.publicKey, proof: key.sign(message).toString('base64url') }, signal });
-  throw new CollectiveError(
-    'not-allowed',
-    `Your publishing key is registered, but may not publish ${name} yet. On the repository's machine the administrator runs: collective-repository trust DIR allow ${account} ${name}`,
-    { data: { account, appliance: name, key: key.publicKey } },
-  );
 }
 
 async function hashImages(

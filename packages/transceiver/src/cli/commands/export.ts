@@ -10,7 +10,7 @@ export async function exportDisk(reference: string, options: GlobalOptions & { r
   const socket = resolve(options.socket);
   const { client } = await findAgent(options);
   const signal = interruptSignal();
-  const view = await progressView(options);
+  const view = await progressView();
   try {
     await client.job(
       AGENT_PATHS.export,

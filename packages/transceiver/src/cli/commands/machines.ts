@@ -10,7 +10,7 @@ export type StartOptions = GlobalOptions & { readonly attach?: boolean; readonly
 export async function start(names: readonly string[], options: StartOptions): Promise<void> {
   if (options.attach === true && names.length !== 1) throw new CollectiveError('usage', '--attach wants exactly one appliance.');
   const { client } = await findAgent(options);
-  const view = await progressView(options);
+  const view = await progressView();
   const seconds = Number(options.waitSeconds ?? 600);
   if (!Number.isFinite(seconds) || seconds <= 0) throw new CollectiveError('usage', '--wait-seconds wants a number above 0.');
   const started = (await client
