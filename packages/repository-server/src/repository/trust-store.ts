@@ -31,9 +31,12 @@ export class TrustStore {
   /** The newest trust file. Errors: those of a file that does not follow from the one before. */
   async current(): Promise<TrustFile> {
     for (;;) {
-      const next = await this.#blobStore.read(trustName(this.#held.number + 1));
+      // Held across the await: two callers may follow at the same time, and neither may go back.
+      const held = this.#held;
+      const next = await this.#blobStore.read(trustName(held.number + 1));
       if (next === undefined) return this.#held;
-      this.#held = followTrust(this.#held, next);
+      const followed = followTrust(held, next);
+      if (followed.number > this.#held.number) this.#held = followed;
     }
   }
 }
