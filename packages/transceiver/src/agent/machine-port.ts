@@ -23,16 +23,20 @@ export type MachinePlan = {
 
 export type ExportPlan = { readonly disk: PlannedDisk; readonly blocks: BlockOrigin; readonly socketPath: string; readonly writable: boolean };
 
-/** A disk image of this machine that is booted once before it is published; writes go to an overlay that is thrown away. */
+/**
+ * A version that is booted once before it is committed. Its blocks are in the repository already, so the test takes the
+ * way that every later start takes; all writes go to overlays that are thrown away.
+ */
 export type BootTestPlan = {
   readonly name: string;
+  readonly version: number;
   readonly machine: MachineDescription;
-  readonly disks: readonly { readonly description: DiskDescription; readonly image?: { readonly path: string; readonly format: string } }[];
+  readonly disks: readonly PlannedDisk[];
+  readonly blocks: BlockOrigin;
   /** Passed when the serial console shows this; undefined: a login prompt, or the guest agent answers. */
   readonly text?: string;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
-  readonly onConsole: (text: string) => void;
 };
 
 export type PathStatus = { readonly supervisor: { readonly running: boolean; readonly pid?: number }; readonly blockd: BlockPathStatus; readonly machines: readonly MachineStatus[] };

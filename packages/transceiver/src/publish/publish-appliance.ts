@@ -1,9 +1,12 @@
 /**
- * publish: look at the images, hash their blocks, boot the result once, send what the server lacks, sign, commit.
+ * publish: look at the images, hash their blocks, send what the server lacks, boot the result once, sign, commit.
  *
  * The order is what makes it safe: nothing of the repository changes before the commit, and the commit is the signed
  * manifest, made after every block is there. Whatever fails before leaves the upload session, which the next attempt
  * continues. The repository takes the version only on the head that was the parent here (compare and set).
+ *
+ * The boot test comes after the upload, because then it takes the way of every later start: blocks from the repository
+ * through the cache. It tests what people will get, not the file that it was made from.
  */
 import {
   CollectiveError,
@@ -24,7 +27,7 @@ import type { JobContext } from '../agent/agent-server.js';
 import type { PublishReply, PublishRequest } from '../agent/agent-types.js';
 import { loadDiskMap } from '../agent/disk-maps.js';
 import type { Home } from '../agent/home.js';
-import type { MachinePort } from '../agent/machine-port.js';
+import type { MachinePort, PlannedDisk } from '../agent/machine-port.js';
 import type { ObjectCache } from '../agent/object-cache.js';
 import type { Session } from '../agent/session.js';
 import type { VerifiedVersion } from '../agent/trust-client.js';
@@ -81,7 +84,6 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
   const servers: ImageServer[] = [];
   try {
     const contents = await hashImages(draft, { parts, parent, pool, servers });
-    if (request.bootTest) await bootOnce(request, draft, parts);
     const opened = await openUpload(
       { repository: session.device.repository.identity, appliance: name, parent: parent?.manifest.version ?? null },
       { uploadsDirectory: parts.home.uploadsDirectory, client: session.client, signal },
@@ -89,6 +91,7 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
     if (opened.isContinued) job.emit({ event: 'note', text: 'Continuing the upload that was interrupted.' });
     await sendContents(opened.upload, contents, { parts, pool });
     for (const image of images.values()) await assertUnchanged(image);
+    if (request.bootTest) await bootOnce(request, { draft, parent, contents, parts });
     const committed = await commit(opened.upload, { name, draft, parent, contents, key, session, signal }).catch(explainConflict(name));
     await opened.forget();
     for (const { pages } of contents) await parts.objects.put('page', pages);
@@ -171,17 +174,29 @@ async function olderMap(
   return { map, version: parent.manifest.version };
 }
 
-async function bootOnce(request: PublishRequest, draft: VersionDraft, parts: PublishParts): Promise<void> {
-  const { job, machines } = parts;
-  job.emit({ event: 'progress', step: 'boot', text: 'Booting it once, in an overlay that is thrown away' });
+async function bootOnce(
+  request: PublishRequest,
+  version: { readonly draft: VersionDraft; readonly parent: VerifiedVersion | undefined; readonly contents: readonly NewContent[]; readonly parts: PublishParts },
+): Promise<void> {
+  const { draft, parent, contents, parts } = version;
+  const { job, machines, session, objects } = parts;
+  job.emit({ event: 'progress', step: 'boot', text: 'Booting it once, in overlays that are thrown away' });
+  const disks: PlannedDisk[] = [];
+  for (const { description } of draft.disks) {
+    const content = contents.find((candidate) => candidate.description.name === description.name);
+    if (content !== undefined) disks.push({ description: content.description, map: content.map });
+    else if (parent === undefined || description.root === null) disks.push({ description, map: DiskMap.empty(description) });
+    else disks.push({ description, map: await loadDiskMap({ manifest: parent.manifest, disk: description, objects, client: session.client, signal: job.signal }) });
+  }
   await machines.bootTest({
     name: request.name,
+    version: nextVersion(parent),
     machine: draft.machine,
-    disks: draft.disks.map(({ description, image }) => ({ description, ...(image === undefined ? {} : { image: { path: image.path, format: image.format } }) })),
+    disks,
+    blocks: session.client.address,
     ...(request.bootText === undefined ? {} : { text: request.bootText }),
     timeoutMs: request.bootTimeoutMs ?? BOOT_TIMEOUT_MS,
     signal: job.signal,
-    onConsole: () => undefined,
   });
   job.emit({ event: 'note', text: 'It boots.' });
 }
@@ -232,7 +247,7 @@ async function commit(
   const manifest: VersionManifest = {
     format: 1,
     appliance: version.name,
-    version: (parent?.manifest.version ?? 0) + 1,
+    version: nextVersion(parent),
     parent: parent === undefined ? null : { version: parent.manifest.version, manifest: parent.digest },
     createdAt: Math.floor(Date.now() / 1000),
     title: draft.title,
@@ -243,6 +258,8 @@ async function commit(
   const envelope = signEnvelope({ payloadType: PAYLOAD_TYPES.version, payload: encodeVersionManifest(manifest), signers: [version.key] });
   return version.session.client.call('commitUpload', { params: { upload }, body: envelope, signal: version.signal });
 }
+
+const nextVersion = (parent: VerifiedVersion | undefined): number => (parent?.manifest.version ?? 0) + 1;
 
 const explainConflict =
   (name: string) =>

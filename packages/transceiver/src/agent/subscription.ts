@@ -1,0 +1,119 @@
+/**
+ * One person's use of one appliance on this machine, HOME/machines/NAME/subscription.json: the identity of the virtual
+ * machine, and what each disk of the person began as. A user disk keeps its beginning for ever: its overlay only makes
+ * sense over that map, whatever later versions of the appliance begin with. The maps lie beside it as files, which
+ * blockd reads (docs/formats/disk-map.md, changed pairs relative to nothing).
+ */
+import { randomBytes, randomUUID } from 'node:crypto';
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Type, type Static } from 'typebox';
+import {
+  digestField,
+  diskNameField,
+  documentCodec,
+  encodeChangedPairs,
+  integerField,
+  nullable,
+  numberField,
+  strictObject,
+  wordField,
+  type Digest,
+  type DiskMap,
+} from '@collective/shared';
+import { isErrno, readIfThere, removeIfThere, writeDurably } from './durable-file.js';
+import type { PlannedDisk } from './machine-port.js';
+
+const schema = strictObject({
+  format: Type.Literal(1),
+  uuid: Type.String({ pattern: '^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$' }),
+  macAddress: Type.String({ pattern: '^[0-9a-f]{2}(:[0-9a-f]{2}){5}$' }),
+  disks: Type.Array(
+    strictObject({
+      name: diskNameField,
+      kind: wordField('user', 'ephemeral'),
+      /** The version whose initial disk it began as. */
+      version: numberField,
+      diskBytes: integerField({ min: 512, max: 2 ** 44 }),
+      blockBytes: integerField({ min: 4_096, max: 1_048_576 }),
+      root: nullable(digestField),
+    }),
+    { maxItems: 64 },
+  ),
+});
+const codec = documentCodec(schema, { what: 'subscription.json', bytesMax: 65_536 });
+export type SubscriptionFile = Static<typeof schema>;
+export type KeptDisk = SubscriptionFile['disks'][number];
+
+export class Subscription {
+  readonly #folder: string;
+  #file: SubscriptionFile;
+
+  private constructor(folder: string, file: SubscriptionFile) {
+    this.#folder = folder;
+    this.#file = file;
+  }
+
+  /** Made when the appliance is used here for the first time. Errors: `malformed`, `local-io`. */
+  static async open(machinesDirectory: string, name: string): Promise<Subscription> {
+    const folder = join(machinesDirectory, name);
+    for (const made of [folder, join(folder, 'maps'), join(folder, 'overlays')]) await mkdir(made, { recursive: true, mode: 0o700 });
+    const bytes = await readIfThere(join(folder, 'subscription.json'));
+    if (bytes !== undefined) return new Subscription(folder, codec.decode(bytes));
+    const subscription = new Subscription(folder, { format: 1, uuid: randomUUID(), macAddress: newMacAddress(), disks: [] });
+    await subscription.#write();
+    return subscription;
+  }
+
+  get uuid(): string {
+    return this.#file.uuid;
+  }
+
+  get macAddress(): string {
+    return this.#file.macAddress;
+  }
+
+  /** What the person's disk began as; recorded, with its map, at the first use. */
+  async keptDisk({ description, map }: PlannedDisk, version: number): Promise<KeptDisk> {
+    const kept = this.#file.disks.find((disk) => disk.name === description.name);
+    if (kept !== undefined) return kept;
+    const kind = description.kind === 'ephemeral' ? 'ephemeral' : 'user';
+    const { name, diskBytes, blockBytes, root } = description;
+    if (root !== null) await this.putMap(root, map);
+    const added: KeptDisk = { name, kind, version, diskBytes, blockBytes, root };
+    this.#file = { ...this.#file, disks: [...this.#file.disks, added] };
+    await this.#write();
+    return added;
+  }
+
+  mapPath(root: Digest): string {
+    return join(this.#folder, 'maps', root);
+  }
+
+  /** The folder of a disk's overlay. */
+  overlayPath(disk: string): string {
+    return join(this.#folder, 'overlays', disk);
+  }
+
+  async putMap(root: Digest, map: DiskMap): Promise<void> {
+    const path = this.mapPath(root);
+    if ((await readIfThere(path)) === undefined) await writeDurably(path, encodeChangedPairs(map.changesSince(undefined)));
+  }
+
+  /** Removes maps that neither a kept disk nor the version that runs needs. */
+  async dropMaps(wanted: ReadonlySet<string>): Promise<void> {
+    const kept = new Set<string>([...wanted, ...this.#file.disks.flatMap(({ root }) => (root === null ? [] : [root]))]);
+    const names = await readdir(join(this.#folder, 'maps')).catch((error: unknown) => {
+      if (isErrno(error, 'ENOENT')) return [];
+      throw error;
+    });
+    for (const name of names) if (!kept.has(name)) await removeIfThere(join(this.#folder, 'maps', name));
+  }
+
+  async #write(): Promise<void> {
+    await writeDurably(join(this.#folder, 'subscription.json'), codec.encode(this.#file));
+  }
+}
+
+/** Locally administered, in QEMU's own range. */
+const newMacAddress = (): string => ['52', '54', '00', ...Array.from(randomBytes(3), (byte) => byte.toString(16).padStart(2, '0'))].join(':');
