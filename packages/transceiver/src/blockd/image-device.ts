@@ -7,6 +7,7 @@
  *
  * The hot path (`tryRead`) is a division, a look into the map, the remembered slot and one system call.
  */
+import { setMaxListeners } from 'node:events';
 import { CollectiveError, MAP_KIND, type DiskMap, type Digest } from '@collective/shared';
 import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
 import { RANK, type BlockRequest } from './block-store.js';
@@ -237,6 +238,7 @@ export class ImageDevice implements BlockDevice {
       };
       const onAbort = (): void => end(() => reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted')));
       const deadline = new AbortController();
+      if (signal !== undefined) setMaxListeners(0, signal); // one signal for all reads of a session
       signal?.addEventListener('abort', onAbort, { once: true });
       for (const { piece, wait } of waits) {
         wait.block.then(

@@ -2,7 +2,7 @@
  * Sequential readahead as a pure plan over a few remembered streams.
  *
  * A read that goes on where a stream ended, and had to be fetched, makes the stream's window double, from 256 KiB to
- * 2 MiB; so what is fetched in vain at the end of a stream is never more than what it was good for. In the middle of each
+ * 2 MiB; so what is fetched in vain at the end of a stream is never more than twice what was read of it. In the middle of each
  * window lies a mark: the read that touches it asks for the next window, so that the line stays full although no read misses
  * any more. (Firmware and boot loader read kernel and initrd, 20 MB and more, in small reads one after the other.)
  */

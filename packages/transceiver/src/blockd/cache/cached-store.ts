@@ -34,6 +34,7 @@ export class CachedStore implements BlockStore {
   readonly counters: CachedStoreCounters = { hits: 0, misses: 0 };
   readonly #filler: CacheFiller;
   readonly #readers = new Map<number, SlotReader>();
+  readonly #words = new Uint32Array(DIGEST_WORDS);
   /** Blocks that the cache had no room for, oldest first. */
   readonly #memory = new Map<Digest, Buffer>();
   /** Whole reads of slots that are under way, so that sixteen readers of one block read and check it once. */
@@ -65,9 +66,11 @@ export class CachedStore implements BlockStore {
   async get(request: BlockRequest, options: GetOptions): Promise<Buffer> {
     const remembered = this.#memory.get(request.digest);
     if (remembered !== undefined && remembered.length === request.blockBytes) return remembered;
+    // Up to the filler there is no turn of the event loop: a demand read goes out before the readahead that it causes.
     for (let attempt = 0; attempt < TRIES_MAX; attempt += 1) {
       options.signal?.throwIfAborted();
-      const block = await this.#fromSlot(request);
+      const slot = this.#find(request);
+      const block = slot < 0 ? undefined : await this.#fromSlot(request);
       if (block !== undefined) {
         if (attempt === 0) this.counters.hits += 1;
         return block;
@@ -81,11 +84,7 @@ export class CachedStore implements BlockStore {
 
   /** Asks for blocks that nobody waits for yet; what is there already is left alone. */
   warm(requests: readonly BlockRequest[], rank: FetchRank): void {
-    const words = new Uint32Array(DIGEST_WORDS);
-    const missing = requests.filter((request) => {
-      putDigestWords(request.digest, words, 0);
-      return this.reader(request.blockBytes).find(words, 0) < 0;
-    });
+    const missing = requests.filter((request) => this.#find(request) < 0);
     if (missing.length > 0) this.#filler.warm(missing, rank);
   }
 
@@ -98,14 +97,17 @@ export class CachedStore implements BlockStore {
   }
 
   async #readSlot(request: BlockRequest): Promise<Buffer | undefined> {
-    const reader = this.reader(request.blockBytes);
-    const words = new Uint32Array(DIGEST_WORDS);
-    putDigestWords(request.digest, words, 0);
-    const slot = reader.find(words, 0);
+    const slot = this.#find(request);
     if (slot < 0) return undefined;
-    const read = await reader.readWhole(slot, request.digest, words, 0);
+    const words = new Uint32Array(this.#words); // for as long as the read takes
+    const read = await this.reader(request.blockBytes).readWhole(slot, request.digest, words, 0);
     if (read === 'damaged') this.#filler.reportDamage(request);
     return read === 'damaged' || read === 'gone' ? undefined : read.block;
+  }
+
+  #find(request: BlockRequest): number {
+    putDigestWords(request.digest, this.#words, 0);
+    return this.reader(request.blockBytes).find(this.#words, 0);
   }
 
   #remember(digest: Digest, block: Buffer): Buffer {

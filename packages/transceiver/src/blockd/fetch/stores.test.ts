@@ -1,0 +1,397 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { CollectiveError, type Digest } from '@collective/shared';
+import { RANK } from '../block-store.js';
+import { itIsABlockStore } from '../testing/block-store-contract.js';
+import { eventually, settle } from '../testing/eventually.js';
+import { openLocalCache, temporaryFolder } from '../testing/local-cache.js';
+import { ManualClock } from '../testing/manual-clock.js';
+import { testDisk } from '../testing/test-disk.js';
+import { GatedStore, MemoryStore, requestFor } from '../testing/test-stores.js';
+import { TestRepository } from '../testing/test-repository.js';
+import { HttpStore } from './http-store.js';
+import { LinkMeter } from './link-meter.js';
+import { RaisableRank } from './raisable-rank.js';
+import { RetryingStore } from './retrying-store.js';
+import { SchedulingStore } from './scheduling-store.js';
+import { SingleFlightStore } from './single-flight-store.js';
+import { VerifyingStore } from './verifying-store.js';
+
+const A = 'aa'.repeat(32) as Digest;
+const B = 'bb'.repeat(32) as Digest;
+const bytes = Buffer.from('block');
+
+describe('memory store', () => itIsABlockStore(async (blocks) => ({ store: new MemoryStore(blocks) })));
+describe('single-flight store', () => itIsABlockStore(async (blocks) => ({ store: new SingleFlightStore(new MemoryStore(blocks)) })));
+describe('retrying store', () => itIsABlockStore(async (blocks) => ({ store: new RetryingStore(new MemoryStore(blocks), { clock: new ManualClock() }) })));
+describe('verifying store', () => itIsABlockStore(async (_, chunks) => ({ store: new VerifyingStore(new MemoryStore(chunks)) })));
+describe('verifying over scheduling store', () => itIsABlockStore(async (_, chunks) => ({ store: new VerifyingStore(new SchedulingStore(new MemoryStore(chunks))) })));
+describe('cached store', () =>
+  itIsABlockStore(async (blocks) => {
+    const temporary = await temporaryFolder();
+    const cache = await openLocalCache(temporary.folder, new MemoryStore(blocks));
+    return {
+      store: cache.store,
+      close: async () => {
+        await cache.close();
+        await temporary[Symbol.asyncDispose]();
+      },
+    };
+  }));
+describe('the chain down to HTTP', () =>
+  itIsABlockStore(async (_, chunks) => {
+    const repository = await TestRepository.open(chunks);
+    const http = new HttpStore({ origin: repository.origin }, { meter: new LinkMeter(() => performance.now()) });
+    return {
+      store: new SingleFlightStore(new RetryingStore(new VerifyingStore(new SchedulingStore(http)), { clock: new ManualClock() })),
+      close: async () => {
+        await http.close();
+        await repository[Symbol.asyncDispose]();
+      },
+    };
+  }));
+
+describe('single flight', () => {
+  it('fetches once for many waiters', async () => {
+    const gated = new GatedStore();
+    const store = new SingleFlightStore(gated);
+    const waiters = [1, 2, 3].map(() => store.get(requestFor(A), { rank: RANK.demand }));
+    gated.call(0).resolve(bytes);
+    expect(await Promise.all(waiters)).toEqual([bytes, bytes, bytes]);
+    expect(gated.calls.length).toBe(1);
+    expect(store.flightCount).toBe(0);
+  });
+
+  it('lets a waiter leave while others still get the block', async () => {
+    const gated = new GatedStore();
+    const store = new SingleFlightStore(gated);
+    const abort = new AbortController();
+    const leaving = store.get(requestFor(A), { rank: RANK.demand, signal: abort.signal });
+    const staying = store.get(requestFor(A), { rank: RANK.demand });
+    const reason = new Error('gone');
+    abort.abort(reason);
+    await expect(leaving).rejects.toBe(reason);
+    gated.call(0).resolve(bytes);
+    expect(await staying).toBe(bytes);
+    expect(gated.aborted).toBe(0);
+  });
+
+  it('stops the fetch when the last waiter has left, and fetches anew for the next', async () => {
+    const gated = new GatedStore();
+    const store = new SingleFlightStore(gated);
+    const aborts = [new AbortController(), new AbortController()];
+    const waiters = aborts.map((abort) => store.get(requestFor(A), { rank: RANK.demand, signal: abort.signal }));
+    for (const abort of aborts) abort.abort(new Error('gone'));
+    await Promise.allSettled(waiters);
+    expect(gated.aborted).toBe(1);
+    const next = store.get(requestFor(A), { rank: RANK.demand });
+    expect(gated.calls.length).toBe(2);
+    gated.call(1).resolve(bytes);
+    expect(await next).toBe(bytes);
+  });
+
+  it('raises the fetch to the best class of its waiters', async () => {
+    const gated = new GatedStore();
+    const store = new SingleFlightStore(gated);
+    const first = store.get(requestFor(A), { rank: RANK.background });
+    let raises = 0;
+    gated.call(0).options.rank.onRaise(() => (raises += 1));
+    const second = store.get(requestFor(A), { rank: RANK.demand });
+    expect(gated.call(0).options.rank.fetchClass).toBe('demand');
+    expect(raises).toBe(1);
+    gated.call(0).resolve(bytes);
+    await Promise.all([first, second]);
+  });
+
+  it('gives every waiter the error and remembers nothing of it', async () => {
+    const gated = new GatedStore();
+    const store = new SingleFlightStore(gated);
+    const waiters = [1, 2].map(() => store.get(requestFor(A), { rank: RANK.demand }));
+    gated.call(0).reject(new CollectiveError('block-missing'));
+    for (const waiter of waiters) await expect(waiter).rejects.toMatchObject({ code: 'block-missing' });
+    void store.get(requestFor(A), { rank: RANK.demand }).catch(() => undefined);
+    expect(gated.calls.length).toBe(2);
+    gated.call(1).reject(new CollectiveError('block-missing'));
+  });
+});
+
+describe('retry', () => {
+  const open = () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const failures: string[] = [];
+    const store = new RetryingStore(gated, { clock, random: () => 0.5, onFailure: ({ error }) => failures.push(error.code) });
+    return { gated, clock, store, failures };
+  };
+  const failAndWait = async (gated: GatedStore, index: number, error: Error): Promise<void> => {
+    await eventually(`attempt ${index}`, () => gated.calls.length > index);
+    gated.call(index).reject(error);
+    await settle();
+  };
+
+  it('tries again at once after a connection was lost, then ever more slowly, without end while a guest waits', async () => {
+    const { gated, clock, store } = open();
+    const waiting = store.get(requestFor(A), { rank: RANK.demand });
+    for (let attempt = 0; attempt < 40; attempt += 1) {
+      await failAndWait(gated, attempt, new CollectiveError('repository-unreachable'));
+      if (attempt > 0) clock.advance(10_000);
+    }
+    await eventually('attempt 40', () => gated.calls.length > 40);
+    gated.call(40).resolve(bytes);
+    expect(await waiting).toBe(bytes);
+    expect(clock.slept.slice(0, 5)).toEqual([300, 600, 1200, 1500, 1500]);
+  });
+
+  it('gives up a prefetch after six failures', async () => {
+    const { gated, clock, store } = open();
+    const waiting = store.get(requestFor(A), { rank: RANK.trace });
+    waiting.catch(() => undefined);
+    for (let attempt = 0; attempt < 6; attempt += 1) {
+      await failAndWait(gated, attempt, new CollectiveError('block-corrupt'));
+      clock.advance(60_000);
+    }
+    await expect(waiting).rejects.toMatchObject({ code: 'block-corrupt' });
+  });
+
+  it('does not repeat what cannot succeed, unless a guest waits: then now and then, for the repository may be repaired', async () => {
+    const { gated, clock, store } = open();
+    const prefetch = store.get(requestFor(A), { rank: RANK.hoard });
+    prefetch.catch(() => undefined);
+    await failAndWait(gated, 0, new CollectiveError('block-missing'));
+    await expect(prefetch).rejects.toMatchObject({ code: 'block-missing' });
+    const demand = store.get(requestFor(B), { rank: RANK.demand });
+    await failAndWait(gated, 1, new CollectiveError('block-missing'));
+    expect(clock.slept).toEqual([30_000]);
+    clock.advance(30_000);
+    await eventually('the repeated attempt', () => gated.calls.length > 2);
+    gated.call(2).resolve(bytes);
+    expect(await demand).toBe(bytes);
+  });
+
+  it('wakes when the fetch is raised and when the network is back', async () => {
+    const { gated, store } = open();
+    const rank = new RaisableRank('background');
+    const waiting = store.get(requestFor(A), { rank });
+    await failAndWait(gated, 0, new CollectiveError('internal'));
+    expect(gated.calls.length).toBe(1);
+    rank.raise('demand');
+    await eventually('the attempt after the raise', () => gated.calls.length === 2);
+    await failAndWait(gated, 1, new CollectiveError('internal'));
+    store.retryNow();
+    await eventually('the attempt after retryNow', () => gated.calls.length === 3);
+    gated.call(2).resolve(bytes);
+    expect(await waiting).toBe(bytes);
+  });
+
+  it('stops sleeping when the waiter leaves', async () => {
+    const { gated, clock, store, failures } = open();
+    const abort = new AbortController();
+    const waiting = store.get(requestFor(A), { rank: RANK.demand, signal: abort.signal });
+    await failAndWait(gated, 0, new CollectiveError('internal'));
+    const reason = new Error('gone');
+    abort.abort(reason);
+    await expect(waiting).rejects.toBe(reason);
+    expect(clock.sleeperCount).toBe(0);
+    expect(failures).toEqual(['internal']);
+  });
+
+  it('waits as long as the server asks', async () => {
+    const { gated, clock, store } = open();
+    void store.get(requestFor(A), { rank: RANK.demand }).catch(() => undefined);
+    await failAndWait(gated, 0, new CollectiveError('rate-limited', 'later', { data: { retryAfterMs: 7000 } }));
+    expect(clock.slept).toEqual([7000]);
+  });
+});
+
+describe('scheduler', () => {
+  const start = (store: SchedulingStore, digest: Digest, fetchClass: 'demand' | 'trace' | 'hoard' | 'background') => {
+    const rank = new RaisableRank(fetchClass);
+    const abort = new AbortController();
+    const chunk = store.getChunk(requestFor(digest), { rank, signal: abort.signal });
+    chunk.catch(() => undefined);
+    return { rank, abort, chunk };
+  };
+  const digestOf = (number: number): Digest => number.toString(16).padStart(64, '0') as Digest;
+
+  it('sends a bounded number of each class and the rest in order', async () => {
+    const gated = new GatedStore();
+    const store = new SchedulingStore(gated);
+    for (let number = 0; number < 20; number += 1) start(store, digestOf(number), 'trace');
+    await settle();
+    expect(gated.calls.length).toBe(8);
+    gated.call(0).resolve(bytes);
+    await settle();
+    expect(gated.calls.map((call) => call.request.digest)).toEqual(Array.from({ length: 9 }, (_, number) => digestOf(number)));
+  });
+
+  it('lets demand pass everything that is queued', async () => {
+    const gated = new GatedStore();
+    const store = new SchedulingStore(gated);
+    for (let number = 0; number < 20; number += 1) start(store, digestOf(number), 'trace');
+    start(store, A, 'demand');
+    await settle();
+    expect(gated.calls.at(-1)?.request.digest).toBe(A);
+  });
+
+  it('sends a queued prefetch at once when a demand read joins it', async () => {
+    const gated = new GatedStore();
+    const store = new SchedulingStore(gated);
+    for (let number = 0; number < 20; number += 1) start(store, digestOf(number), 'trace');
+    const last = start(store, A, 'background');
+    await settle();
+    last.rank.raise('demand');
+    await settle();
+    expect(gated.calls.at(-1)?.request.digest).toBe(A);
+    expect(store.queued.background).toBe(0);
+    expect(store.outstanding.demand).toBe(1);
+  });
+
+  it('counts an outstanding prefetch as demand when it is raised, and sends another prefetch', async () => {
+    const gated = new GatedStore();
+    const store = new SchedulingStore(gated);
+    const started = Array.from({ length: 9 }, (_, number) => start(store, digestOf(number), 'trace'));
+    await settle();
+    started[0]?.rank.raise('demand');
+    await settle();
+    expect(gated.calls.length).toBe(9);
+    expect(store.outstanding).toMatchObject({ demand: 1, trace: 8 });
+    for (const call of gated.calls) call.resolve(bytes);
+    await settle();
+    expect(store.outstanding).toEqual({ demand: 0, trace: 0, hoard: 0, background: 0 });
+  });
+
+  it('keeps hoard and background back while better ones are outstanding', async () => {
+    const gated = new GatedStore();
+    const store = new SchedulingStore(gated);
+    start(store, digestOf(1), 'demand');
+    start(store, digestOf(2), 'demand');
+    start(store, digestOf(3), 'hoard');
+    start(store, digestOf(4), 'background');
+    await settle();
+    expect(gated.calls.length).toBe(2);
+    gated.call(0).resolve(bytes);
+    gated.call(1).resolve(bytes);
+    await settle();
+    expect(gated.calls.length).toBe(4);
+  });
+
+  it('forgets a queued request whose waiter left', async () => {
+    const gated = new GatedStore();
+    const store = new SchedulingStore(gated);
+    const started = Array.from({ length: 9 }, (_, number) => start(store, digestOf(number), 'trace'));
+    started[8]?.abort.abort(new Error('gone'));
+    await expect(started[8]?.chunk).rejects.toThrow('gone');
+    expect(store.queued.trace).toBe(0);
+    started[0]?.abort.abort(new Error('gone'));
+    await settle();
+    expect(gated.calls.length).toBe(8);
+    expect(store.outstanding.trace).toBe(7);
+  });
+});
+
+describe('over HTTP', () => {
+  const BLOCK = 65_536;
+  const disk = testDisk({ diskBytes: 20 * BLOCK, blockBytes: BLOCK, noZeroes: true });
+  const digests = [...disk.blocks.keys()];
+  const first = digests[0] ?? A;
+  const closers: (() => Promise<void>)[] = [];
+  afterEach(async () => {
+    for (const close of closers.splice(0).reverse()) await close();
+  });
+  const open = async (options: { readonly token?: string } = {}) => {
+    const repository = await TestRepository.open(disk.chunks);
+    closers.push(() => repository[Symbol.asyncDispose]());
+    let refusals = 0;
+    const meter = new LinkMeter(() => performance.now());
+    const http = new HttpStore({ origin: repository.origin, token: options.token }, { meter, onTokenRefused: () => (refusals += 1) });
+    closers.push(() => http.close());
+    const verifying = new VerifyingStore(new SchedulingStore(http));
+    const clock = new ManualClock();
+    const troubles: string[] = [];
+    const retrying = new RetryingStore(verifying, { clock, onFailure: ({ error }) => troubles.push(error.code) });
+    const store = new SingleFlightStore(retrying);
+    // The clock runs whenever somebody sleeps, so that retries come at once.
+    const timer = setInterval(() => clock.sleeperCount > 0 && clock.advance(60_000), 1);
+    closers.push(() => Promise.resolve(clearInterval(timer)));
+    return { repository, http, verifying, retrying, store, troubles, meter, refusals: () => refusals };
+  };
+
+  it.each(['wrong-bytes', 'other-block', 'garbage', 'huge'] as const)('refuses %s and fetches again until the block is right', async (behaviour) => {
+    const { repository, store, verifying, troubles } = await open();
+    repository.behave = (_, attempt) => (attempt <= 3 ? behaviour : 'serve');
+    const block = await store.get(requestFor(first), { rank: RANK.demand });
+    expect(block.equals(disk.blocks.get(first) ?? bytes)).toBe(true);
+    expect(troubles).toEqual(['block-corrupt', 'block-corrupt', 'block-corrupt']);
+    if (behaviour !== 'huge') expect(verifying.corrupt).toBe(3);
+  });
+
+  it.each([{ status: 503, retryAfter: 2 }, { status: 500 }, { status: 404 }, { status: 301 }, { status: 429 }, 'reset', 'short'] as const)('goes on after %o', async (behaviour) => {
+    const { repository, store } = await open();
+    repository.behave = (_, attempt) => (attempt <= 2 ? behaviour : 'serve');
+    const block = await store.get(requestFor(first), { rank: RANK.demand });
+    expect(block.equals(disk.blocks.get(first) ?? bytes)).toBe(true);
+    expect(repository.attemptsOf(first)).toBe(3);
+  });
+
+  it.each(['silent', 'stall'] as const)('repeats a request that is %s on a new connection after two seconds', async (behaviour) => {
+    const { repository, store, troubles } = await open();
+    repository.behave = (_, attempt) => (attempt <= 1 ? behaviour : 'serve');
+    const beganMs = performance.now();
+    const block = await store.get(requestFor(first), { rank: RANK.demand });
+    expect(block.equals(disk.blocks.get(first) ?? bytes)).toBe(true);
+    expect(performance.now() - beganMs).toBeGreaterThan(1900);
+    expect(performance.now() - beganMs).toBeLessThan(6000);
+    expect(troubles).toEqual(['repository-unreachable']);
+  });
+
+  it('says that the token was refused and uses the new one', async () => {
+    const { repository, store, http, retrying, refusals } = await open({ token: 'old' });
+    repository.behave = (digest) => (repository.requests.filter((request) => request.digest === digest).at(-1)?.authorization === 'Bearer new' ? 'serve' : { status: 401 });
+    const waiting = store.get(requestFor(first), { rank: RANK.demand });
+    await eventually('the refusal of the token', () => refusals() > 0);
+    http.setRepository({ origin: repository.origin, token: 'new' });
+    retrying.retryNow();
+    expect((await waiting).length).toBe(BLOCK);
+  });
+
+  it('waits while the repository is away and goes on when it is back', async () => {
+    const { repository, store, troubles } = await open();
+    await repository.goAway();
+    const waiting = Promise.all(digests.map((digest) => store.get(requestFor(digest), { rank: RANK.demand })));
+    await eventually('failed attempts', () => troubles.length > 2 * digests.length);
+    await repository.comeBack();
+    const blocks = await waiting;
+    expect(blocks.every((block, index) => block.equals(disk.blocks.get(digests[index] ?? A) ?? bytes))).toBe(true);
+  });
+
+  it('repeats what was under way on new connections when the network has changed', async () => {
+    const { repository, store, http, retrying } = await open();
+    repository.behave = () => 'silent';
+    const waiting = store.get(requestFor(first), { rank: RANK.demand });
+    await eventually('the request', () => repository.requests.length > 0);
+    repository.behave = () => 'serve';
+    const beganMs = performance.now();
+    http.renewConnections();
+    retrying.retryNow();
+    expect((await waiting).length).toBe(BLOCK);
+    expect(performance.now() - beganMs).toBeLessThan(1500);
+  });
+
+  it('counts what came over the line', async () => {
+    const { store, meter } = await open();
+    await Promise.all(digests.map((digest) => store.get(requestFor(digest), { rank: RANK.trace })));
+    const chunkBytes = [...disk.chunks.values()].reduce((sum, chunk) => sum + chunk.length, 0);
+    expect(meter.status).toMatchObject({ bytes: chunkBytes, requests: digests.length });
+    expect(meter.status.roundTripMs).toBeGreaterThan(0);
+  });
+
+  it('breaks what is under way when it is closed, and refuses from then on', async () => {
+    const { repository, http } = await open();
+    repository.behave = () => 'silent';
+    const waiting = http.getChunk(requestFor(first), { rank: RANK.demand });
+    waiting.catch(() => undefined);
+    await eventually('the request', () => repository.requests.length > 0);
+    await http.close();
+    await expect(waiting).rejects.toMatchObject({ code: 'shutting-down' });
+    await expect(http.getChunk(requestFor(first), { rank: RANK.demand })).rejects.toMatchObject({ code: 'shutting-down' });
+  });
+});

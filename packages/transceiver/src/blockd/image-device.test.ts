@@ -1,0 +1,223 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { DiskMap, type Digest } from '@collective/shared';
+import type { BlockStore } from './block-store.js';
+import { SingleFlightStore } from './fetch/single-flight-store.js';
+import { ImageDevice, type ImageDeviceOptions } from './image-device.js';
+import { Recorder } from './recorder.js';
+import { eventually, settle } from './testing/eventually.js';
+import { openLocalCache, temporaryFolder } from './testing/local-cache.js';
+import { ManualClock } from './testing/manual-clock.js';
+import { testDisk } from './testing/test-disk.js';
+import { GatedStore, MemoryStore } from './testing/test-stores.js';
+
+const BLOCK = 65_536;
+// The last block is not whole.
+const disk = testDisk({ diskBytes: 40 * BLOCK + 3 * 512, blockBytes: BLOCK });
+
+const closers: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  for (const close of closers.splice(0).reverse()) await close();
+});
+
+const open = async (below: BlockStore, options: Partial<ImageDeviceOptions> & { readonly cacheBytesMax?: number } = {}) => {
+  const temporary = await temporaryFolder();
+  closers.push(() => temporary[Symbol.asyncDispose]());
+  const { cacheBytesMax = 64 << 20, ...rest } = options;
+  const cache = await openLocalCache(temporary.folder, below, { cacheBytesMax });
+  closers.push(cache.close);
+  const device = new ImageDevice(disk.map, cache.store, { name: 'test', waitMs: 5_000, readahead: false, ...rest });
+  closers.push(() => device.close());
+  return { device, cache };
+};
+
+const readAny = async (device: ImageDevice, byteOffset: number, byteLength: number): Promise<Buffer> => {
+  const target = Buffer.alloc(byteLength, 0xcc);
+  if (!device.tryRead(target, byteOffset)) await device.read(target, byteOffset);
+  return target;
+};
+
+describe('image device', () => {
+  it('reads what the disk holds at any offset and length, from a cache that is much too small', async () => {
+    const { device } = await open(new MemoryStore(disk.blocks), { cacheBytesMax: 6 * BLOCK, readahead: true });
+    let random = 99;
+    const next = (below: number): number => (random = (Math.imul(random, 1_103_515_245) + 12_345) >>> 0) % below;
+    for (let step = 0; step < 1500; step += 1) {
+      const byteOffset = next(disk.bytes.length);
+      const byteLength = Math.min(disk.bytes.length - byteOffset, 1 + next(next(10) === 0 ? 5 * BLOCK : 9000));
+      const read = await readAny(device, byteOffset, byteLength);
+      expect(read.equals(disk.bytes.subarray(byteOffset, byteOffset + byteLength)), `${byteLength} bytes at ${byteOffset}`).toBe(true);
+    }
+  });
+
+  it('reads the same with many reads at the same time', async () => {
+    const { device } = await open(new SingleFlightStore(new MemoryStore(disk.blocks)), { cacheBytesMax: 8 * BLOCK, readahead: true });
+    let random = 3;
+    const next = (below: number): number => (random = (Math.imul(random, 1_103_515_245) + 12_345) >>> 0) % below;
+    for (let round = 0; round < 20; round += 1) {
+      await Promise.all(
+        Array.from({ length: 32 }, async () => {
+          const byteOffset = next(disk.bytes.length - 10_000);
+          const byteLength = 1 + next(10_000);
+          const read = await readAny(device, byteOffset, byteLength);
+          expect(read.equals(disk.bytes.subarray(byteOffset, byteOffset + byteLength))).toBe(true);
+        }),
+      );
+    }
+  });
+
+  it('reads zero blocks without asking anybody', async () => {
+    const below = new MemoryStore(disk.blocks);
+    const { device } = await open(below);
+    const target = Buffer.alloc(4096, 1);
+    expect(device.tryRead(target, 3 * BLOCK + 4096)).toBe(true);
+    expect(target.equals(Buffer.alloc(4096))).toBe(true);
+    expect(below.asked).toEqual([]);
+  });
+
+  it('says which ranges are holes, from the map alone', async () => {
+    const { device } = await open(new MemoryStore(disk.blocks));
+    expect(device.extents(0, 5 * BLOCK)).toEqual([
+      { byteLength: 3 * BLOCK, kind: 'data' },
+      { byteLength: BLOCK, kind: 'hole' },
+      { byteLength: BLOCK, kind: 'data' },
+    ]);
+    expect(device.extents(3 * BLOCK + 10, 20)).toEqual([{ byteLength: 20, kind: 'hole' }]);
+    const whole = device.extents(0, disk.bytes.length);
+    expect(whole.reduce((sum, extent) => sum + extent.byteLength, 0)).toBe(disk.bytes.length);
+  });
+
+  it('refuses writes', async () => {
+    const { device } = await open(new MemoryStore(disk.blocks));
+    expect(device.tryWrite()).toBe(false);
+    await expect(device.write()).rejects.toMatchObject({ code: 'read-only' });
+    await expect(device.trim()).rejects.toMatchObject({ code: 'read-only' });
+    await expect(device.zero()).rejects.toMatchObject({ code: 'read-only' });
+  });
+
+  it('refuses the map of a disk that is not public', async () => {
+    const { cache } = await open(new MemoryStore(disk.blocks));
+    const map = DiskMap.empty({ diskBytes: BLOCK, blockBytes: BLOCK });
+    map.set(0, { kind: 'private', digest: 'ab'.repeat(32) as Digest });
+    expect(() => new ImageDevice(map, cache.store, { name: 'x', waitMs: 1 })).toThrow(expect.objectContaining({ code: 'malformed' }) as Error);
+  });
+
+  it('gives up a read after its waiting time, keeps fetching, says when the block has come, and serves it then', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const events: string[] = [];
+    const { device } = await open(gated, {
+      clock,
+      onUnavailable: (blockIndex) => events.push(`unavailable ${blockIndex}`),
+      onArrived: (blockIndex, waitedMs) => events.push(`arrived ${blockIndex} after ${waitedMs}`),
+    });
+    const target = Buffer.alloc(4096, 0xcc);
+    const reading = device.read(target, 2 * BLOCK);
+    await eventually('the fetch', () => gated.calls.length === 1);
+    clock.advance(4_999);
+    await settle();
+    expect(device.waiting).toMatchObject([{ blockIndex: 2, waitedMs: 4_999, isUnavailable: false }]);
+    clock.advance(1);
+    await expect(reading).rejects.toMatchObject({ code: 'block-unavailable', data: { blockIndex: 2 } });
+    expect(gated.aborted).toBe(0);
+    expect(gated.call(0).options.rank.fetchClass).toBe('demand');
+    expect(device.waiting).toMatchObject([{ blockIndex: 2, isUnavailable: true }]);
+    clock.advance(60_000);
+    gated.call(0).resolve(disk.blocks.get(gated.call(0).request.digest) ?? Buffer.alloc(0));
+    await eventually('the arrival', () => events.length === 2);
+    expect(events).toEqual(['unavailable 2', 'arrived 2 after 65000']);
+    expect(target.equals(Buffer.alloc(4096, 0xcc))).toBe(true); // nothing is written to a buffer that was given back
+    expect(device.waiting).toEqual([]);
+    expect((await readAny(device, 2 * BLOCK, 4096)).equals(disk.bytes.subarray(2 * BLOCK, 2 * BLOCK + 4096))).toBe(true);
+    expect(gated.calls.length).toBe(1);
+  });
+
+  it('lets a repeated read join the fetch that an earlier one gave up', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const { device } = await open(gated, { clock });
+    const first = device.read(Buffer.alloc(512), 0);
+    await eventually('the fetch', () => gated.calls.length === 1);
+    clock.advance(5_000);
+    await expect(first).rejects.toMatchObject({ code: 'block-unavailable' });
+    const second = readAny(device, 0, 512);
+    await settle();
+    gated.call(0).resolve(disk.blocks.get(gated.call(0).request.digest) ?? Buffer.alloc(0));
+    expect((await second).equals(disk.bytes.subarray(0, 512))).toBe(true);
+    expect(gated.calls.length).toBe(1);
+  });
+
+  it('stops a fetch when its only reader leaves before the waiting time is over', async () => {
+    const gated = new GatedStore();
+    const { device } = await open(gated, { clock: new ManualClock() });
+    const abort = new AbortController();
+    const reading = device.read(Buffer.alloc(512), 0, { signal: abort.signal });
+    await eventually('the fetch', () => gated.calls.length === 1);
+    abort.abort(new Error('client gone'));
+    await expect(reading).rejects.toThrow('client gone');
+    expect(gated.aborted).toBe(1);
+    expect(device.waiting).toEqual([]);
+  });
+
+  it('asks for all missing blocks of a read at once', async () => {
+    const gated = new GatedStore();
+    const { device } = await open(gated, { clock: new ManualClock() });
+    const reading = readAny(device, 0, 3 * BLOCK);
+    await eventually('three fetches', () => gated.calls.length === 3);
+    for (const call of gated.calls) call.resolve(disk.blocks.get(call.request.digest) ?? Buffer.alloc(0));
+    expect((await reading).equals(disk.bytes.subarray(0, 3 * BLOCK))).toBe(true);
+  });
+
+  it('reads ahead of a sequential reader, in the class below demand', async () => {
+    const gated = new GatedStore();
+    const single = new SingleFlightStore(gated);
+    const { device } = await open(single, { readahead: true });
+    const answer = (): void => {
+      for (const call of gated.calls) call.resolve(disk.blocks.get(call.request.digest) ?? Buffer.alloc(0));
+    };
+    for (const blockIndex of [7, 8]) {
+      const reading = readAny(device, blockIndex * BLOCK, 512);
+      await eventually(`block ${blockIndex}`, () => gated.calls.some((call) => call.request.digest === disk.map.digestAt(blockIndex)));
+      answer();
+      await reading;
+    }
+    // Blocks 9 to 12; block 10 is zero.
+    await eventually('the readahead', () => gated.calls.length === 5);
+    expect(gated.calls.map((call) => call.options.rank.fetchClass)).toEqual(['demand', 'demand', 'trace', 'trace', 'trace']);
+    answer();
+  });
+
+  it('waits for what is under way and refuses afterwards, when it is closed', async () => {
+    const gated = new GatedStore();
+    const { device } = await open(gated, { clock: new ManualClock() });
+    const reading = device.read(Buffer.alloc(512), 0);
+    reading.catch(() => undefined);
+    await eventually('the fetch', () => gated.calls.length === 1);
+    await device.close();
+    await expect(reading).rejects.toMatchObject({ code: 'shutting-down' });
+    await expect(device.read(Buffer.alloc(512), 0)).rejects.toMatchObject({ code: 'shutting-down' });
+  });
+});
+
+describe('recorder', () => {
+  it('remembers first touches in order, with time and phase', async () => {
+    const { device } = await open(new MemoryStore(disk.blocks));
+    const clock = new ManualClock();
+    const recorder = new Recorder(device, { blockBytes: BLOCK, clock });
+    const read = async (byteOffset: number, byteLength: number): Promise<void> => {
+      const target = Buffer.alloc(byteLength);
+      if (!recorder.tryRead(target, byteOffset)) await recorder.read(target, byteOffset);
+    };
+    await read(5 * BLOCK, 512);
+    clock.advance(10);
+    recorder.setPhase(1);
+    await read(4 * BLOCK + 100, 2 * BLOCK);
+    expect(recorder.touches).toEqual([
+      { blockIndex: 5, afterMs: 0, phase: 0 },
+      { blockIndex: 4, afterMs: 10, phase: 1 },
+      { blockIndex: 6, afterMs: 10, phase: 1 },
+    ]);
+    recorder.restart();
+    await read(5 * BLOCK, 512);
+    expect(recorder.touches).toEqual([{ blockIndex: 5, afterMs: 0, phase: 0 }]);
+  });
+});
