@@ -28,7 +28,9 @@ console.log(`${result.bench} on ${result.machine}`);
 for (const row of result.cases) {
   const verdict = row.pass === undefined ? '    ' : row.pass ? 'ok  ' : 'MISS';
   const target = row.target === '' ? '' : ` (target ${row.target})`;
-  console.log(`${verdict} ${row.case.padEnd(52)} ${row.value.toPrecision(4).padStart(9)} ${row.unit}${target}${row.note === undefined ? '' : `  ${row.note}`}`);
+  console.log(
+    `${verdict} ${row.case.padEnd(52)} ${row.value.toPrecision(4).padStart(9)} ${row.unit}${target}${row.note === undefined ? '' : `  ${row.note}`}`,
+  );
 }
 if (jsonFile !== undefined) await writeFile(jsonFile, `${JSON.stringify(result, null, 2)}\n`);
 if (flag('--check') && result.cases.some((row) => row.pass === false)) process.exit(1);

@@ -29,7 +29,8 @@ const say = (text: string): void => console.log(text);
 const seconds = (since: number): string => `${((performance.now() - since) / 1000).toFixed(1)} s`;
 const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 const numberOf = (record: unknown, name: string): number => {
-  const value = typeof record === 'object' && record !== null ? (record as Readonly<Record<string, unknown>>)[name] : undefined;
+  const value =
+    typeof record === 'object' && record !== null ? (record as Readonly<Record<string, unknown>>)[name] : undefined;
   return typeof value === 'number' ? value : 0;
 };
 
@@ -38,7 +39,9 @@ const buildAppliance = async (): Promise<string> => {
   const out = path.join(BUILD, 'images', NAME);
   const since = performance.now();
   say(`Building the appliance ${NAME} from Debian's packages (quick when nothing changed) …`);
-  const child = new Child('image', 'bash', [path.join(ROOT, 'images', NAME, 'build.sh'), out], { stdio: ['ignore', 'inherit', 'inherit'] });
+  const child = new Child('image', 'bash', [path.join(ROOT, 'images', NAME, 'build.sh'), out], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
   const { code } = await child.exit();
   if (code !== 0) throw new Error('The appliance could not be built; its script said why above.');
   say(`  ${out} (${seconds(since)})`);
@@ -76,11 +79,19 @@ const main = async (stopped: Promise<void>): Promise<void> => {
       say(`Publishing ${NAME} (it is booted once before it becomes a version) …`);
       await repository.allow(ACCOUNT, NAME);
       const published = await person.json(
-        ['publish', NAME, ...['--machine', path.join(out, 'appliance.json')], ...['--disk', `system=${path.join(out, 'system.raw')}`], ...['--disk', `user=${path.join(out, 'user.raw')}`]],
+        [
+          'publish',
+          NAME,
+          ...['--machine', path.join(out, 'appliance.json')],
+          ...['--disk', `system=${path.join(out, 'system.raw')}`],
+          ...['--disk', `user=${path.join(out, 'user.raw')}`],
+        ],
         { stdio: ['pipe', 'pipe', 'inherit'], timeoutMs: 1_200_000 },
       );
       await writeFile(publishedFile, stamp);
-      say(`  ${NAME}@${numberOf(published, 'version')}: ${megabytes(numberOf(published, 'sentBytes'))} sent in ${numberOf(published, 'seconds').toFixed(1)} s`);
+      say(
+        `  ${NAME}@${numberOf(published, 'version')}: ${megabytes(numberOf(published, 'sentBytes'))} sent in ${numberOf(published, 'seconds').toFixed(1)} s`,
+      );
     }
     await bootAndReport(repository.port);
     if (!ONCE) {
@@ -100,14 +111,20 @@ const main = async (stopped: Promise<void>): Promise<void> => {
 const bootAndReport = async (port: number): Promise<void> => {
   say(`Starting ${NAME} …`);
   const since = performance.now();
-  await person.json(['start', NAME, '--wait-for', 'login'], { stdio: ['pipe', 'pipe', 'inherit'], timeoutMs: 1_200_000 });
+  await person.json(['start', NAME, '--wait-for', 'login'], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+    timeoutMs: 1_200_000,
+  });
   const took = seconds(since);
   const blockd = (await person.json(['status']))['blockd'];
   const fetched = numberOf(blockd, 'fetchedBytes');
   say(`\n${NAME} is at its login prompt after ${took}.`);
-  say(`  fetched      ${megabytes(fetched)} from http://127.0.0.1:${port}${fetched === 0 ? ': everything was in the cache' : ''}`);
+  say(
+    `  fetched      ${megabytes(fetched)} from http://127.0.0.1:${port}${fetched === 0 ? ': everything was in the cache' : ''}`,
+  );
   say(`  from cache   ${numberOf(blockd, 'cacheHits')} reads; not in the cache: ${numberOf(blockd, 'cacheMisses')}`);
-  if (numberOf(blockd, 'linkBytesPerSecond') > 0) say(`  link         ${megabytes(numberOf(blockd, 'linkBytesPerSecond'))}/s`);
+  if (numberOf(blockd, 'linkBytesPerSecond') > 0)
+    say(`  link         ${megabytes(numberOf(blockd, 'linkBytesPerSecond'))}/s`);
 };
 
 const stopped = new Promise<void>((resolve) => {

@@ -64,7 +64,11 @@ export class Child implements AsyncDisposable {
     try {
       return await new Promise<RegExpExecArray>((resolve, reject) => {
         const fail = (why: string): void =>
-          reject(new Error(`${this.name}: ${why} before ${String(pattern)}\n${this.#stdout.slice(-2000)}\n${this.#stderr.slice(-2000)}`));
+          reject(
+            new Error(
+              `${this.name}: ${why} before ${String(pattern)}\n${this.#stdout.slice(-2000)}\n${this.#stderr.slice(-2000)}`,
+            ),
+          );
         listener = () => {
           const match = pattern.exec(this.#stdout) ?? pattern.exec(this.#stderr);
           if (match !== null) resolve(match);
@@ -122,7 +126,9 @@ export const run = async (
 export const runOrThrow = async (...words: Parameters<typeof run>): Promise<RunResult> => {
   const result = await run(...words);
   if (result.code !== 0) {
-    throw new Error(`${words[0]} ${words[1].join(' ')} ended with ${result.code}\n${result.stdout.slice(-3000)}\n${result.stderr.slice(-3000)}`);
+    throw new Error(
+      `${words[0]} ${words[1].join(' ')} ended with ${result.code}\n${result.stdout.slice(-3000)}\n${result.stderr.slice(-3000)}`,
+    );
   }
   return result;
 };

@@ -11,7 +11,10 @@ export const PASSWORD = 'a password for tests';
 /** `collective-repository … --json`, parsed. */
 export const repositoryCommand = async (words: readonly string[]): Promise<Readonly<Record<string, unknown>>> => {
   const result = await run(process.execPath, [COLLECTIVE_REPOSITORY, ...words, '--json']);
-  if (result.code !== 0) throw new Error(`collective-repository ${words.join(' ')} ended with ${result.code}\n${result.stdout}\n${result.stderr}`);
+  if (result.code !== 0)
+    throw new Error(
+      `collective-repository ${words.join(' ')} ended with ${result.code}\n${result.stdout}\n${result.stderr}`,
+    );
   return JSON.parse(result.stdout) as Readonly<Record<string, unknown>>;
 };
 
@@ -61,9 +64,16 @@ export class Repository implements AsyncDisposable {
   }
 
   /** A join link with an invitation for a new account; `throughPort` names a link in front of the server. */
-  async invite(account: string, role: 'admin' | 'publisher' | 'user', options: { readonly appliances?: readonly string[]; readonly throughPort?: number } = {}): Promise<string> {
+  async invite(
+    account: string,
+    role: 'admin' | 'publisher' | 'user',
+    options: { readonly appliances?: readonly string[]; readonly throughPort?: number } = {},
+  ): Promise<string> {
     const appliances = (options.appliances ?? []).flatMap((name) => ['--appliance', name]);
-    const link = textField(await repositoryCommand(['invite', this.folder, account, '--role', role, ...appliances]), 'joinLink');
+    const link = textField(
+      await repositoryCommand(['invite', this.folder, account, '--role', role, ...appliances]),
+      'joinLink',
+    );
     return link.replace(/^http:\/\/[^/]+/, `http://127.0.0.1:${options.throughPort ?? this.port}`);
   }
 
@@ -95,14 +105,21 @@ export class Person implements AsyncDisposable {
   }
 
   /** Runs `collective WORDS`, whatever it ends with. */
-  async run(words: readonly string[], options: SpawnOptions & { readonly input?: string; readonly timeoutMs?: number } = {}): Promise<RunResult> {
+  async run(
+    words: readonly string[],
+    options: SpawnOptions & { readonly input?: string; readonly timeoutMs?: number } = {},
+  ): Promise<RunResult> {
     return await run(process.execPath, [COLLECTIVE, '--home', this.home, ...words], options);
   }
 
   /** Runs `collective WORDS --json` and gives what it printed, parsed; fails with its output when it fails. */
-  async json(words: readonly string[], options: SpawnOptions & { readonly input?: string; readonly timeoutMs?: number } = {}): Promise<Readonly<Record<string, unknown>>> {
+  async json(
+    words: readonly string[],
+    options: SpawnOptions & { readonly input?: string; readonly timeoutMs?: number } = {},
+  ): Promise<Readonly<Record<string, unknown>>> {
     const result = await this.run([...words, '--json'], options);
-    if (result.code !== 0) throw new Error(`collective ${words.join(' ')} ended with ${result.code}\n${result.stdout}\n${result.stderr}`);
+    if (result.code !== 0)
+      throw new Error(`collective ${words.join(' ')} ended with ${result.code}\n${result.stdout}\n${result.stderr}`);
     return JSON.parse(result.stdout) as Readonly<Record<string, unknown>>;
   }
 
@@ -112,7 +129,9 @@ export class Person implements AsyncDisposable {
   }
 
   async login(joinLink: string, account: string, password = PASSWORD): Promise<void> {
-    await this.json(['login', joinLink, '--account', account, '--password-stdin', '--no-recovery-code-check'], { input: `${password}\n` });
+    await this.json(['login', joinLink, '--account', account, '--password-stdin', '--no-recovery-code-check'], {
+      input: `${password}\n`,
+    });
   }
 
   /** Stops all machines at once and ends every process of this home. */

@@ -12,7 +12,9 @@ export const freePort = async (): Promise<number> =>
     server.once('error', reject);
     server.listen(0, '127.0.0.1', () => {
       const address = server.address();
-      server.close(() => (address !== null && typeof address === 'object' ? resolve(address.port) : reject(new Error('no port'))));
+      server.close(() =>
+        address !== null && typeof address === 'object' ? resolve(address.port) : reject(new Error('no port')),
+      );
     });
   });
 
@@ -25,7 +27,11 @@ export class Link implements AsyncDisposable {
     this.#child = child;
   }
 
-  static async open(options: { readonly toPort: number; readonly profile: LinkProfile; readonly port?: number }): Promise<Link> {
+  static async open(options: {
+    readonly toPort: number;
+    readonly profile: LinkProfile;
+    readonly port?: number;
+  }): Promise<Link> {
     const port = options.port ?? (await freePort());
     const child = new Child('link', process.execPath, [
       LINK,

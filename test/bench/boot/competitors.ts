@@ -23,10 +23,26 @@ const withFolder = async <T>(work: (folder: string) => Promise<T>): Promise<T> =
 };
 
 /** qcow2 overlay in `folder` over `backing` (a file name or a json: description). */
-const overlayOver = async (folder: string, backing: string, backingFormat: string): Promise<Readonly<Record<string, unknown>>> => {
+const overlayOver = async (
+  folder: string,
+  backing: string,
+  backingFormat: string,
+): Promise<Readonly<Record<string, unknown>>> => {
   const file = path.join(folder, 'overlay.qcow2');
   // -u: the backing image is not opened here, or QEMU's http driver would fetch before the clock runs.
-  await runOrThrow('qemu-img', ['create', '-q', '-u', '-f', 'qcow2', '-F', backingFormat, '-b', backing, file, String(2 ** 31)]);
+  await runOrThrow('qemu-img', [
+    'create',
+    '-q',
+    '-u',
+    '-f',
+    'qcow2',
+    '-F',
+    backingFormat,
+    '-b',
+    backing,
+    file,
+    String(2 ** 31),
+  ]);
   return { driver: 'qcow2', file: { driver: 'file', filename: file } };
 };
 
@@ -69,5 +85,8 @@ export const bootNbdkit = async (images: BootImages, profile: LinkProfile): Prom
 
 export const bootQemuHttp = async (images: BootImages, profile: LinkProfile): Promise<BootFigures> =>
   await throughLink(images, profile, async (url, folder) =>
-    bootToLogin(images, await overlayOver(folder, `json:${JSON.stringify({ driver: 'raw', file: { driver: 'http', url } })}`, 'raw')),
+    bootToLogin(
+      images,
+      await overlayOver(folder, `json:${JSON.stringify({ driver: 'raw', file: { driver: 'http', url } })}`, 'raw'),
+    ),
   );

@@ -20,5 +20,8 @@ createServer({ keepAlive: true, noDelay: true }, (request, response) => {
     ...(range === null ? {} : { 'content-range': `bytes ${start}-${end}/${size}` }),
   });
   if (request.method === 'HEAD') response.end();
-  else createReadStream(file, { start, end, highWaterMark: 256 << 10 }).pipe(response).on('error', () => response.destroy());
+  else
+    createReadStream(file, { start, end, highWaterMark: 256 << 10 })
+      .pipe(response)
+      .on('error', () => response.destroy());
 }).listen(Number(port), '127.0.0.1', () => console.log('serving'));
