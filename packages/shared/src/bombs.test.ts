@@ -57,6 +57,8 @@ describe('zstd', () => {
       Buffer.concat([frame, frame]),
       Buffer.concat([frame, Buffer.from([0])]),
       Buffer.concat([skippable, frame]),
+      Buffer.concat([frame, skippable]),
+      Buffer.concat([frame, compress(Buffer.alloc(0), 3)]),
       // Magic, no content size, window 1 KiB, one last raw block of one byte.
       Buffer.from('28b52ffd000009000041', 'hex'),
       Buffer.alloc(0),

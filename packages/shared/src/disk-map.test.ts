@@ -200,7 +200,8 @@ describe('disk map', () => {
     expect(mapWith(leaf({ kind: 'inherit' }))).toBe('malformed');
     expect(mapWith(leaf(publicEntry(1), 127))).toBe('malformed');
     expect(mapWith(leaf({ kind: 'public', digest: zeroBlockDigest(BLOCK) }))).toBe('malformed');
-    expect(mapWith(encodeMapPage({ level: 1, entries: [publicEntry(1)] }))).toBe('malformed');
+    const innerAsLeaf = encodeMapPage({ level: 1, entries: Array.from({ length: 128 }, () => publicEntry(1)) });
+    expect(mapWith(innerAsLeaf)).toBe('malformed');
     const mixed = encodeMapPage({
       level: 0,
       entries: Array.from({ length: 128 }, (_unused, index) => (index === 0 ? { kind: 'inherit' } : publicEntry(1))),

@@ -60,6 +60,13 @@ describe('Ed25519, RFC 8032 section 7.1', () => {
   it('a key that is no point of the curve, or no key at all, verifies nothing', () => {
     const noPoint = Buffer.alloc(32, 0xff).toString('base64url').slice(0, 42).concat('8');
     expect(verifySignature(noPoint, Buffer.alloc(0), Buffer.alloc(64))).toBe(false);
+    const [vector] = vectors;
+    const publicKey = hex(vector?.publicKey ?? '').toString('base64url');
+    expect(verifySignature(publicKey, Buffer.alloc(0), hex(vector?.signature ?? ''))).toBe(true);
+    // The same 32 bytes in another spelling: one key must not count as two.
+    const respelled = publicKey.slice(0, 42) + 'p';
+    expect(Buffer.from(respelled, 'base64url')).toEqual(hex(vector?.publicKey ?? ''));
+    expect(verifySignature(respelled, Buffer.alloc(0), hex(vector?.signature ?? ''))).toBe(false);
     expect(verifySignature('short', Buffer.alloc(0), Buffer.alloc(64))).toBe(false);
     expect(verifySignature(noPoint, Buffer.alloc(0), Buffer.alloc(63))).toBe(false);
   });

@@ -23,29 +23,41 @@ describe('boot trace', () => {
 
   it('has the documented layout', () => {
     const bytes = encodeBootTrace({ ...trace, touches: [{ blockIndex: 258, afterMs: 3, phase: 2 }] });
-    expect(bytes.toString('hex')).toBe(`43545201${'07000000'}${'ab'.repeat(32)}${'00000100'}${'01000000'}${'02010000'}${'03000000'}02`);
+    expect(bytes.toString('hex')).toBe(
+      `43545201${'07000000'}${'ab'.repeat(32)}${'00000100'}${'01000000'}${'02010000'}${'03000000'}02`,
+    );
   });
 
   it.each([
-    ['a block that is there twice', { ...trace, touches: [...trace.touches, { blockIndex: 0, afterMs: 13, phase: 0 as const }] }],
+    [
+      'a block that is there twice',
+      { ...trace, touches: [...trace.touches, { blockIndex: 0, afterMs: 13, phase: 0 as const }] },
+    ],
     ['times that descend', { ...trace, touches: [...trace.touches, { blockIndex: 5, afterMs: 1, phase: 0 as const }] }],
     ['a block size that does not exist', { ...trace, blockBytes: 5000 }],
   ])('refuses %s', (_, bad) => {
-    expect(() => decodeBootTrace(encodeBootTrace(bad))).toThrow(expect.objectContaining({ code: 'malformed' }) as Error);
+    expect(() => decodeBootTrace(encodeBootTrace(bad))).toThrow(
+      expect.objectContaining({ code: 'malformed' }) as Error,
+    );
   });
 
   it('gives a value or a typed error for any damage', () => {
     const bytes = encodeBootTrace(trace);
     fc.assert(
-      fc.property(fc.nat(bytes.length - 1), fc.integer({ min: 1, max: 255 }), fc.nat(bytes.length), (at, flip, length) => {
-        const damaged = Buffer.from(bytes.subarray(0, Math.max(length, 1)));
-        if (at < damaged.length) damaged[at] = (damaged[at] ?? 0) ^ flip;
-        try {
-          decodeBootTrace(damaged);
-        } catch (error) {
-          expect(error).toBeInstanceOf(CollectiveError);
-        }
-      }),
+      fc.property(
+        fc.nat(bytes.length - 1),
+        fc.integer({ min: 1, max: 255 }),
+        fc.nat(bytes.length),
+        (at, flip, length) => {
+          const damaged = Buffer.from(bytes.subarray(0, Math.max(length, 1)));
+          if (at < damaged.length) damaged[at] = (damaged[at] ?? 0) ^ flip;
+          try {
+            decodeBootTrace(damaged);
+          } catch (error) {
+            expect(error).toBeInstanceOf(CollectiveError);
+          }
+        },
+      ),
     );
   });
 });

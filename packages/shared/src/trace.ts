@@ -28,7 +28,8 @@ const TOUCH_BYTES = 9;
 
 export const encodeBootTrace = (trace: BootTrace): Buffer => {
   const { touches } = trace;
-  if (touches.length > TRACE_TOUCHES_MAX) throw new CollectiveError('too-large', `boot trace: ${touches.length} touches, at most ${TRACE_TOUCHES_MAX}`);
+  if (touches.length > TRACE_TOUCHES_MAX)
+    throw new CollectiveError('too-large', `boot trace: ${touches.length} touches, at most ${TRACE_TOUCHES_MAX}`);
   const bytes = Buffer.alloc(HEADER_BYTES + touches.length * TOUCH_BYTES);
   MAGIC.copy(bytes);
   bytes.writeUInt32LE(trace.version, 4);
@@ -52,10 +53,13 @@ export const decodeBootTrace = (bytes: Uint8Array): BootTrace => {
   const root = digestFromBytes(reader.take(32));
   const blockBytes = reader.u32();
   const isPowerOfTwo = (blockBytes & (blockBytes - 1)) === 0;
-  if (blockBytes < 4096 || blockBytes > 1_048_576 || !isPowerOfTwo) throw reader.error(`blocks of ${blockBytes} bytes do not exist`);
+  if (blockBytes < 4096 || blockBytes > 1_048_576 || !isPowerOfTwo)
+    throw reader.error(`blocks of ${blockBytes} bytes do not exist`);
   const count = reader.u32();
-  if (count > TRACE_TOUCHES_MAX) throw new CollectiveError('too-large', `boot trace: ${count} touches, at most ${TRACE_TOUCHES_MAX}`);
-  if (reader.bytesLeft !== count * TOUCH_BYTES) throw reader.error(`${count} touches do not fit into ${reader.bytesLeft} bytes`);
+  if (count > TRACE_TOUCHES_MAX)
+    throw new CollectiveError('too-large', `boot trace: ${count} touches, at most ${TRACE_TOUCHES_MAX}`);
+  if (reader.bytesLeft !== count * TOUCH_BYTES)
+    throw reader.error(`${count} touches do not fit into ${reader.bytesLeft} bytes`);
   const seen = new Set<number>();
   const touches: TraceTouch[] = [];
   let lastMs = 0;
