@@ -110,7 +110,7 @@ async function talk(
     socket.write(`${line}\n`);
     if (options.noAnswer === true) {
       await new Promise<void>((resolve, reject) =>
-        socket.write('', (error) => (error == null ? resolve() : reject(error))),
+        socket.write('', (error) => (error === null || error === undefined ? resolve() : reject(error))),
       );
       return undefined;
     }

@@ -12,8 +12,13 @@ export type JsonLinesOptions = {
   readonly onValue: (value: unknown) => void;
 };
 
-/** Calls `onValue` for each line, in order, and never after the socket is destroyed. Empty lines are skipped. */
-export function readJsonLines(socket: Socket, { lineBytesMax, onValue }: JsonLinesOptions): void {
+/**
+ * Calls `onValue` for each line, in order, and never after the socket is destroyed. Empty lines are skipped. What comes back
+ * ends the reading, for a connection that goes on as something else: the socket is paused then, and holds every byte after
+ * the last line, also when it is called from `onValue`.
+ */
+export function readJsonLines(socket: Socket, { lineBytesMax, onValue }: JsonLinesOptions): () => void {
+  let stopped = false;
   let parts: Buffer[] = [];
   let partsBytes = 0;
   const takeLine = (line: Buffer): void => {
@@ -27,7 +32,7 @@ export function readJsonLines(socket: Socket, { lineBytesMax, onValue }: JsonLin
     }
     onValue(value);
   };
-  socket.on('data', (data: Buffer) => {
+  const onData = (data: Buffer): void => {
     let rest = data;
     for (;;) {
       const end = rest.indexOf(0x0a);
@@ -45,8 +50,21 @@ export function readJsonLines(socket: Socket, { lineBytesMax, onValue }: JsonLin
       takeLine(line);
       if (socket.destroyed) return;
       rest = rest.subarray(end + 1);
+      if (stopped) {
+        if (rest.length > 0) socket.unshift(rest);
+        return;
+      }
     }
-  });
+  };
+  socket.on('data', onData);
+  return () => {
+    if (stopped) return;
+    stopped = true;
+    socket.off('data', onData);
+    socket.pause();
+    if (parts.length > 0) socket.unshift(Buffer.concat(parts));
+    parts = [];
+  };
 }
 
 export const writeJsonLine = (socket: Socket, value: unknown): boolean => socket.write(`${JSON.stringify(value)}\n`);

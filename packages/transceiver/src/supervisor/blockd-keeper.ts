@@ -1,0 +1,270 @@
+/**
+ * Keeps one block daemon running for all machines of the home, and the listening sockets of their disks open meanwhile: when
+ * it dies it is started again at once, told everything again, and given the sockets, in whose backlog QEMU waits.
+ *
+ * A daemon that was adopted from an earlier supervisor cannot be given sockets; it makes new ones itself, and when it dies the
+ * disks get held ones in the same places.
+ */
+import { EventEmitter } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
+import { CollectiveError, hasCode } from '@collective/shared';
+import type { ControlClient } from '../blockd/control/control-client.js';
+import type { BlockdStatus, ControlEvent, ControlParams } from '../blockd/control/control-protocol.js';
+import { letQemuConnect } from '../machine/launcher.js';
+import { withTimeout } from '../machine/qmp-client.js';
+import { type BlockdProgram, BlockdProcess } from './blockd-process.js';
+import type { DiskAttachment, DiskService, DiskServiceEvents, MissingBlocks } from './disk-service.js';
+import { HeldSocket } from './held-socket.js';
+
+type Attached = { readonly attachment: DiskAttachment; held: HeldSocket | undefined };
+
+export type BlockdKeeperOptions = { readonly program: BlockdProgram; readonly log: (text: string) => void };
+
+/** One that dies again within this time is waited for a little longer each time. */
+const QUICK_DEATH_MS = 5_000;
+const RESTART_DELAYS_MS = [0, 100, 500, 1_000, 2_000, 5_000] as const;
+/** How long a request waits for a daemon that is being restarted. */
+const DAEMON_WAIT_MS = 60_000;
+const STATUS_TIMEOUT_MS = 2_000;
+const STOP_GRACE_MS = 25_000;
+
+export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements DiskService {
+  readonly #options: BlockdKeeperOptions;
+  readonly #attached = new Map<string, Attached>();
+  #repository: ControlParams<'repository'> | undefined;
+  #daemon: BlockdProcess | undefined;
+  #restarts = 0;
+  #closing = false;
+  /** Told when a daemon serves. */
+  #waiters: (() => void)[] = [];
+  #keeping: Promise<void>;
+
+  private constructor(options: BlockdKeeperOptions, adopted: BlockdProcess | undefined) {
+    super();
+    this.setMaxListeners(0); // a few for each machine
+    this.#options = options;
+    this.#daemon = adopted;
+    this.#keeping = this.#keep();
+  }
+
+  /** Adopts the daemon that is there, or begins to start one; requests wait for it. */
+  static async open(options: BlockdKeeperOptions): Promise<BlockdKeeper> {
+    const early: ControlEvent[] = [];
+    let take = (event: ControlEvent): void => void early.push(event);
+    const adopted = await BlockdProcess.adopt(options.program.controlSocket, (event) => take(event));
+    const keeper = new BlockdKeeper(options, adopted);
+    take = (event) => keeper.take(event);
+    for (const event of early) take(event);
+    return keeper;
+  }
+
+  get pid(): number | null {
+    return this.#daemon?.identity.pid ?? null;
+  }
+
+  get restarts(): number {
+    return this.#restarts;
+  }
+
+  /** Where blocks come from. Kept in memory only, and told again to a daemon that was restarted. */
+  async setRepository(repository: ControlParams<'repository'>): Promise<void> {
+    this.#repository = repository;
+    await this.#withDaemon(({ client }) => client.request('repository', repository));
+  }
+
+  async attach(
+    attachment: DiskAttachment,
+    options: { readonly fresh: boolean; readonly signal?: AbortSignal },
+  ): Promise<void> {
+    const key = keyOf(attachment.machine, attachment.disk);
+    const known = this.#attached.get(key);
+    const attached: Attached = { attachment, held: known?.held };
+    await this.#withDaemon((daemon) => this.#attachTo(daemon, attached, options.fresh), options.signal);
+    this.#attached.set(key, attached);
+  }
+
+  async adopt(attachment: DiskAttachment): Promise<void> {
+    const { machine, disk } = attachment;
+    const status = await this.status();
+    if (status?.disks.some((each) => each.session === machine && each.disk === disk) === true) {
+      this.#attached.set(keyOf(machine, disk), { attachment, held: undefined });
+      return;
+    }
+    await this.attach(attachment, { fresh: false });
+  }
+
+  async detach(machine: string, disk: string): Promise<void> {
+    const key = keyOf(machine, disk);
+    const attached = this.#attached.get(key);
+    this.#attached.delete(key);
+    try {
+      // A daemon that is away has nothing attached, and will not be told to attach this again.
+      await this.#daemon?.client.request('detach', { session: machine, disk });
+    } catch (error) {
+      if (!hasCode(error, 'not-found') && !hasCode(error, 'shutting-down')) throw error;
+    } finally {
+      await attached?.held?.close();
+    }
+  }
+
+  async warm(machine: string, disk: string, { signal }: { readonly signal?: AbortSignal }): Promise<void> {
+    // Asked again and again by the caller: a short time, so that it can say what is missing.
+    await this.#withDaemon(
+      ({ client }) => client.request('warm', { session: machine, disk, timeoutMs: 5_000 }),
+      signal,
+    );
+  }
+
+  async missing(machine: string): Promise<readonly MissingBlocks[] | undefined> {
+    const status = await this.status();
+    return status?.disks
+      .filter(({ session }) => session === machine)
+      .map(({ disk, waiting }) => {
+        const lost = waiting.filter(({ isUnavailable }) => isUnavailable);
+        const why = (lost[0] ?? waiting[0])?.reason ?? status.lastError?.message;
+        return { disk, blocks: lost.map(({ blockIndex }) => blockIndex), why };
+      });
+  }
+
+  async traceStart(machine: string): Promise<void> {
+    await this.#withDaemon(({ client }) => client.request('trace-start', { session: machine }));
+  }
+
+  /** Undefined when the daemon does not answer just now. */
+  async status(): Promise<BlockdStatus | undefined> {
+    const daemon = this.#daemon;
+    if (daemon === undefined) return undefined;
+    return await withTimeout(daemon.client.request('status', {}), STATUS_TIMEOUT_MS, 'blockd did not answer').catch(
+      () => undefined,
+    );
+  }
+
+  /** Ends the daemon; no machine may be running. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    for (const { held } of this.#attached.values()) await held?.close();
+    await this.#daemon?.stop(STOP_GRACE_MS);
+    await this.#keeping;
+  }
+
+  take(event: ControlEvent): void {
+    switch (event.event) {
+      case 'block-unavailable':
+        this.emit('unavailable', event.session, event.disk, event.blockIndex, event.reason);
+        return;
+      case 'block-arrived':
+        if (event.stillUnavailable === 0) this.emit('arrived', event.session);
+        return;
+      case 'disk-full':
+      case 'token-refused':
+        return; // the agent listens to these itself
+      default:
+        return event satisfies never;
+    }
+  }
+
+  async #keep(): Promise<void> {
+    let quickDeaths = 0;
+    while (!this.#closing) {
+      const startedAtMs = Date.now();
+      try {
+        const adopted = this.#daemon;
+        const daemon = adopted ?? (await BlockdProcess.start(this.#options.program, (event) => this.take(event)));
+        if (adopted === undefined) await this.#tellAgain(daemon);
+        this.#daemon = daemon;
+        for (const waiter of this.#waiters.splice(0)) waiter();
+        if (this.#closing) await daemon.stop(STOP_GRACE_MS);
+        if (adopted === undefined && this.#restarts > 0) this.emit('restarted');
+        await daemon.ended;
+        if (!this.#closing) this.#options.log(`blockd ${daemon.identity.pid} has ended; it is started again`);
+      } catch (error) {
+        this.#options.log(`blockd: ${error instanceof Error ? error.message : String(error)}`);
+      }
+      this.#daemon = undefined;
+      this.#restarts += 1;
+      quickDeaths = Date.now() - startedAtMs < QUICK_DEATH_MS ? quickDeaths + 1 : 0;
+      if (!this.#closing) await delay(RESTART_DELAYS_MS[Math.min(quickDeaths, RESTART_DELAYS_MS.length - 1)]);
+    }
+    for (const waiter of this.#waiters.splice(0)) waiter();
+  }
+
+  /** What a daemon that begins knows nothing of: the repository and every disk. One disk's failure is its own. */
+  async #tellAgain(daemon: BlockdProcess): Promise<void> {
+    if (this.#repository !== undefined) await daemon.client.request('repository', this.#repository);
+    await Promise.all(
+      [...this.#attached.values()].map((attached) =>
+        this.#attachTo(daemon, attached, false).catch((error: unknown) => {
+          const { machine, disk } = attached.attachment;
+          this.#options.log(`blockd: disk ${disk} of ${machine} could not be attached again: ${String(error)}`);
+        }),
+      ),
+    );
+  }
+
+  async #attachTo(daemon: BlockdProcess, attached: Attached, fresh: boolean): Promise<void> {
+    const { machine, disk, source, overlay, waitMs, socketPath, qemuUser } = attached.attachment;
+    const name = `${machine}.${disk}`;
+    if (daemon.takesSockets) attached.held ??= await HeldSocket.open(socketPath);
+    const { held } = attached;
+    const request = daemon.client.request('attach', {
+      session: machine,
+      disk,
+      source,
+      ...(overlay === undefined ? {} : { overlay: { ...overlay, fresh } }),
+      waitMs,
+      listen: daemon.takesSockets && held !== undefined ? { handle: name } : { path: socketPath },
+    });
+    if (daemon.takesSockets && held !== undefined) daemon.handOver(name, held);
+    try {
+      await request;
+    } catch (error) {
+      if (!hasCode(error, 'exists')) throw error;
+    }
+    await letQemuConnect(socketPath, qemuUser);
+  }
+
+  /** The action with the daemon that serves; once more when it died under it. Errors: the action's, `shutting-down`, the signal's reason. */
+  async #withDaemon<T>(
+    action: (daemon: BlockdProcess & { readonly client: ControlClient }) => Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    for (let attempt = 1; ; attempt += 1) {
+      signal?.throwIfAborted();
+      const daemon = this.#daemon ?? (await this.#nextDaemon(signal));
+      try {
+        return await abortable(action(daemon), signal);
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (attempt >= 3 || !hasCode(error, 'shutting-down')) throw error;
+        await Promise.race([daemon.ended, delay(DAEMON_WAIT_MS)]);
+      }
+    }
+  }
+
+  async #nextDaemon(signal: AbortSignal | undefined): Promise<BlockdProcess> {
+    const serving = new Promise<void>((resolve) => this.#waiters.push(resolve));
+    const late = delay(DAEMON_WAIT_MS, undefined, { ref: false, ...(signal === undefined ? {} : { signal }) });
+    await Promise.race([serving, late]);
+    if (this.#daemon === undefined)
+      throw new CollectiveError('local-io', `the block daemon does not start; see ${this.#options.program.logFile}`);
+    return this.#daemon;
+  }
+}
+
+const keyOf = (machine: string, disk: string): string => `${machine}/${disk}`;
+
+/** The promise, or the signal's reason when that comes first; what the promise does afterwards is nobody's concern. */
+async function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return await promise;
+  let onAbort: () => void = () => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(new CollectiveError('shutting-down', 'The machine is being stopped'));
+    signal.addEventListener('abort', onAbort, { once: true });
+  });
+  try {
+    signal.throwIfAborted();
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}

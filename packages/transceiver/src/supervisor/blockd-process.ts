@@ -1,0 +1,120 @@
+/**
+ * One run of the block daemon: a child that was forked here, with a channel over which listening sockets can be handed to it, or one
+ * of an earlier supervisor, without that channel. Ends when the process does; letting go of it leaves it running.
+ */
+import { type ChildProcess, fork } from 'node:child_process';
+import { open } from 'node:fs/promises';
+import { CollectiveError } from '@collective/shared';
+import { ControlClient } from '../blockd/control/control-client.js';
+import type { ControlEvent } from '../blockd/control/control-protocol.js';
+import { identifyProcess, type ProcessIdentity, signalProcess, waitForEnd } from '../machine/process-identity.js';
+import type { HeldSocket } from './held-socket.js';
+
+export type BlockdProgram = {
+  /** The module to fork, and its arguments. */
+  readonly module: string;
+  readonly words: readonly string[];
+  readonly controlSocket: string;
+  readonly logFile: string;
+};
+
+/** Opening a large cache takes up to a second; a first start on a slow disk longer. */
+const READY_WAIT_MS = 30_000;
+
+export class BlockdProcess {
+  readonly identity: ProcessIdentity;
+  readonly client: ControlClient;
+  /** Resolves when the process has ended. */
+  readonly ended: Promise<void>;
+  readonly #child: ChildProcess | undefined;
+
+  private constructor(identity: ProcessIdentity, client: ControlClient, child: ChildProcess | undefined) {
+    this.identity = identity;
+    this.client = client;
+    this.#child = child;
+    // The control connection ends with the process; it may also be cut while the process lives on, which then is of no use.
+    this.ended = client.closed.then(async () => {
+      if (!(await waitForEnd(identity, 1_000))) await signalProcess(identity, 'SIGKILL');
+      await waitForEnd(identity, 10_000);
+    });
+  }
+
+  /** Errors: `local-io` when it ends before it serves. */
+  static async start(program: BlockdProgram, onEvent: (event: ControlEvent) => void): Promise<BlockdProcess> {
+    const log = await open(program.logFile, 'a', 0o600);
+    let child: ChildProcess;
+    try {
+      child = fork(program.module, [...program.words], {
+        detached: true,
+        stdio: ['ignore', log.fd, log.fd, 'ipc'],
+        execArgv: [],
+      });
+    } finally {
+      await log.close();
+    }
+    const gaveUp = new AbortController();
+    child.once('exit', () => gaveUp.abort());
+    child.once('error', () => gaveUp.abort());
+    try {
+      const client = await ControlClient.connect(program.controlSocket, {
+        waitMs: READY_WAIT_MS,
+        signal: gaveUp.signal,
+        onEvent,
+      });
+      const { pid } = await client.request('hello', {});
+      // Another blockd of this home may still be there: then ours ends at its lock, and that one is not ours to command.
+      const identity = pid === child.pid ? await identifyProcess(pid) : undefined;
+      if (identity === undefined) throw new CollectiveError('in-use', `another block daemon (${pid}) has this home`);
+      await client.request('events', {});
+      child.unref();
+      child.channel?.unref();
+      return new BlockdProcess(identity, client, child);
+    } catch (error) {
+      child.kill('SIGKILL');
+      throw error instanceof CollectiveError
+        ? error
+        : new CollectiveError(
+            'local-io',
+            `the block daemon did not start (exit code ${child.exitCode}); see ${program.logFile}`,
+            { cause: error },
+          );
+    }
+  }
+
+  /** The one that an earlier supervisor started; undefined when nobody answers at the socket. */
+  static async adopt(
+    controlSocket: string,
+    onEvent: (event: ControlEvent) => void,
+  ): Promise<BlockdProcess | undefined> {
+    const client = await ControlClient.connect(controlSocket, { onEvent }).catch(() => undefined);
+    if (client === undefined) return undefined;
+    try {
+      const { pid } = await client.request('hello', {});
+      const identity = await identifyProcess(pid);
+      if (identity === undefined) throw new CollectiveError('local-io', 'no such process');
+      await client.request('events', {});
+      return new BlockdProcess(identity, client, undefined);
+    } catch {
+      client.close();
+      return undefined;
+    }
+  }
+
+  /** False for an adopted one: it makes its sockets itself. */
+  get takesSockets(): boolean {
+    return this.#child?.connected === true;
+  }
+
+  handOver(name: string, socket: HeldSocket): void {
+    this.#child?.send({ listener: name }, socket.server, (error) => {
+      if (error !== null) this.client.close(); // its end is noticed, and the next one gets the socket
+    });
+  }
+
+  /** Ends it in order, or by SIGKILL after `graceMs`. */
+  async stop(graceMs: number): Promise<void> {
+    await this.client.request('shutdown', {}).catch(() => signalProcess(this.identity, 'SIGTERM'));
+    if (!(await waitForEnd(this.identity, graceMs))) await signalProcess(this.identity, 'SIGKILL');
+    await this.ended;
+  }
+}

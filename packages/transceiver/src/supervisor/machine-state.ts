@@ -1,0 +1,99 @@
+/**
+ * The life of one machine as a table: which state follows from what happens. Pure; machine-unit.ts carries it out.
+ *
+ *   preparing ─ attached ─> starting ─ started ─> running <─ resumed / paused ─> paused
+ *       ^                                            │                             │
+ *       └──────────────── guest-reset ───────────────┤ stop (any state)            │
+ *                                                    v                             │
+ *                                                 stopping <───────────────────────┘
+ *                                                    │ ended
+ *                                              stopped / failed
+ *
+ * A machine that is stopping is never restarted, whatever its guest does, and what ends it then is a stop, not a failure.
+ */
+export type MachineState =
+  /** Disks are being attached, their first sectors fetched. `why`: what that waits for. */
+  | { readonly name: 'preparing'; readonly why?: string }
+  | { readonly name: 'starting' }
+  | { readonly name: 'running' }
+  | { readonly name: 'paused'; readonly cause: PauseCause; readonly why: string; readonly sinceMs: number }
+  /** `why`: set while the guest cannot go on shutting down. */
+  | { readonly name: 'stopping'; readonly deadlineAtMs: number; readonly why?: string }
+  | { readonly name: 'stopped'; readonly how: 'asked' | 'by-guest' }
+  | { readonly name: 'failed'; readonly why: string };
+
+/** `disk`: a block has not come or a write found no space; it goes on by itself. `request`: someone paused it over QMP. */
+export type PauseCause = 'disk' | 'request';
+
+export type MachineEvent =
+  | { readonly type: 'waits'; readonly why: string | undefined }
+  | { readonly type: 'attached' }
+  | { readonly type: 'started' }
+  | { readonly type: 'paused'; readonly cause: PauseCause; readonly why: string; readonly nowMs: number }
+  | { readonly type: 'resumed' }
+  | { readonly type: 'stop'; readonly deadlineAtMs: number }
+  /** QEMU's process is gone; `reason` as in QMP's SHUTDOWN event, undefined when it did not say. */
+  | { readonly type: 'ended'; readonly reason: string | undefined; readonly detail: string }
+  | { readonly type: 'failed'; readonly why: string };
+
+export const isOver = (state: MachineState): boolean => state.name === 'stopped' || state.name === 'failed';
+
+/** The same object when nothing changes: an event that means nothing in that state is late, not wrong. */
+export function nextState(state: MachineState, event: MachineEvent): MachineState {
+  if (isOver(state)) return state;
+  switch (event.type) {
+    case 'waits':
+      return state.name === 'preparing' ? withWhy({ name: 'preparing' }, event.why) : state;
+    case 'attached':
+      return state.name === 'preparing' ? { name: 'starting' } : state;
+    case 'started':
+      return state.name === 'starting' ? { name: 'running' } : state;
+    case 'paused':
+      if (state.name === 'stopping') return withWhy({ name: 'stopping', deadlineAtMs: state.deadlineAtMs }, event.why);
+      if (state.name !== 'running' && state.name !== 'paused') return state;
+      return {
+        name: 'paused',
+        cause: event.cause,
+        why: event.why,
+        sinceMs: state.name === 'paused' ? state.sinceMs : event.nowMs,
+      };
+    case 'resumed':
+      if (state.name === 'stopping') return { name: 'stopping', deadlineAtMs: state.deadlineAtMs };
+      return state.name === 'paused' ? { name: 'running' } : state;
+    case 'stop':
+      if (state.name === 'stopping')
+        return { ...state, deadlineAtMs: Math.min(state.deadlineAtMs, event.deadlineAtMs) };
+      return withWhy(
+        { name: 'stopping', deadlineAtMs: event.deadlineAtMs },
+        state.name === 'paused' ? state.why : undefined,
+      );
+    case 'ended':
+      return afterEnd(state, event);
+    case 'failed':
+      return state.name === 'stopping' ? { name: 'stopped', how: 'asked' } : { name: 'failed', why: event.why };
+    default:
+      return event satisfies never;
+  }
+}
+
+function afterEnd(state: MachineState, { reason, detail }: Extract<MachineEvent, { type: 'ended' }>): MachineState {
+  if (state.name === 'stopping') return { name: 'stopped', how: 'asked' };
+  switch (reason) {
+    case 'guest-reset':
+      return { name: 'preparing' };
+    case 'guest-shutdown':
+      return { name: 'stopped', how: 'by-guest' };
+    case 'host-qmp-quit': // somebody used the spare QMP socket
+      return { name: 'stopped', how: 'asked' };
+    case undefined:
+      return { name: 'failed', why: detail === '' ? 'QEMU ended without a word' : `QEMU ended: ${detail}` };
+    default:
+      return {
+        name: 'failed',
+        why: detail === '' ? `the machine ended (${reason})` : `the machine ended (${reason}): ${detail}`,
+      };
+  }
+}
+
+const withWhy = <T extends MachineState>(state: T, why: string | undefined): T =>
+  why === undefined ? state : { ...state, why };

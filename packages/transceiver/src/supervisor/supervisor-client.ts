@@ -1,0 +1,205 @@
+/** A client of the supervisor's control socket, for the agent and tests; starts the supervisor when there is none. */
+import { spawn } from 'node:child_process';
+import { EventEmitter } from 'node:events';
+import { mkdir, open } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { CollectiveError, isErrorCode } from '@collective/shared';
+import type { Home } from '../agent/home.js';
+import { readJsonLines, writeJsonLine } from '../machine/json-lines.js';
+import { field } from '../machine/qmp-client.js';
+import { connectUnix } from '../machine/unix-socket.js';
+import { isOver, type MachineState } from './machine-state.js';
+import {
+  REPLY_BYTES_MAX,
+  type SupervisorEvent,
+  type SupervisorMethod,
+  type SupervisorParams,
+  type SupervisorResults,
+} from './supervisor-protocol.js';
+
+export type SupervisorHome = Pick<Home, 'directory' | 'supervisorSocket' | 'logDirectory'>;
+
+/** Adopting many machines on a busy host takes its time. */
+const START_WAIT_MS = 30_000;
+
+type Pending = {
+  /** Runs before anything that follows the reply is read. */
+  readonly onReply: (() => void) | undefined;
+  readonly resolve: (result: object) => void;
+  readonly reject: (error: Error) => void;
+};
+
+export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEvent]; close: [] }> {
+  readonly #socket: Socket;
+  readonly #pending = new Map<number, Pending>();
+  readonly #stopReading: () => void;
+  #lastId = 0;
+  #closed = false;
+
+  private constructor(socket: Socket) {
+    super();
+    this.#socket = socket;
+    socket.on('error', () => undefined);
+    socket.once('close', () => {
+      this.#closed = true;
+      for (const { reject } of this.#pending.values())
+        reject(new CollectiveError('shutting-down', 'The supervisor has ended'));
+      this.#pending.clear();
+      this.emit('close');
+    });
+    this.#stopReading = readJsonLines(socket, { lineBytesMax: REPLY_BYTES_MAX, onValue: (value) => this.#take(value) });
+  }
+
+  /** Connects to the supervisor that runs. Errors: `agent-unreachable`-like `local-io` when there is none. */
+  static async connect(
+    home: SupervisorHome,
+    options: { readonly waitMs?: number; readonly signal?: AbortSignal } = {},
+  ): Promise<SupervisorClient> {
+    const socket = await connectUnix(home.supervisorSocket, options).catch((cause: unknown) => {
+      options.signal?.throwIfAborted();
+      throw new CollectiveError('local-io', `No supervisor answers at ${home.supervisorSocket}`, { cause });
+    });
+    return new SupervisorClient(socket);
+  }
+
+  /** Connects, after starting the supervisor when there is none. `module`: another program (tests). */
+  static async open(
+    home: SupervisorHome,
+    options: { readonly words?: readonly string[] } = {},
+  ): Promise<SupervisorClient> {
+    const running = await SupervisorClient.connect(home).catch(() => undefined);
+    if (running !== undefined) return running;
+    const ended = new AbortController();
+    await spawnSupervisor(home, options.words ?? [], () => ended.abort());
+    try {
+      return await SupervisorClient.connect(home, { waitMs: START_WAIT_MS, signal: ended.signal });
+    } catch (error) {
+      // Two agents may have started one each: the second ends at the lock, and the first is about to serve.
+      const other = await SupervisorClient.connect(home, { waitMs: 2_000 }).catch(() => undefined);
+      if (other !== undefined) return other;
+      throw new CollectiveError('local-io', `The supervisor did not start; see ${logFileOf(home)}`, { cause: error });
+    }
+  }
+
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /** Errors: those of the method (supervisor-protocol.ts); `shutting-down` when the supervisor ends first. */
+  async request<M extends SupervisorMethod>(method: M, params: SupervisorParams<M>): Promise<SupervisorResults[M]> {
+    return await this.#ask(method, params, undefined);
+  }
+
+  async #ask<M extends SupervisorMethod>(
+    method: M,
+    params: SupervisorParams<M>,
+    onReply: (() => void) | undefined,
+  ): Promise<SupervisorResults[M]> {
+    if (this.#closed) throw new CollectiveError('shutting-down', 'The supervisor has ended');
+    const id = ++this.#lastId;
+    const result = await new Promise<object>((resolve, reject) => {
+      this.#pending.set(id, { onReply, resolve, reject });
+      writeJsonLine(this.#socket, { id, method, params });
+    });
+    return result as SupervisorResults[M];
+  }
+
+  /** Resolves with the first state that `wanted` accepts, the present one included; rejects when the machine is over without. */
+  async waitForState(
+    machine: string,
+    wanted: (state: MachineState) => boolean,
+    signal?: AbortSignal,
+  ): Promise<MachineState> {
+    await this.request('events', {});
+    return await new Promise<MachineState>((resolve, reject) => {
+      const done = (act: () => void): void => {
+        this.off('event', onEvent);
+        this.off('close', onClose);
+        signal?.removeEventListener('abort', onAbort);
+        act();
+      };
+      const look = (state: MachineState): void => {
+        if (wanted(state)) done(() => resolve(state));
+        else if (isOver(state))
+          done(() =>
+            reject(
+              new CollectiveError(
+                'local-io',
+                `${machine} is ${state.name}${state.name === 'failed' ? `: ${state.why}` : ''}`,
+              ),
+            ),
+          );
+      };
+      const onEvent = (event: SupervisorEvent): void => {
+        if (event.machine === machine) look(event.state);
+      };
+      const onClose = (): void => done(() => reject(new CollectiveError('shutting-down', 'The supervisor has ended')));
+      const onAbort = (): void =>
+        done(() => reject(signal?.reason instanceof Error ? signal.reason : new CollectiveError('shutting-down')));
+      this.on('event', onEvent);
+      this.once('close', onClose);
+      signal?.addEventListener('abort', onAbort, { once: true });
+      this.request('status', {}).then(
+        ({ machines }) => {
+          const state = machines.find((each) => each.machine === machine)?.state;
+          if (state !== undefined) look(state);
+          else done(() => reject(new CollectiveError('not-found', `There is no machine ${machine}`)));
+        },
+        (error: unknown) => done(() => reject(error instanceof Error ? error : new Error(String(error)))),
+      );
+    });
+  }
+
+  /** Makes this connection the machine's serial port, raw both ways, beginning with what is kept, and still paused; nothing else can be asked on it afterwards. */
+  async console(machine: string, options: { readonly tailBytes?: number } = {}): Promise<Socket> {
+    await this.#ask('console', { machine, ...options }, () => this.#stopReading());
+    return this.#socket;
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #take(value: unknown): void {
+    if (field(value, 'event') !== undefined) {
+      this.emit('event', value as SupervisorEvent);
+      return;
+    }
+    const id = field(value, 'id');
+    const pending = typeof id === 'number' ? this.#pending.get(id) : undefined;
+    if (typeof id !== 'number' || pending === undefined) return;
+    this.#pending.delete(id);
+    const error = field(value, 'error');
+    const result = field(value, 'result');
+    if (typeof result === 'object' && result !== null) {
+      pending.onReply?.();
+      pending.resolve(result);
+    } else {
+      const code = String(field(error, 'code'));
+      pending.reject(new CollectiveError(isErrorCode(code) ? code : 'internal', String(field(error, 'message'))));
+    }
+  }
+}
+
+const logFileOf = (home: SupervisorHome): string => join(home.logDirectory, 'supervisor.log');
+
+async function spawnSupervisor(home: SupervisorHome, words: readonly string[], onEnd: () => void): Promise<void> {
+  await mkdir(home.logDirectory, { recursive: true, mode: 0o700 });
+  const log = await open(logFileOf(home), 'a', 0o600);
+  try {
+    const main = fileURLToPath(new URL('../../dist/supervisor/main.js', import.meta.url));
+    const child = spawn(process.execPath, [main, '--home', home.directory, ...words], {
+      cwd: '/',
+      detached: true, // its own session: it outlives the agent and the terminal
+      stdio: ['ignore', log.fd, log.fd],
+    });
+    child.once('error', onEnd);
+    child.once('exit', () => void delay(0).then(onEnd));
+    child.unref();
+  } finally {
+    await log.close();
+  }
+}
