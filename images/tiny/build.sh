@@ -67,13 +67,13 @@ initrd() {
   ln -s busybox "$root/bin/sh"
   # What is built into one flavour's kernel may be a module of the other: modprobe knows.
   modprobe -d "$work/$flavour" -S "$version" --ignore-install --show-depends -a "$@" \
-    | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r file; do
+    | sed -n 's/^insmod //; s/ *$//p' | awk '!seen[$0]++' | while IFS= read -r file; do
       cp "$file" "$root/modules/"
       basename "$file"
     done >"$root/modules/order"
   cp "$work/$flavour/boot/vmlinuz-$version" "$work/disk/vmlinuz-$name"
   chmod -R u=rwX,go=rX "$root"
-  chmod 755 "$root/init" "$root/etc/rc" "$root/etc/acpi/PWRF/00000080" "$root/usr/share/udhcpc/default.script" "$root/bin/busybox"
+  chmod 755 "$root/init" "$root/etc/rc" "$root/etc/acpi/PWRF/00000080" "$root/etc/udhcpc.script" "$root/bin/busybox"
   find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
   (cd "$root" && find . ! -name . -print0 | sort -z | cpio --null -o --quiet --reproducible -R 0:0 -H newc) \
     | zstd -q -19 >"$work/disk/initrd-$name"
@@ -101,7 +101,9 @@ fakeroot mke2fs -q -F -t ext4 -b 4096 -I 256 -O ^metadata_csum_seed,^orphan_file
   -E "hash_seed=c0111ec7-1e5e-4d15-8b00-000000000003,root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0,nodiscard" -d "$work/home" "$work/user.raw"
 fallocate --dig-holes "$work/system.raw"
 fallocate --dig-holes "$work/user.raw"
-sed "s/\"firmware\": \"bios\"/\"firmware\": \"$firmware\"/" "$here/appliance.json" >"$work/appliance.json"
+cp "$here/appliance.json" "$work/appliance.json"
+# GRUB for UEFI finds no room for the generic kernel in 256 MiB.
+[[ $firmware == bios ]] || sed -i 's/"firmware": "bios"/"firmware": "uefi"/; s/"memoryBytes": 268435456/"memoryBytes": 536870912/' "$work/appliance.json"
 
 mv -f "$work/system.raw" "$work/user.raw" "$work/appliance.json" "$out/"
 echo "$digest" >"$out/.stamp"
