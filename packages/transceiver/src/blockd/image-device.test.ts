@@ -14,7 +14,7 @@ const BLOCK = 65_536;
 // The last block is not whole.
 const disk = testDisk({ diskBytes: 40 * BLOCK + 3 * 512, blockBytes: BLOCK });
 
-const closers: (() => Promise<void>)[] = [];
+const closers: (() => PromiseLike<void>)[] = [];
 afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
 });

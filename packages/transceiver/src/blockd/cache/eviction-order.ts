@@ -88,6 +88,28 @@ export class EvictionOrder {
     this.#setFlags(slot, name === 'main' ? flags | SLOT_MAIN : flags & ~SLOT_MAIN);
   }
 
+  /** Puts all used slots that are not pinned into their queues, in the order of the file: at opening, queues still empty. */
+  load(slotCount: number): void {
+    const { records } = this.#arrays;
+    const next = this.#next;
+    const tails = [0, 0];
+    const heads = [0, 0];
+    const counts = [0, 0];
+    for (let slot = 0, at = FLAGS_WORD; slot < slotCount; slot += 1, at += RECORD_WORDS) {
+      const flags = records[at] ?? 0;
+      if ((flags & (SLOT_USED | SLOT_PINNED)) !== SLOT_USED) continue;
+      records[at] = flags | SLOT_QUEUED;
+      const queue = (flags & SLOT_MAIN) === 0 ? 0 : 1;
+      const tail = tails[queue] ?? 0;
+      if (tail === 0) heads[queue] = slot + 1;
+      else next[tail - 1] = slot + 1;
+      tails[queue] = slot + 1;
+      counts[queue] = (counts[queue] ?? 0) + 1;
+    }
+    this.#queues.small = { head: heads[0] ?? 0, tail: tails[0] ?? 0, count: counts[0] ?? 0 };
+    this.#queues.main = { head: heads[1] ?? 0, tail: tails[1] ?? 0, count: counts[1] ?? 0 };
+  }
+
   /**
    * The next slot to give up, out of its queue already; undefined when none can be. `onLeft` hears of slots that left
    * their queue because they had been dropped.

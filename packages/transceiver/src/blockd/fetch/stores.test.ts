@@ -293,7 +293,7 @@ describe('over HTTP', () => {
   const disk = testDisk({ diskBytes: 20 * BLOCK, blockBytes: BLOCK, noZeroes: true });
   const digests = [...disk.blocks.keys()];
   const first = digests[0] ?? A;
-  const closers: (() => Promise<void>)[] = [];
+  const closers: (() => PromiseLike<void>)[] = [];
   afterEach(async () => {
     for (const close of closers.splice(0).reverse()) await close();
   });
