@@ -16,8 +16,7 @@ import { SlowGate } from './slow-gate.js';
 const SLOW_READ_MS = 1;
 /** A synchronous write that took longer slept in dirty throttling. */
 const SLOW_WRITE_MS = 2;
-/** For how long the thread pool is used then. */
-const GATE_CLOSED_MS = 200;
+const GATE = { windowCalls: 64, closedMs: 100, closedMsMax: 3_200 } as const;
 /** Where zeroes have to be written, they are written in pieces of this size. */
 const ZERO_PIECE_BYTES = 1 << 20;
 
@@ -42,8 +41,8 @@ export const localError = (error: unknown, path: string): CollectiveError => {
 export class LocalFile implements RandomFile {
   readonly path: string;
   readonly #fd: number;
-  readonly #readGate = new SlowGate({ slowCallMs: SLOW_READ_MS, closedMs: GATE_CLOSED_MS });
-  readonly #writeGate = new SlowGate({ slowCallMs: SLOW_WRITE_MS, closedMs: GATE_CLOSED_MS });
+  readonly #readGate = new SlowGate({ slowCallMs: SLOW_READ_MS, ...GATE });
+  readonly #writeGate = new SlowGate({ slowCallMs: SLOW_WRITE_MS, ...GATE });
   #nowait = syscalls !== undefined;
   #punches = syscalls !== undefined;
   #closed = false;

@@ -19,8 +19,8 @@ export const OVERLAY_LIMITS = {
   queuedFillsMax: 65_536,
   /** After a fill that failed (the repository is away) the next one waits this long. */
   fillRetryMs: 1_000,
-  /** Map pages that a flush writes on the calling thread; more go through the thread pool. */
-  syncMapPagesMax: 8,
+  /** Runs of map bytes up to this are written by a flush on the calling thread: cheaper than sending them to another. */
+  syncMapBytesMax: 64 << 10,
 } as const;
 
 export const granuleOf = (byteOffset: number): number => Math.floor(byteOffset / GRANULE_BYTES);
