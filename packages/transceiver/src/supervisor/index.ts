@@ -1,0 +1,12 @@
+/** What the agent and tests use of the supervisor: its client and the data that travels. The rest runs in its own process. */
+export type { MachineDisk, MachineSpec } from './machine-spec.js';
+export { isOver, type MachineState } from './machine-state.js';
+export type { MachineStatus } from './machine-unit.js';
+export { SupervisorClient, type SupervisorHome } from './supervisor-client.js';
+export type {
+  SupervisorEvent,
+  SupervisorMethod,
+  SupervisorParams,
+  SupervisorResults,
+  SupervisorStatus,
+} from './supervisor-protocol.js';
