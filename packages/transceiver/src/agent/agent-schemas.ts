@@ -21,7 +21,7 @@ export const startBody = strict({
   waitMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400_000 })),
   accel: Type.Optional(Type.Union([Type.Literal('auto'), Type.Literal('kvm'), Type.Literal('tcg')])),
 });
-export const stopBody = strict({ names, all: Type.Optional(Type.Boolean()), force: Type.Optional(Type.Boolean()) });
+export const stopBody = strict({ names, all: Type.Optional(Type.Boolean()), force: Type.Optional(Type.Boolean()), wait: Type.Optional(Type.Boolean()) });
 export const consoleQuery = strict({ name: reference });
 export const publishBody = strict({
   name: reference,

@@ -73,7 +73,7 @@ export type AppliancesReply = { readonly appliances: readonly ApplianceRow[]; re
 
 export type StartRequest = { readonly names: readonly string[]; readonly waitFor?: string; readonly waitMs?: number; readonly accel?: string };
 export type StartedMachine = { readonly name: string; readonly version: number; readonly readyMs?: number; readonly notes: readonly string[] };
-export type StopRequest = { readonly names: readonly string[]; readonly all?: boolean; readonly force?: boolean };
+export type StopRequest = { readonly names: readonly string[]; readonly all?: boolean; readonly force?: boolean; readonly wait?: boolean };
 
 export type MachineStatus = {
   readonly name: string;

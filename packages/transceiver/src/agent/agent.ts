@@ -173,7 +173,7 @@ export class Agent implements AgentCalls {
           disks,
           blocks: session.client.address,
           ...(request.accel === undefined ? {} : { accel: request.accel }),
-        });
+        }, job.signal);
         started.push({ name, version: verified.manifest.version, notes: [...verified.notes, ...notes] });
       }
     });
@@ -190,10 +190,10 @@ export class Agent implements AgentCalls {
 
   async stop(request: StopRequest): Promise<readonly string[]> {
     const { machines } = await this.#machines.status();
-    const names = request.all === true ? machines.filter((machine) => machine.state !== 'stopped').map((machine) => machine.name) : request.names;
+    const names = request.all === true ? machines.filter((machine) => machine.state !== 'stopped' && machine.state !== 'failed').map((machine) => machine.name) : request.names;
     for (const name of names) {
       if (!isApplianceName(name)) throw new CollectiveError('usage', `"${name}" is no appliance.`);
-      await this.#machines.stop(name, { force: request.force === true });
+      await this.#machines.stop(name, { force: request.force === true, wait: request.wait !== false });
     }
     return names;
   }
@@ -226,7 +226,7 @@ export class Agent implements AgentCalls {
     }
     const reference = `${request.name}@${String(verified.manifest.version)}`;
     await this.#machines.export(
-      { disk, blocks: session.client.address, socketPath: request.socket, writable: request.writable },
+      { name: request.name, version: verified.manifest.version, disk, blocks: session.client.address, socketPath: request.socket, writable: request.writable },
       {
         signal: job.signal,
         onServing: () => job.emit({ event: 'progress', step: 'serving', text: `Serving disk ${request.disk} of ${reference} at ${request.socket}.` }),

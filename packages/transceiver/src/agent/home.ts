@@ -11,6 +11,7 @@
  *   cache/               blockd: the public block cache
  *   machines/            supervisor and blockd: one folder a subscription, with its overlays
  *   uploads/             publishes that were interrupted and can be continued
+ *   exports/             maps and throw-away overlays of exports and boot tests; emptied when an agent starts
  *   log/                 agent.log and those of the other processes, bounded
  *   run/                 unix sockets: agent.sock, supervisor.sock, blockd.sock; session.json (or a link to tmpfs)
  * ```
@@ -45,6 +46,7 @@ export type Home = {
   readonly cacheDirectory: string;
   readonly machinesDirectory: string;
   readonly uploadsDirectory: string;
+  readonly exportsDirectory: string;
   readonly logDirectory: string;
   readonly agentLog: string;
   /** Always HOME/run/session.json; a link to tmpfs where there is one. */
@@ -85,6 +87,7 @@ export async function openHome(directory: string, environment: NodeJS.ProcessEnv
     cacheDirectory: inHome('cache'),
     machinesDirectory: inHome('machines'),
     uploadsDirectory: inHome('uploads'),
+    exportsDirectory: inHome('exports'),
     logDirectory: inHome('log'),
     agentLog: join(inHome('log'), 'agent.log'),
     sessionFile: join(inHome('run'), 'session.json'),

@@ -21,7 +21,7 @@ export type MachinePlan = {
   readonly accel?: string;
 };
 
-export type ExportPlan = { readonly disk: PlannedDisk; readonly blocks: BlockOrigin; readonly socketPath: string; readonly writable: boolean };
+export type ExportPlan = { readonly name: string; readonly version: number; readonly disk: PlannedDisk; readonly blocks: BlockOrigin; readonly socketPath: string; readonly writable: boolean };
 
 /**
  * A version that is booted once before it is committed. Its blocks are in the repository already, so the test takes the
@@ -44,10 +44,10 @@ export type PathStatus = { readonly supervisor: { readonly running: boolean; rea
 export interface MachinePort {
   status(): Promise<PathStatus>;
   /** Resolves when QEMU runs. Errors: `in-use` when the appliance runs already, `missing-program`, `local-io`. */
-  start(plan: MachinePlan): Promise<{ readonly notes: readonly string[] }>;
-  /** Resolves when it is down. Errors: `not-found`. */
-  stop(name: string, options: { readonly force: boolean }): Promise<void>;
-  /** A unix socket that carries the serial console both ways. Errors: `not-found`. */
+  start(plan: MachinePlan, signal: AbortSignal): Promise<{ readonly notes: readonly string[] }>;
+  /** Resolves when it is down, or has been told to go down. Errors: `not-found`. */
+  stop(name: string, options: { readonly force: boolean; readonly wait: boolean }): Promise<void>;
+  /** The supervisor's socket, where a client asks for the serial console itself. Errors: `not-found`. */
   consoleSocket(name: string): Promise<string>;
   /** Resolves when the serial console has shown `text` (or `login:`-like for "login"). Errors: `no-boot`. */
   waitForConsole(name: string, options: { readonly text: string; readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<void>;

@@ -1,21 +1,173 @@
-/** The machine port over the supervisor's control socket. */
-import { CollectiveError } from '@collective/shared';
+/**
+ * The machine port over the supervisor's and blockd's control sockets. It holds no connection between calls, so that
+ * supervisor, blockd and agent may each die and come back: whoever is away when it is needed is started or waited for.
+ */
+import { randomBytes } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CollectiveError, hasCode } from '@collective/shared';
+import { ControlClient } from '../blockd/control/control-client.js';
+import { isOver } from '../supervisor/machine-state.js';
+import { SupervisorClient } from '../supervisor/supervisor-client.js';
+import { EXPORT_SESSION, exportDisk } from './block-export.js';
+import { watchConsole } from './console-watch.js';
 import type { Home } from './home.js';
-import type { MachinePort } from './machine-port.js';
+import type { BlockOrigin, BootTestPlan, MachinePlan, MachinePort } from './machine-port.js';
+import { bootTestSpec, specOf } from './machine-spec-plan.js';
+import { blockdStatus, pathStatus } from './path-status.js';
+import { Subscription } from './subscription.js';
 
+/** A guest that was asked to shut down has so long. */
+const STOP_DEADLINE_MS = 60_000;
+const BOOT_TEST = 'boot-test-';
+
+/** Clears away exports of an agent that died. */
 export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
-  const away = async (): Promise<never> => {
-    throw new CollectiveError('missing-program', `The supervisor at ${home.supervisorSocket} is not running.`);
-  };
+  await endStaleExports(home);
   return {
-    status: async () => ({ supervisor: { running: false }, blockd: { running: false }, machines: [] }),
-    start: away,
-    stop: away,
-    consoleSocket: away,
-    waitForConsole: away,
-    export: away,
-    bootTest: away,
-    shutdown: async () => undefined,
+    status: async () => pathStatus(home),
+    start: async (plan, signal) => startMachine(home, plan, signal),
+    stop: async (name, options) => stopMachine(home, name, options),
+    consoleSocket: async (name) => {
+      await withSupervisor(home, async (client) => assertMachine(client, name));
+      return home.supervisorSocket;
+    },
+    waitForConsole: async (name, options) => waitForConsole(home, name, options),
+    export: async (plan, options) => {
+      await ensureBlockd(home, plan.blocks);
+      await exportDisk(plan, { home, ...options });
+    },
+    bootTest: async (plan) => bootTest(home, plan),
+    shutdown: async () => endSupervisor(home),
     close: async () => undefined,
   };
+}
+
+async function withSupervisor<T>(home: Home, act: (client: SupervisorClient) => Promise<T>, options: { readonly mayStart?: boolean } = {}): Promise<T> {
+  const client = options.mayStart === true ? await SupervisorClient.open(home) : await SupervisorClient.connect(home);
+  try {
+    return await act(client);
+  } finally {
+    client.close();
+  }
+}
+
+/** Blocks need no token: whoever knows a public digest may read that chunk. So blockd gets none, and outlives any agent. */
+const repositoryOf = (blocks: BlockOrigin): { origin: string; pin?: string } => ({ origin: blocks.origin, ...(blocks.pin === undefined ? {} : { pin: blocks.pin }) });
+
+async function ensureBlockd(home: Home, blocks: BlockOrigin): Promise<void> {
+  await withSupervisor(home, async (client) => client.request('repository', repositoryOf(blocks)), { mayStart: true });
+}
+
+async function startMachine(home: Home, plan: MachinePlan, signal: AbortSignal): Promise<{ readonly notes: readonly string[] }> {
+  return withSupervisor(
+    home,
+    async (client) => {
+      // First, so that a machine that runs keeps its maps.
+      const { machines } = await client.request('status', {});
+      if (machines.some(({ machine, state }) => machine === plan.name && !isOver(state))) {
+        throw new CollectiveError('in-use', `${plan.name} is running already.`, { data: { appliance: plan.name } });
+      }
+      const spec = await specOf(plan, await Subscription.open(home.machinesDirectory, plan.name));
+      await client.request('repository', repositoryOf(plan.blocks));
+      await client.request('start', spec);
+      const started = client.waitForState(plan.name, (state) => state.name === 'running' || state.name === 'paused', signal);
+      await started.catch(async (error: unknown) => {
+        if (signal.aborted) await client.request('stop', { machine: plan.name, deadlineMs: 0 }).catch(() => undefined);
+        throw error;
+      });
+      const { machines: now } = await client.request('status', {});
+      const accelerator = now.find(({ machine }) => machine === plan.name)?.accelerator;
+      return { notes: accelerator?.accelerator === 'tcg' ? [`${plan.name} runs without KVM: ${accelerator.reason}.`] : [] };
+    },
+    { mayStart: true },
+  );
+}
+
+async function stopMachine(home: Home, name: string, options: { readonly force: boolean; readonly wait: boolean }): Promise<void> {
+  await withSupervisor(home, async (client) => {
+    await client.request('stop', { machine: name, deadlineMs: options.force ? 0 : STOP_DEADLINE_MS });
+    if (options.wait) await client.waitForState(name, isOver);
+  }).catch((error: unknown) => {
+    if (!hasCode(error, 'local-io') && !hasCode(error, 'not-found')) throw error;
+    throw new CollectiveError('not-found', `${name} is not running.`, { cause: error });
+  });
+}
+
+async function assertMachine(client: SupervisorClient, name: string): Promise<void> {
+  const { machines } = await client.request('status', {});
+  if (!machines.some(({ machine, state }) => machine === name && !isOver(state))) throw new CollectiveError('not-found', `${name} is not running.`);
+}
+
+async function waitForConsole(home: Home, name: string, wanted: { readonly text: string; readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<void> {
+  const client = await SupervisorClient.connect(home);
+  const watcher = await SupervisorClient.connect(home);
+  const ended = new AbortController();
+  try {
+    const console = await client.console(name);
+    // The console of a machine that is over stays open for its last words: its end is seen by its state.
+    void watcher.waitForState(name, isOver, ended.signal).then(
+      (state) => ended.abort(new CollectiveError('no-boot', `${name} ended (${'why' in state && state.why !== undefined ? state.why : state.name}).`)),
+      () => undefined,
+    );
+    await watchConsole(console, { name, ...wanted, signal: AbortSignal.any([wanted.signal, ended.signal]) });
+  } finally {
+    ended.abort();
+    client.close();
+    watcher.close();
+  }
+}
+
+async function bootTest(home: Home, plan: BootTestPlan): Promise<void> {
+  const machine = `${BOOT_TEST}${randomBytes(4).toString('hex')}`;
+  const folder = join(home.exportsDirectory, machine);
+  await ensureBlockd(home, plan.blocks);
+  try {
+    const spec = await bootTestSpec(plan, { machine, folder });
+    await withSupervisor(home, async (client) => {
+      await client.request('start', spec);
+      await client.waitForState(machine, (state) => state.name === 'running' || state.name === 'paused', plan.signal).catch((cause: unknown) => {
+        if (plan.signal.aborted) throw cause;
+        throw new CollectiveError('no-boot', `${plan.name} could not be started: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+      });
+    });
+    await waitForConsole(home, machine, { text: plan.text ?? 'login', timeoutMs: plan.timeoutMs, signal: plan.signal }).catch((error: unknown) => {
+      if (!hasCode(error, 'no-boot')) throw error;
+      throw new CollectiveError('no-boot', error.message.replaceAll(machine, plan.name), { cause: error });
+    });
+  } finally {
+    await stopMachine(home, machine, { force: true, wait: true }).catch(() => undefined);
+    await rm(folder, { recursive: true, force: true });
+    await rm(join(home.machinesDirectory, machine), { recursive: true, force: true });
+  }
+}
+
+async function endSupervisor(home: Home): Promise<void> {
+  const client = await SupervisorClient.connect(home).catch(() => undefined);
+  if (client === undefined) return;
+  try {
+    await client.request('shutdown', {});
+    if (!client.closed) await new Promise<void>((resolve) => client.once('close', resolve));
+  } finally {
+    client.close();
+  }
+}
+
+async function endStaleExports(home: Home): Promise<void> {
+  const status = await blockdStatus(home);
+  const stale = new Set((status?.disks ?? []).map(({ session }) => session).filter((session) => session.startsWith(EXPORT_SESSION)));
+  if (stale.size > 0) {
+    const client = await ControlClient.connect(home.blockdSocket);
+    for (const session of stale) await client.request('detach', { session }).catch(() => undefined);
+    client.close();
+  }
+  const supervisor = await SupervisorClient.connect(home).catch(() => undefined);
+  if (supervisor !== undefined) {
+    const { machines } = await supervisor.request('status', {});
+    for (const { machine, state } of machines) {
+      if (machine.startsWith(BOOT_TEST) && !isOver(state)) await supervisor.request('kill', { machine }).catch(() => undefined);
+    }
+    supervisor.close();
+  }
+  await rm(home.exportsDirectory, { recursive: true, force: true });
 }

@@ -89,7 +89,8 @@ function addMachineCommands(program: Command): void {
     .argument('[names...]')
     .description('shut appliances down')
     .option('--all', 'all that run')
-    .option('--force', 'do not wait for the guest')
+    .option('--force', 'do not ask the guest')
+    .option('--no-wait', 'return as soon as they have been told to go down')
     .action(async (names: string[], _options, command: Command) => (await import('./commands/machines.js')).stop(names, all(command)));
   program
     .command('console')

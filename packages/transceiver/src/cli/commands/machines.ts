@@ -36,11 +36,11 @@ export async function start(names: readonly string[], options: StartOptions): Pr
   }
 }
 
-export async function stop(names: readonly string[], options: GlobalOptions & { readonly all?: boolean; readonly force?: boolean }): Promise<void> {
+export async function stop(names: readonly string[], options: GlobalOptions & { readonly all?: boolean; readonly force?: boolean; readonly wait: boolean }): Promise<void> {
   if (names.length === 0 && options.all !== true) throw new CollectiveError('usage', 'Say which appliance to stop, or --all.');
   const { client } = await findAgent(options);
-  const stopped = (await client.post(AGENT_PATHS.stop, { names, all: options.all === true, force: options.force === true })) as string[];
-  printResult(options, stopped, stopped.length === 0 ? 'Nothing was running.' : `Stopped ${stopped.join(', ')}.`);
+  const stopped = (await client.post(AGENT_PATHS.stop, { names, all: options.all === true, force: options.force === true, wait: options.wait })) as string[];
+  printResult(options, stopped, stopped.length === 0 ? 'Nothing was running.' : `${options.wait ? 'Stopped' : 'Stopping'} ${stopped.join(', ')}.`);
 }
 
 /** Never starts an agent: that there is none is a status, too. */

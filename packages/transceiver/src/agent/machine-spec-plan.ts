@@ -1,0 +1,87 @@
+/**
+ * From what the agent verified to what the supervisor starts. System disks get a temporary overlay (fresh at each start and
+ * reboot); user and ephemeral disks a persistent one, over what they began as, whatever this version's are.
+ */
+import { join } from 'node:path';
+import { randomUUID } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { encodeChangedPairs } from '@collective/shared';
+import type { MachineDisk, MachineSpec } from '../supervisor/machine-spec.js';
+import { writeDurably } from './durable-file.js';
+import type { BootTestPlan, MachinePlan, PlannedDisk } from './machine-port.js';
+import type { Subscription } from './subscription.js';
+
+type Accelerator = NonNullable<MachineSpec['accelerator']>;
+const isAccelerator = (text: string): text is Accelerator => text === 'auto' || text === 'kvm' || text === 'tcg';
+
+/** Writes the maps that the disks need, and gives the machine. */
+export async function specOf(plan: MachinePlan, subscription: Subscription): Promise<MachineSpec> {
+  const disks: MachineDisk[] = [];
+  const maps = new Set<string>();
+  for (const disk of plan.disks) {
+    const { description } = disk;
+    const { name, bus, kind } = description;
+    if (kind === 'system') {
+      if (description.root !== null) {
+        await subscription.putMap(description.root, disk.map);
+        maps.add(description.root);
+      }
+      const source = published(plan, description, description.root === null ? undefined : subscription.mapPath(description.root));
+      disks.push({ name, bus, source, overlay: { path: subscription.overlayPath(name), mode: 'temporary' } });
+      continue;
+    }
+    const kept = await subscription.keptDisk(disk, plan.version);
+    const source: MachineDisk['source'] =
+      kept.root === null
+        ? { kind: 'zero', diskBytes: kept.diskBytes }
+        : published({ name: plan.name, version: kept.version }, kept, subscription.mapPath(kept.root));
+    disks.push({ name, bus, source, overlay: { path: subscription.overlayPath(name), mode: 'persistent' } });
+  }
+  await subscription.dropMaps(maps);
+  return {
+    machine: plan.name,
+    description: plan.machine,
+    disks,
+    uuid: subscription.uuid,
+    macAddress: subscription.macAddress,
+    ...(plan.accel !== undefined && isAccelerator(plan.accel) ? { accelerator: plan.accel } : {}),
+  };
+}
+
+/** A machine of its own for one boot: nothing of a subscription is used, everything lies in `folder` and goes with it. */
+export async function bootTestSpec(plan: BootTestPlan, options: { readonly machine: string; readonly folder: string }): Promise<MachineSpec> {
+  const { machine, folder } = options;
+  await mkdir(join(folder, 'maps'), { recursive: true, mode: 0o700 });
+  const disks: MachineDisk[] = [];
+  for (const disk of plan.disks) {
+    const { name, bus, root, diskBytes } = disk.description;
+    const overlay = { path: join(folder, 'overlays', name), mode: 'temporary' } as const;
+    if (root === null) {
+      disks.push({ name, bus, source: { kind: 'zero', diskBytes }, overlay });
+      continue;
+    }
+    disks.push({ name, bus, source: published(plan, disk.description, await writeMap(join(folder, 'maps', root), disk)), overlay });
+  }
+  await mkdir(join(folder, 'overlays'), { recursive: true, mode: 0o700 });
+  return { machine, description: plan.machine, disks, uuid: randomUUID(), macAddress: '52:54:00:00:b0:07', restrictNetwork: true };
+}
+
+/** Writes the disk's map where blockd can read it; gives the path. */
+export async function writeMap(path: string, { map }: PlannedDisk): Promise<string> {
+  await writeDurably(path, encodeChangedPairs(map.changesSince(undefined)));
+  return path;
+}
+
+export const published = (
+  of: { readonly name: string; readonly version: number },
+  disk: { readonly diskBytes: number; readonly blockBytes: number; readonly root: string | null },
+  map: string | undefined,
+): MachineDisk['source'] => ({
+  kind: 'published',
+  appliance: of.name,
+  version: of.version,
+  diskBytes: disk.diskBytes,
+  blockBytes: disk.blockBytes,
+  root: disk.root,
+  ...(map === undefined ? {} : { map }),
+});
