@@ -9,7 +9,14 @@ export { putDigestWords } from './cache/slot-index.js';
 export { SlotReader } from './cache/slot-reader.js';
 export { FLAGS_WORD, SLOT_USED, TABLE_HEADER_BYTES, encodeTableHeader, sealRecord } from './cache/slot-table.js';
 export { ControlClient } from './control/control-client.js';
-export type { BlockdStatus, ControlEvent, ControlMethod, ControlParams, ControlResults, DiskStatus } from './control/control-protocol.js';
+export type {
+  BlockdStatus,
+  ControlEvent,
+  ControlMethod,
+  ControlParams,
+  ControlResults,
+  DiskStatus,
+} from './control/control-protocol.js';
 export { FetchThread } from './fetch/fetch-thread.js';
 export { ImageDevice, type ImageDeviceOptions } from './image-device.js';
 export { syscalls } from './syscalls.js';
