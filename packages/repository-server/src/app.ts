@@ -3,7 +3,13 @@
  * request but for chunks, with route, status, account and duration; never headers, bodies or tokens (no route carries
  * a secret in its path).
  */
-import Fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify';
+import Fastify, {
+  LogController,
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from 'fastify';
 import {
   CollectiveError,
   ERROR_TABLE,
@@ -51,6 +57,10 @@ export const buildApp = async (options: AppOptions): Promise<App> => {
     keepAliveTimeout: KEEP_ALIVE_MS,
     bodyLimit: 1,
     routerOptions: { maxParamLength: 128 },
+    // Errors before a route is found: a path that cannot be decoded.
+    frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
+      void replyWithError(error, request, reply);
+    },
     return503OnClosing: true,
     forceCloseConnections: 'idle' as const,
   };
@@ -97,19 +107,21 @@ const addParsers = (app: FastifyInstance): void => {
 };
 
 const addErrorReplies = (app: FastifyInstance): void => {
-  app.setErrorHandler((error, request, reply) => {
-    const known = toCollectiveError(error);
-    const { httpStatus } = known.row;
-    if (httpStatus >= 500) request.log.error({ err: error, route: request.routeOptions.url }, 'a request failed');
-    if (known.code === 'rate-limited') reply.header('retry-after', String(known.data['seconds'] ?? 1));
-    if (known.code === 'not-logged-in' || known.code === 'token-expired') reply.header('www-authenticate', 'Bearer');
-    // A body that will not be read must not be taken for the next request.
-    if (httpStatus === 413) reply.header('connection', 'close');
-    return reply.code(httpStatus).type('application/json; charset=utf-8').send(errorBody(known));
-  });
+  app.setErrorHandler(replyWithError);
   app.setNotFoundHandler(() => {
     throw new CollectiveError('not-found', 'There is no such route');
   });
+};
+
+const replyWithError = (error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply => {
+  const known = toCollectiveError(error);
+  const { httpStatus } = known.row;
+  if (httpStatus >= 500) request.log.error({ err: error, route: request.routeOptions.url }, 'a request failed');
+  if (known.code === 'rate-limited') reply.header('retry-after', String(known.data['seconds'] ?? 1));
+  if (known.code === 'not-logged-in' || known.code === 'token-expired') reply.header('www-authenticate', 'Bearer');
+  // A body that will not be read must not be taken for the next request.
+  if (httpStatus === 413) reply.header('connection', 'close');
+  return reply.code(httpStatus).type('application/json; charset=utf-8').send(errorBody(known));
 };
 
 /** What a stranger may know: of our own failures only the sentence of the table. */

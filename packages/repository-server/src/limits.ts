@@ -7,6 +7,8 @@ export type Limits = {
   readonly diskBlocksMax: number;
   /** Memory for maps that are kept loaded between requests. */
   readonly mapCacheBytesMax: number;
+  /** Memory for chunks that were read last. */
+  readonly chunkMemoryBytesMax: number;
   /** Request bodies in memory at the same time, all callers together. */
   readonly bodyBytesInFlightMax: number;
   /** Chunks, in bytes, that one upload session may store. */
@@ -42,6 +44,7 @@ const DAY_SECONDS = 86_400;
 export const DEFAULT_LIMITS: Limits = {
   diskBlocksMax: 2 ** 22,
   mapCacheBytesMax: 128 * MIB,
+  chunkMemoryBytesMax: 256 * MIB,
   bodyBytesInFlightMax: 512 * MIB,
   uploadBytesMax: 2 ** 40,
   openUploadsPerAccountMax: 16,

@@ -12,6 +12,7 @@ import { type Limits } from './limits.js';
 import { joinLinkFor } from './repository/invite-account.js';
 import { openRepository, repositoryPaths } from './repository/open-repository.js';
 import { type Settings, writeSettings } from './repository/settings.js';
+import { ChunkMemory } from './storage/chunk-memory.js';
 import { FileLock } from './storage/file-lock.js';
 import { readTls } from './tls-files.js';
 
@@ -57,6 +58,7 @@ export const startServer = async (options: ServeOptions): Promise<RunningServer>
     const { limits, clock, logger } = options;
     const built = await buildApp({
       ...open,
+      blobStore: new ChunkMemory(open.blobStore, { bytesMax: options.limits.chunkMemoryBytesMax }),
       limits,
       clock,
       ...(logger === undefined ? {} : { logger }),

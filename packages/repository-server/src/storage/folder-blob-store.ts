@@ -1,8 +1,8 @@
 /**
  * A repository as a folder: the layout of docs/formats/repository.md, so that other programs can read, copy and serve
  * it. Chunk files are read synchronously while the medium answers at once (page cache: 10 to 20 µs for open, read
- * and close, against 70 µs through libuv's pool) and asynchronously for a second after one read took long, so that a
- * cold or failing disk does not stop the other requests.
+ * and close, against 70 µs through libuv's pool) and asynchronously for half a second after several reads took long, so
+ * that a cold or failing disk does not stop the other requests.
  */
 import { closeSync, fstatSync, openSync, readSync, type Dirent } from 'node:fs';
 import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
@@ -20,13 +20,17 @@ import {
   syncFolder,
 } from './durable-file.js';
 
+// One slow read says little: on a busy machine the kernel may just have run somebody else.
 const SLOW_READ_MS = 2;
-const ASYNC_AFTER_SLOW_MS = 1_000;
+const SLOW_READS_MAX = 4;
+const ASYNC_AFTER_SLOW_MS = 500;
 const REMOVES_AT_ONCE = 8;
 
 export class FolderBlobStore implements BlobStore {
   readonly #folder: string;
   readonly #tempFolder: string;
+  /** Slow reads, forgotten at a rate of one in 64 reads. */
+  #slowReads = 0;
   #asyncUntilMs = 0;
 
   private constructor(folder: string) {
@@ -96,8 +100,7 @@ export class FolderBlobStore implements BlobStore {
       if (isErrno(error, 'ENOENT')) return undefined;
       throw readError(error, digest);
     } finally {
-      const endMs = performance.now();
-      if (endMs - startMs > SLOW_READ_MS) this.#asyncUntilMs = endMs + ASYNC_AFTER_SLOW_MS;
+      this.#watchSpeed(performance.now(), startMs);
     }
   }
 
@@ -133,6 +136,15 @@ export class FolderBlobStore implements BlobStore {
       }
     }
     return strays;
+  }
+
+  #watchSpeed(endMs: number, startMs: number): void {
+    this.#slowReads = Math.max(0, this.#slowReads - 1 / 64);
+    if (endMs - startMs <= SLOW_READ_MS) return;
+    this.#slowReads += 1;
+    if (this.#slowReads < SLOW_READS_MAX) return;
+    this.#slowReads = 0;
+    this.#asyncUntilMs = endMs + ASYNC_AFTER_SLOW_MS;
   }
 
   async #chunkFolderEntries(folder: string): Promise<Dirent[]> {
