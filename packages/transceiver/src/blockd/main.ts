@@ -15,6 +15,7 @@ import { CollectiveError, hasCode } from '@collective/shared';
 import { LocalFileSystem } from '../storage/local-file-system.js';
 import { Blockd } from './blockd.js';
 import { ControlServer } from './control/control-server.js';
+import { keepEarlyConnections } from './control/handed-listener.js';
 
 const CACHE_BYTES_MAX_DEFAULT = 64 * 2 ** 30;
 const CACHE_RESERVE_BYTES_DEFAULT = 2 ** 30;
@@ -24,14 +25,20 @@ type Arguments = { readonly home: string; readonly cacheBytesMax: number; readon
 
 const readArguments = (): Arguments => {
   const { values } = parseArgs({
-    options: { 'home': { type: 'string' }, 'cache-bytes-max': { type: 'string' }, 'cache-reserve-bytes': { type: 'string' } },
+    options: {
+      home: { type: 'string' },
+      'cache-bytes-max': { type: 'string' },
+      'cache-reserve-bytes': { type: 'string' },
+    },
   });
   const bytes = (text: string | undefined, byDefault: number): number => {
     const value = text === undefined ? byDefault : Number(text);
-    if (!Number.isSafeInteger(value) || value < 0) throw new CollectiveError('usage', `${text ?? ''} is not a number of bytes`);
+    if (!Number.isSafeInteger(value) || value < 0)
+      throw new CollectiveError('usage', `${text ?? ''} is not a number of bytes`);
     return value;
   };
-  if (values.home === undefined || !values.home.startsWith('/')) throw new CollectiveError('usage', '--home DIR (an absolute path) is needed');
+  if (values.home === undefined || !values.home.startsWith('/'))
+    throw new CollectiveError('usage', '--home DIR (an absolute path) is needed');
   return {
     home: values.home,
     cacheBytesMax: bytes(values['cache-bytes-max'], CACHE_BYTES_MAX_DEFAULT),
@@ -97,11 +104,10 @@ const run = async ({ home, cacheBytesMax, reserveBytes }: Arguments): Promise<vo
   });
 
   process.on('message', (message: unknown, handle: unknown) => {
-    const name: unknown = typeof message === 'object' && message !== null ? Reflect.get(message, 'listener') : undefined;
+    const name: unknown =
+      typeof message === 'object' && message !== null ? Reflect.get(message, 'listener') : undefined;
     if (typeof name !== 'string' || !(handle instanceof net.Server)) return;
-    // As nbdListener makes them; Node makes a plain one of what comes over the channel.
-    Reflect.set(handle, 'pauseOnConnect', true);
-    Reflect.set(handle, 'allowHalfOpen', true);
+    keepEarlyConnections(handle);
     blockd.takeHandle(name, handle);
   });
   process.once('SIGTERM', () => void end());
