@@ -9,16 +9,22 @@ import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CollectiveError, hasCode } from '@collective/shared';
 import type { ControlClient } from '../blockd/control/control-client.js';
-import type { BlockdStatus, ControlEvent, ControlParams } from '../blockd/control/control-protocol.js';
+import type { BlockdStatus, ControlEvent } from '../blockd/control/control-protocol.js';
 import { letQemuConnect } from '../machine/launcher.js';
 import { withTimeout } from '../machine/qmp-client.js';
 import { type BlockdProgram, BlockdProcess } from './blockd-process.js';
 import type { DiskAttachment, DiskService, DiskServiceEvents, MissingBlocks } from './disk-service.js';
 import { HeldSocket } from './held-socket.js';
+import type { Repository, RepositoryFile } from './repository-file.js';
 
 type Attached = { readonly attachment: DiskAttachment; held: HeldSocket | undefined };
 
-export type BlockdKeeperOptions = { readonly program: BlockdProgram; readonly log: (text: string) => void };
+export type BlockdKeeperOptions = {
+  readonly program: BlockdProgram;
+  /** Remembers the repository (without the token) for the supervisor after a crash: guests go on though no agent is there. */
+  readonly repositoryFile: RepositoryFile;
+  readonly log: (text: string) => void;
+};
 
 /** One that dies again within this time is waited for a little longer each time. */
 const QUICK_DEATH_MS = 5_000;
@@ -31,7 +37,7 @@ const STOP_GRACE_MS = 25_000;
 export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements DiskService {
   readonly #options: BlockdKeeperOptions;
   readonly #attached = new Map<string, Attached>();
-  #repository: ControlParams<'repository'> | undefined;
+  #repository: Repository | undefined;
   #daemon: BlockdProcess | undefined;
   #restarts = 0;
   #closing = false;
@@ -39,8 +45,13 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
   #waiters: (() => void)[] = [];
   #keeping: Promise<void>;
 
-  private constructor(options: BlockdKeeperOptions, adopted: BlockdProcess | undefined) {
+  private constructor(
+    options: BlockdKeeperOptions,
+    adopted: BlockdProcess | undefined,
+    repository: Repository | undefined,
+  ) {
     super();
+    this.#repository = repository;
     this.setMaxListeners(0); // a few for each machine
     this.#options = options;
     this.#daemon = adopted;
@@ -52,7 +63,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     const early: ControlEvent[] = [];
     let take = (event: ControlEvent): void => void early.push(event);
     const adopted = await BlockdProcess.adopt(options.program.controlSocket, (event) => take(event));
-    const keeper = new BlockdKeeper(options, adopted);
+    const keeper = new BlockdKeeper(options, adopted, await options.repositoryFile.read());
     take = (event) => keeper.take(event);
     for (const event of early) take(event);
     return keeper;
@@ -66,9 +77,10 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     return this.#restarts;
   }
 
-  /** Where blocks come from. Kept in memory only, and told again to a daemon that was restarted. */
-  async setRepository(repository: ControlParams<'repository'>): Promise<void> {
+  /** Where blocks come from; told again to a daemon that was restarted. */
+  async setRepository(repository: Repository): Promise<void> {
     this.#repository = repository;
+    await this.#options.repositoryFile.write(repository);
     await this.#withDaemon(({ client }) => client.request('repository', repository));
   }
 

@@ -27,6 +27,8 @@ const WAIT_MS = { virtio: 5_000, sata: 2_000, ide: 2_000 } as const;
 /** `quit` is answered at once unless QEMU's main loop hangs on a pending read. */
 const QUIT_GRACE_MS = 500;
 const WARM_RETRY_MS = 1_000;
+/** A guest that is shutting down and lacks a block gets so long for it, whatever its deadline: `stop` works in an outage. */
+const STUCK_STOP_MS = 10_000;
 
 export type MachineUnitOptions = {
   readonly disks: DiskService;
@@ -63,6 +65,7 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
   /** Held back until everything is cleaned up. */
   #outcome: MachineState | undefined;
   #poweringDown = false;
+  #stuckTimer: NodeJS.Timeout | undefined;
 
   private constructor(spec: MachineSpec, startedAtMs: number, options: MachineUnitOptions) {
     super();
@@ -137,7 +140,7 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
     void this.#qemu?.kill().catch((error: unknown) => this.#options.log(`${this.spec.machine}: ${String(error)}`));
   }
 
-  /** What the screen shows, as a PNG. Errors: `local-io`, `not-found` for a machine without a display. */
+  /** The running QEMU, if any. */
   get qemu(): QemuProcess | undefined {
     return this.#qemu;
   }
@@ -351,9 +354,15 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
     const state = nextState(this.#state, event);
     if (state === this.#state) return;
     if (isOver(state)) {
+      clearTimeout(this.#stuckTimer);
       this.#outcome = state; // shown when the cleaning up is done
       return;
     }
+    const isStuck = state.name === 'stopping' && state.why !== undefined;
+    if (!isStuck) {
+      clearTimeout(this.#stuckTimer);
+      this.#stuckTimer = undefined;
+    } else this.#stuckTimer ??= setTimeout(() => void this.#quit(), STUCK_STOP_MS);
     this.#state = state;
     this.emit('change', state);
   }

@@ -18,6 +18,7 @@ export class SerialConsole extends EventEmitter<{ output: [] }> {
   #port: Socket | undefined;
   #parts: Buffer[] = [];
   #partsBytes = 0;
+  #closed = false;
 
   /** Connects to QEMU's socket; the connection before, if any, has ended. */
   async connect(path: string, signal?: AbortSignal): Promise<void> {
@@ -44,6 +45,10 @@ export class SerialConsole extends EventEmitter<{ output: [] }> {
   /** Writes the tail to the client, then everything that comes; what the client sends is typed. Ends with the client or `close`. */
   attach(client: Duplex, tailBytes: number): void {
     if (tailBytes > 0) client.write(this.tail(tailBytes));
+    if (this.#closed) {
+      client.end(); // the last words of a machine that is over
+      return;
+    }
     this.#clients.add(client);
     client.on('data', (data: Buffer) => {
       if (this.#port !== undefined && !this.#port.write(data)) client.pause();
@@ -61,6 +66,7 @@ export class SerialConsole extends EventEmitter<{ output: [] }> {
 
   /** Ends the connection to QEMU and all clients. */
   close(): void {
+    this.#closed = true;
     this.#port?.destroy();
     for (const client of this.#clients) client.end();
     this.#clients.clear();

@@ -16,6 +16,7 @@ import { MachineRecords } from './machine-record.js';
 import type { MachineSpec } from './machine-spec.js';
 import { isOver, type MachineState } from './machine-state.js';
 import { MachineUnit, type MachineUnitOptions } from './machine-unit.js';
+import { RepositoryFile } from './repository-file.js';
 import { SUPERVISOR_PROTOCOL, type SupervisorParams, type SupervisorStatus } from './supervisor-protocol.js';
 
 export type SupervisorOptions = {
@@ -58,7 +59,8 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
   /** The caller holds the home's supervisor lock. Adopts what an earlier supervisor left running. */
   static async open(options: SupervisorOptions): Promise<Supervisor> {
     const runFolder = await makeRunFolder(options.home);
-    const keeper = await BlockdKeeper.open({ program: options.blockd, log: options.log });
+    const repositoryFile = new RepositoryFile(join(options.home.directory, 'supervisor-repository.json'));
+    const keeper = await BlockdKeeper.open({ program: options.blockd, repositoryFile, log: options.log });
     const supervisor = new Supervisor(options, keeper, runFolder);
     const records = await supervisor.#records.list((machine, error) =>
       options.log(`${machine}: bad record: ${String(error)}`),
