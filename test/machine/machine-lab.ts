@@ -182,10 +182,11 @@ export class MachineLab implements AsyncDisposable {
     return found;
   }
 
-  /** kill -9 for one that this lab started. */
-  kill(pid: number | null): void {
+  /** kill -9 for one that this lab started; resolves when it is gone. */
+  async kill(pid: number | null): Promise<void> {
     if (pid === null) throw new Error('there is no such process');
     process.kill(pid, 'SIGKILL');
+    await eventually(`process ${pid} is gone`, async () => (await identifyProcess(pid)) === undefined, 10_000);
   }
 
   async log(): Promise<string> {

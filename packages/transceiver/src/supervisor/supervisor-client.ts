@@ -24,6 +24,8 @@ export type SupervisorHome = Pick<Home, 'directory' | 'supervisorSocket' | 'logD
 
 /** Adopting many machines on a busy host takes its time. */
 const START_WAIT_MS = 30_000;
+const START_ATTEMPTS = 5;
+const START_RETRY_MS = 200;
 
 type Pending = {
   /** Runs before anything that follows the reply is read. */
@@ -53,7 +55,7 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
     this.#stopReading = readJsonLines(socket, { lineBytesMax: REPLY_BYTES_MAX, onValue: (value) => this.#take(value) });
   }
 
-  /** Connects to the supervisor that runs. Errors: `agent-unreachable`-like `local-io` when there is none. */
+  /** Connects to the supervisor that runs. Errors: `local-io` when there is none. */
   static async connect(
     home: SupervisorHome,
     options: { readonly waitMs?: number; readonly signal?: AbortSignal } = {},
@@ -65,22 +67,42 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
     return new SupervisorClient(socket);
   }
 
-  /** Connects, after starting the supervisor when there is none. `module`: another program (tests). */
+  /** Connects, after starting the supervisor when there is none. `words`: more arguments for it (tests). Errors: `local-io`. */
   static async open(
     home: SupervisorHome,
     options: { readonly words?: readonly string[] } = {},
   ): Promise<SupervisorClient> {
-    const running = await SupervisorClient.connect(home).catch(() => undefined);
-    if (running !== undefined) return running;
-    const ended = new AbortController();
-    await spawnSupervisor(home, options.words ?? [], () => ended.abort());
+    // More than once: one that was just killed may still hold the lock, and a client of another agent may start one too.
+    for (let attempt = 1; ; attempt += 1) {
+      const running = await SupervisorClient.#connectAlive(home, {}).catch(() => undefined);
+      if (running !== undefined) return running;
+      const ended = new AbortController();
+      await spawnSupervisor(home, options.words ?? [], () => ended.abort());
+      try {
+        return await SupervisorClient.#connectAlive(home, { waitMs: START_WAIT_MS, signal: ended.signal });
+      } catch (error) {
+        if (attempt >= START_ATTEMPTS) {
+          throw new CollectiveError('local-io', `The supervisor did not start; see ${logFileOf(home)}`, {
+            cause: error,
+          });
+        }
+        await delay(START_RETRY_MS);
+      }
+    }
+  }
+
+  /** The socket of one that is dying still takes connections: only an answer counts. */
+  static async #connectAlive(
+    home: SupervisorHome,
+    options: { readonly waitMs?: number; readonly signal?: AbortSignal },
+  ): Promise<SupervisorClient> {
+    const client = await SupervisorClient.connect(home, options);
     try {
-      return await SupervisorClient.connect(home, { waitMs: START_WAIT_MS, signal: ended.signal });
+      await client.request('status', {});
+      return client;
     } catch (error) {
-      // Two agents may have started one each: the second ends at the lock, and the first is about to serve.
-      const other = await SupervisorClient.connect(home, { waitMs: 2_000 }).catch(() => undefined);
-      if (other !== undefined) return other;
-      throw new CollectiveError('local-io', `The supervisor did not start; see ${logFileOf(home)}`, { cause: error });
+      client.close();
+      throw error;
     }
   }
 

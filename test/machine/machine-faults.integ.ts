@@ -1,0 +1,140 @@
+/** What happens around a guest while it runs: processes are killed, the repository goes away, a machine is stopped in an outage. */
+import { existsSync } from 'node:fs';
+import { expect, onTestFailed, test } from 'vitest';
+import { eventually, MachineLab } from './machine-lab.js';
+
+const READY = /TINY READY/;
+
+const withLab = async (work: (lab: MachineLab) => Promise<void>): Promise<void> => {
+  await using lab = await MachineLab.open();
+  onTestFailed(async () => console.error(await lab.log().catch(String)));
+  await work(lab);
+};
+
+/** The guest has read its kernel in part: far from the beginning and the end of a boot. */
+const midBoot = async (lab: MachineLab): Promise<void> =>
+  await eventually('the guest is in mid-boot', () => lab.repository.requests.length > 60);
+
+test('kill -9 of the block daemon in mid-boot: it is restarted, and the guest continues', () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await midBoot(lab);
+    const { blockd } = await lab.client.request('status', {});
+    await lab.kill(blockd.pid);
+    const console = await lab.console('one');
+    await console.sees(READY);
+    const after = await lab.client.request('status', {});
+    expect(after.blockd).toMatchObject({ restarts: 1 });
+    expect(after.blockd.pid).not.toBe(blockd.pid);
+    expect((await lab.status('one')).restarts).toBe(0);
+  }));
+
+test('kill -9 of the supervisor in mid-boot: QEMU and block daemon live on, the next one adopts them, and stops the guest in order', () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await midBoot(lab);
+    const before = await lab.client.request('status', {});
+    await lab.kill(before.pid);
+    await lab.reconnect();
+    const after = await lab.client.request('status', {});
+    expect(after.pid).not.toBe(before.pid);
+    expect(after.blockd.pid).toBe(before.blockd.pid);
+    expect(after.machines[0]).toMatchObject({
+      machine: 'one',
+      state: { name: 'running' },
+      qemuPid: before.machines[0]?.qemuPid,
+    });
+    const console = await lab.console('one');
+    await console.sees(READY);
+    await lab.client.request('stop', { machine: 'one' });
+    await lab.reaches('one', 'stopped', 40_000);
+    expect(existsSync(lab.overlayPath('one', 'system'))).toBe(false);
+  }));
+
+test('kill -9 of supervisor and block daemon at once, and of the daemon again: the guest continues, and a reboot works', () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await midBoot(lab);
+    const before = await lab.client.request('status', {});
+    await Promise.all([lab.kill(before.pid), lab.kill(before.blockd.pid)]);
+    await lab.reconnect();
+    const console = await lab.console('one');
+    await console.sees(READY);
+    await lab.kill((await lab.client.request('status', {})).blockd.pid);
+    console.type('echo user >/home/file; sync; echo writ""ten');
+    await console.sees(/written/);
+    console.type('reboot');
+    await console.sees(READY, 2);
+  }));
+
+test('the repository goes away in mid-boot: the machine is paused with the reason, answers meanwhile, and goes on by itself', () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await midBoot(lab);
+    await lab.repository.goAway();
+    const state = await lab.reaches('one', 'paused', 30_000);
+    expect(state).toMatchObject({ cause: 'disk' });
+    await eventually('the reason names the block', async () => {
+      const now = await lab.state('one');
+      return 'why' in now && /waits for block \d+.* of disk system: .+/.test(now.why ?? '');
+    });
+    const askedAt = performance.now();
+    await lab.client.request('screendump', { machine: 'one' });
+    expect(performance.now() - askedAt).toBeLessThan(1_000);
+    await lab.repository.comeBack();
+    await lab.reaches('one', 'running', 60_000);
+    await (await lab.console('one')).sees(READY);
+  }));
+
+test('stop of a machine that is paused in an outage ends it within 1 s and leaves nothing', () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await midBoot(lab);
+    await lab.repository.goAway();
+    await lab.reaches('one', 'paused', 30_000);
+    const askedAt = performance.now();
+    await lab.client.request('stop', { machine: 'one' });
+    expect(performance.now() - askedAt).toBeLessThan(200);
+    await lab.reaches('one', 'stopped', 5_000);
+    expect(performance.now() - askedAt).toBeLessThan(1_000);
+    expect(existsSync(lab.overlayPath('one', 'system'))).toBe(false);
+    expect((await lab.processes()).filter((line) => line.includes('qemu'))).toEqual([]);
+  }));
+
+test('stop at once of a machine whose reads are pending in QEMU ends it within 1 s', () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await midBoot(lab);
+    lab.repository.behave = () => 'silent';
+    const asked = lab.repository.requests.length;
+    await eventually('a read waits', () => lab.repository.requests.length > asked);
+    const askedAt = performance.now();
+    await lab.client.request('stop', { machine: 'one', deadlineMs: 0 });
+    await lab.reaches('one', 'stopped', 5_000);
+    expect(performance.now() - askedAt).toBeLessThan(1_000);
+  }));
+
+test('a repository that is away at the start: the machine waits in preparing with the reason, and stop ends that', () =>
+  withLab(async (lab) => {
+    await lab.repository.goAway();
+    await lab.start('one');
+    await eventually('the reason is told', async () => {
+      const state = await lab.state('one');
+      return state.name === 'preparing' && state.why !== undefined;
+    });
+    const askedAt = performance.now();
+    await lab.client.request('stop', { machine: 'one' });
+    await lab.reaches('one', 'stopped', 5_000);
+    expect(performance.now() - askedAt).toBeLessThan(1_000);
+  }));
+
+test('kill -9 of one QEMU fails that machine with a reason and leaves the other alone', () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await lab.start('two');
+    await Promise.all([lab.reaches('one', 'running'), lab.reaches('two', 'running')]);
+    await lab.kill((await lab.status('one')).qemuPid);
+    const failed = await lab.reaches('one', 'failed', 10_000);
+    expect(failed).toMatchObject({ why: expect.stringContaining('QEMU ended') as unknown });
+    await (await lab.console('two')).sees(READY);
+  }));
