@@ -35,7 +35,7 @@ export type LaunchOptions = {
 
 /**
  * Makes the folder's `q/` anew and starts QEMU, stopped (`-S`), with its sockets about to appear. Resolves when the process
- * exists. `disks/` must be there already (`makeMachineFolder`). Errors: `missing-program`, `bad-machine`, `local-io`.
+ * exists. `d/` must be there already (`makeMachineFolder`). Errors: `missing-program`, `bad-machine`, `local-io`.
  */
 export async function launchQemu({ description, session, user }: LaunchOptions): Promise<ChildProcess> {
   if (user === undefined && process.getuid?.() === 0)
@@ -94,7 +94,7 @@ async function confinement(description: MachineDescription, user: QemuUser | und
   ];
 }
 
-/** The machine's folder with `disks/`, made anew: nothing of an earlier run is left in it. The parent must be passable for `user`. */
+/** The machine's folder with `d/`, made anew: nothing of an earlier run is left in it. The parent must be passable for `user`. */
 export async function makeMachineFolder(folder: string, user: QemuUser | undefined): Promise<SessionPaths> {
   const paths = sessionPaths(folder);
   await rm(folder, { recursive: true, force: true });

@@ -4,7 +4,7 @@
  *
  * ```
  * FOLDER                the machine's: root or person, entered by QEMU's group only                    0710
- *   disks/NAME.sock     one NBD listening socket a disk, held by the supervisor, QEMU may connect      0660
+ *   d/NAME              one NBD listening socket a disk, held by the supervisor, QEMU may connect      0660
  *   q/                  QEMU's own, fresh at each start                                                0700
  *     qmp.sock          the supervisor's QMP connection
  *     qmp2.sock         a spare one: for the supervisor that comes after a crash, and for people who look
@@ -50,8 +50,9 @@ export function sessionPaths(folder: string) {
   const own = join(folder, 'q');
   return {
     folder,
-    disksFolder: join(folder, 'disks'),
-    diskSocket: (name: string): string => join(folder, 'disks', `${name}.sock`),
+    disksFolder: join(folder, 'd'),
+    // Short: with the longest disk name it is 34 bytes, and a unix socket's path has at most 107.
+    diskSocket: (name: string): string => join(folder, 'd', name),
     own,
     qmp: join(own, 'qmp.sock'),
     qmpSpare: join(own, 'qmp2.sock'),
