@@ -8,6 +8,7 @@
  */
 import { syscalls } from '../syscalls.js';
 import type { BlockDevice } from '../block-device.js';
+import { BusyTime } from './busy-time.js';
 import { NBD_LIMITS } from './nbd-limits.js';
 import { TRANSMISSION_FLAG } from './nbd-protocol.js';
 
@@ -32,6 +33,8 @@ export class NbdExport {
   readonly description: string;
   readonly device: BlockDevice;
   readonly preferredBlockBytes: number;
+  /** Time with a request unanswered, all connections together. */
+  readonly busy = new BusyTime();
   readonly #users = new Set<ExportUser>();
 
   constructor(options: {

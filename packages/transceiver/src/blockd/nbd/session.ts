@@ -81,7 +81,9 @@ export class Session implements ConnectionHandler, HandshakeHost, ExportUser {
       if (this.#handshake.isWaiting) return position;
     }
     if (this.#isEnding) return end; // what still comes is not looked at
-    return this.#parser === undefined ? position : this.#parser.feed(chunk, position, end);
+    if (this.#parser === undefined) return position;
+    this.#transmission?.batchStarted();
+    return this.#parser.feed(chunk, position, end);
   }
 
   batchEnded(): void {

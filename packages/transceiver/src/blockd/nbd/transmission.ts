@@ -8,6 +8,7 @@
 import { CollectiveError } from '@collective/shared';
 import type { BlockDevice } from '../block-device.js';
 import { blockStatusPayload } from './block-status.js';
+import type { BusyTime } from './busy-time.js';
 import type { Connection } from './connection.js';
 import type { Negotiated } from './handshake.js';
 import { NBD_LIMITS } from './nbd-limits.js';
@@ -58,6 +59,8 @@ export class Transmission implements RequestSink {
   readonly #allocationContext: boolean;
   /** Aborts what still waits when the client is gone. */
   readonly #abort = new AbortController();
+  readonly #busy: BusyTime;
+  #isInBatch = false;
   #inFlight = 0;
   #inFlightBytes = 0;
   #batchRequests = 0;
@@ -66,6 +69,7 @@ export class Transmission implements RequestSink {
 
   constructor(negotiated: Negotiated, connection: Connection, events: TransmissionEvents) {
     this.#device = negotiated.nbdExport.device;
+    this.#busy = negotiated.nbdExport.busy;
     this.#structured = negotiated.structuredReplies;
     this.#allocationContext = negotiated.allocationContext;
     this.#connection = connection;
@@ -99,9 +103,18 @@ export class Transmission implements RequestSink {
     this.#abort.abort();
   }
 
+  /** Requests have arrived; may be called more than once before `batchEnded`. */
+  batchStarted(): void {
+    if (this.#isInBatch) return;
+    this.#isInBatch = true;
+    this.#busy.begin();
+  }
+
   /** Sends what was put together. */
   batchEnded(): void {
     this.#output.flush();
+    if (this.#isInBatch) this.#busy.end();
+    this.#isInBatch = false;
     if (this.#batchRequests >= NBD_LIMITS.batchRequestsMax) setImmediate(() => this.#events.changed());
     this.#batchRequests = 0;
   }
@@ -309,11 +322,13 @@ export class Transmission implements RequestSink {
   #begin(byteLength: number): void {
     this.#inFlight += 1;
     this.#inFlightBytes += byteLength;
+    this.#busy.begin();
   }
 
   #ended(byteLength: number): void {
     this.#inFlight -= 1;
     this.#inFlightBytes -= byteLength;
+    this.#busy.end();
     if (this.#flushScheduled) return;
     // Completions come in bunches; their replies leave together.
     this.#flushScheduled = true;
