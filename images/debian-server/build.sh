@@ -76,7 +76,7 @@ mmdebstrap --mode="$mode" --variant=minbase --components=main \
   --include="$(IFS=,; echo "${packages[*]}")" --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
   "${options[@]}" --essential-hook="tar-in \"$work/guest.tar\" /" --customize-hook="tar-in \"$work/guest.tar\" /" \
   --customize-hook="$(<"$here/customize.sh")" "$release" - - <<<"$sources" >"$work/root.tar" 2>"$work/log" \
-  || { tail -n 40 "$work/log" >&2; die "mmdebstrap failed"; }
+  || { cp "$work/log" "$out/build.log"; tail -n 40 "$work/log" >&2; die "mmdebstrap failed; all of its output is in $out/build.log"; }
 
 say "making the disks"
 mbr_disk "$work/system.raw" "$system_bytes" 83
