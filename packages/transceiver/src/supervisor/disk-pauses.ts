@@ -7,8 +7,7 @@
  * sent only when nothing is missing any more, because each new wait would make QEMU's main loop hang for seconds.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { QemuProcess } from '../machine/qemu-process.js';
-import { field, type QmpEvent } from '../machine/qmp-client.js';
+import { field, type QmpClient, type QmpEvent } from '../machine/qmp-client.js';
 import type { DiskService, DiskServiceEvents } from './disk-service.js';
 import type { MachineEvent } from './machine-state.js';
 
@@ -19,9 +18,16 @@ const CONT_TIMEOUT_MS = 10_000;
 /** A shorter pause is nothing to a guest's clock. */
 const LONG_PAUSE_MS = 1_000;
 
+/** What is needed of QEMU. */
+export interface PausableQemu {
+  on(event: 'qmp', listener: (event: QmpEvent) => void): unknown;
+  off(event: 'qmp', listener: (event: QmpEvent) => void): unknown;
+  readonly qmp: Pick<QmpClient, 'cont' | 'queryStatus'>;
+}
+
 export type DiskPausesOptions = {
   readonly machine: string;
-  readonly qemu: QemuProcess;
+  readonly qemu: PausableQemu;
   readonly disks: DiskService;
   readonly next: (event: MachineEvent) => void;
   readonly onLongPauseOver: () => void;
