@@ -13,15 +13,19 @@ export type OurBoot = {
 
 const NAME = 'debian-server';
 
-type DiskCounters = { readonly nbd?: { readonly busyMs?: number } };
+type MachineStatus = {
+  readonly name: string;
+  readonly details: { readonly disks?: readonly { readonly busyMs?: number }[] };
+};
 
 const startOnce = async (person: Person): Promise<Omit<OurBoot, 'downBytes'>> => {
   const startedAt = performance.now();
   await person.json(['start', NAME, '--wait-for', 'login'], { timeoutMs: 900_000 });
   const seconds = (performance.now() - startedAt) / 1000;
   const status = await person.json(['status']);
-  const blockd = status['blockd'] as { readonly fetchedBytes?: number; readonly disks?: readonly DiskCounters[] };
-  const waits = (blockd.disks ?? []).map((disk) => disk.nbd?.busyMs);
+  const blockd = status['blockd'] as { readonly fetchedBytes?: number };
+  const machine = (status['machines'] as readonly MachineStatus[]).find(({ name }) => name === NAME);
+  const waits = (machine?.details.disks ?? []).map((disk) => disk.busyMs);
   if (waits.length === 0 || waits.includes(undefined))
     throw new Error('status does not say how long the guest waited for its disks');
   const result = {

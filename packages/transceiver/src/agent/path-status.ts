@@ -91,7 +91,7 @@ function machineStatus(machine: SupervisorStatus['machines'][number], version: n
       acceleratorReason: machine.accelerator?.reason ?? null,
       qemuPid: machine.qemuPid,
       vncSocket: machine.vncSocket,
-      disks: disks.map(({ disk, counters, waiting, clients }) => ({ disk, clients, counters: counters ?? null, waiting: waiting.length })),
+      disks: disks.map(({ disk, counters, waiting, clients, busyMs }) => ({ disk, clients, busyMs, counters: counters ?? null, waiting: waiting.length })),
     },
   };
 }

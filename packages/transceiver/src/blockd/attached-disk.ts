@@ -21,7 +21,9 @@ export type AttachContext = {
   readonly store: CachedStore;
   /** Makes sure that the store has a reader for blocks of that size. */
   readonly openBlockSize: (blockBytes: number) => Promise<void>;
-  readonly listener: (listen: AttachParams['listen']) => Promise<{ readonly path: string } | { readonly fd: number } | { readonly server: net.Server }>;
+  readonly listener: (
+    listen: AttachParams['listen'],
+  ) => Promise<{ readonly path: string } | { readonly fd: number } | { readonly server: net.Server }>;
   readonly onUnavailable: (blockIndex: number, digest: Digest) => void;
   readonly onArrived: (blockIndex: number, waitedMs: number) => void;
   readonly onFailed: (error: unknown) => void;
@@ -37,9 +39,16 @@ export class AttachedDisk {
   readonly #top: BlockDevice;
   readonly #overlay: Overlay | undefined;
   readonly #server: NbdServer;
+  readonly #export: NbdExport;
   #closed: Promise<void> | undefined;
 
-  private constructor(params: AttachParams, fileSystem: FileSystem, path: DevicePath, server: NbdServer) {
+  private constructor(
+    params: AttachParams,
+    fileSystem: FileSystem,
+    path: DevicePath,
+    server: NbdServer,
+    nbdExport: NbdExport,
+  ) {
     this.session = params.session;
     this.disk = params.disk;
     this.#params = params;
@@ -48,6 +57,7 @@ export class AttachedDisk {
     this.#top = path.top;
     this.#overlay = path.overlay;
     this.#server = server;
+    this.#export = nbdExport;
   }
 
   /** Resolves when clients can connect. What was opened is closed again when it fails. */
@@ -56,12 +66,17 @@ export class AttachedDisk {
     if (params.overlay?.fresh === true) await fileSystem.remove(params.overlay.path);
     const path = await openPath(params, context);
     try {
+      const nbdExport = new NbdExport({
+        name: params.disk,
+        device: path.top,
+        description: `${params.session}/${params.disk}`,
+      });
       const server = await NbdServer.open({
         listen: await context.listener(params.listen),
-        exports: [new NbdExport({ name: params.disk, device: path.top, description: `${params.session}/${params.disk}` })],
+        exports: [nbdExport],
         failed: context.onFailed,
       });
-      return new AttachedDisk(params, fileSystem, path, server);
+      return new AttachedDisk(params, fileSystem, path, server, nbdExport);
     } catch (error) {
       await closePath(path);
       throw error;
@@ -87,6 +102,7 @@ export class AttachedDisk {
       disk: this.disk,
       byteLength: this.byteLength,
       clients: this.#server.sessionCount,
+      busyMs: this.#export.busy.totalMs,
       ...(counters === undefined ? {} : { counters }),
       waiting,
     };
@@ -110,9 +126,13 @@ export class AttachedDisk {
   trace(): { readonly bytes: Buffer; readonly touches: number } | undefined {
     const { source } = this.#params;
     const recorder = this.#published?.recorder;
-    if (source.kind !== 'published' || recorder === undefined || source.root === null || !isDigest(source.root)) return undefined;
+    if (source.kind !== 'published' || recorder === undefined || source.root === null || !isDigest(source.root))
+      return undefined;
     const { touches } = recorder;
-    return { bytes: encodeBootTrace({ version: source.version, root: source.root, blockBytes: source.blockBytes, touches }), touches: touches.length };
+    return {
+      bytes: encodeBootTrace({ version: source.version, root: source.root, blockBytes: source.blockBytes, touches }),
+      touches: touches.length,
+    };
   }
 
   /** Ends the server and its sessions, flushes and closes the layers; `removeTemporary` deletes a temporary overlay. */
@@ -127,7 +147,11 @@ export class AttachedDisk {
   }
 }
 
-type DevicePath = { readonly top: BlockDevice; readonly overlay: Overlay | undefined; readonly published: ServingHalf | undefined };
+type DevicePath = {
+  readonly top: BlockDevice;
+  readonly overlay: Overlay | undefined;
+  readonly published: ServingHalf | undefined;
+};
 
 const openPath = async (params: AttachParams, context: AttachContext): Promise<DevicePath> => {
   const { source, overlay: overlayParams, waitMs } = params;
@@ -155,10 +179,14 @@ const openPath = async (params: AttachParams, context: AttachContext): Promise<D
   return { top: published.top, overlay: published.overlay, published };
 };
 
-const readMap = async (source: Extract<AttachParams['source'], { kind: 'published' }>, fileSystem: FileSystem): Promise<DiskMap> => {
+const readMap = async (
+  source: Extract<AttachParams['source'], { kind: 'published' }>,
+  fileSystem: FileSystem,
+): Promise<DiskMap> => {
   const { diskBytes, blockBytes, root } = source;
   if (root === null) return DiskMap.empty({ diskBytes, blockBytes });
-  if (!isDigest(root) || source.map === undefined) throw new CollectiveError('bad-request', 'a disk with a root needs a map file');
+  if (!isDigest(root) || source.map === undefined)
+    throw new CollectiveError('bad-request', 'a disk with a root needs a map file');
   return await readMapFile(fileSystem, source.map, { diskBytes, blockBytes, root });
 };
 

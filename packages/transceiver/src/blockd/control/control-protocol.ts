@@ -105,6 +105,8 @@ export type DiskStatus = {
   readonly disk: string;
   readonly byteLength: number;
   readonly clients: number;
+  /** Time with a request of the guest unanswered, overlapping ones counted once. */
+  readonly busyMs: number;
   readonly counters?: ImageCounters;
   /** Blocks that reads wait for, and why the last attempt failed. */
   readonly waiting: readonly (WaitingBlock & { readonly reason?: string })[];
