@@ -8,9 +8,8 @@
 import { execFile } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
 import { mkdtemp, open, rm } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import {
   atLeast,
@@ -26,13 +25,9 @@ import {
 } from '../bench-result.js';
 import { runFio, type FioJob, type FioResult } from './fio.js';
 import { NbdProgram } from './nbd-program.js';
+import { SERVE_FILE } from './serve-file-path.js';
 
 const execute = promisify(execFile);
-
-const serveFile = join(
-  dirname(createRequire(import.meta.url).resolve('@collective/transceiver')),
-  'blockd/nbd/serve-file.js',
-);
 
 export type NbdBenchOptions = Partial<BenchOptions> & {
   /** Serves {image} read-only on {socket}. */
@@ -150,6 +145,7 @@ class NbdBench {
       const measured = await this.#pairs(name, async (who) => {
         // `dd count=0 iflag=nocache` asks the kernel to forget the file's pages.
         if (kind === 'cold') await execute('dd', [`if=${this.#image}`, 'iflag=nocache', 'count=0', 'status=none']);
+        else await execute('dd', [`if=${this.#image}`, 'of=/dev/null', 'bs=1M', 'status=none']);
         const server = await this.#serve(who, 'read', '');
         try {
           const job = { rw: 'randread', blockBytes: 4096, depth: 16, diskBytes: this.#imageBytes } as const;
@@ -182,9 +178,9 @@ class NbdBench {
     if (who === 'theirs') return this.#serveWithQemu(mode, overlay, socket);
     const template =
       mode === 'read'
-        ? (this.#options.readCommand ?? [process.execPath, serveFile, '--file', '{image}', '--socket', '{socket}'])
+        ? (this.#options.readCommand ?? [process.execPath, SERVE_FILE, '--file', '{image}', '--socket', '{socket}'])
         : (this.#options.writeCommand ?? [
-            ...[process.execPath, serveFile, '--file', '{image}', '--socket', '{socket}'],
+            ...[process.execPath, SERVE_FILE, '--file', '{image}', '--socket', '{socket}'],
             ...['--overlay', '{overlay}'],
           ]);
     const fill = (word: string): string =>

@@ -29,12 +29,23 @@ export class NbdProgram {
 
   static async start(
     command: readonly string[],
-    options: { readonly socket: string; readonly exportName: string },
+    options: {
+      readonly socket: string;
+      readonly exportName: string;
+      readonly env?: Readonly<Record<string, string>>;
+      /** What the program says on standard error. Default: shown. */
+      readonly onError?: (text: string) => void;
+    },
   ): Promise<NbdProgram> {
     const [program, ...rest] = command;
     if (program === undefined) throw new Error('an empty command');
     await rm(options.socket, { force: true });
-    const child = spawn(program, rest, { stdio: ['ignore', 'ignore', 'inherit'] });
+    const { onError } = options;
+    const child = spawn(program, rest, {
+      stdio: ['ignore', 'ignore', onError === undefined ? 'inherit' : 'pipe'],
+      env: { ...process.env, ...options.env },
+    });
+    if (onError !== undefined) child.stderr?.setEncoding('utf8').on('data', onError);
     const started = new NbdProgram(child, `nbd+unix:///${options.exportName}?socket=${options.socket}`);
     const deadlineMs = performance.now() + READY_MS;
     while (!(await canConnect(options.socket))) {
@@ -52,8 +63,14 @@ export class NbdProgram {
     return this.#child.pid ?? -1;
   }
 
+  /** kill -9, and gone when this resolves. */
+  async kill(): Promise<void> {
+    this.#child.kill('SIGKILL');
+    await this.#exited;
+  }
+
   async stop(): Promise<void> {
-    if (this.#child.exitCode === null) this.#child.kill('SIGTERM');
+    if (this.#child.exitCode === null && this.#child.signalCode === null) this.#child.kill('SIGTERM');
     const timer = setTimeout(() => this.#child.kill('SIGKILL'), STOP_MS);
     await this.#exited;
     clearTimeout(timer);

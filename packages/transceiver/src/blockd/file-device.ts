@@ -5,6 +5,7 @@
  * part of the disk.
  */
 import type { BlockDevice, Extent } from './block-device.js';
+import { RangeLock } from './overlay/range-lock.js';
 import type { FileSystem, RandomFile } from '../storage/file-system.js';
 import { GroupSync } from '../storage/group-sync.js';
 
@@ -14,6 +15,8 @@ export class FileDevice implements BlockDevice {
   readonly byteLength: number;
   readonly readOnly: boolean;
   readonly #file: RandomFile;
+  /** Bytes that a waiting change is about to replace: a later one takes its turn, as a client expects of a trim and a write. */
+  readonly #locks = new RangeLock();
   readonly #inFlight = new Set<Promise<void>>();
   readonly #groupSync: GroupSync;
   #closed: Promise<void> | undefined;
@@ -55,13 +58,14 @@ export class FileDevice implements BlockDevice {
   }
 
   tryWrite(source: Buffer, byteOffset: number): boolean {
+    if (this.#locks.isHeld(byteOffset, byteOffset + source.length)) return false;
     const written = this.#file.tryWrite(source, byteOffset);
     this.#groupSync.note();
     return written;
   }
 
   write(source: Buffer, byteOffset: number): Promise<void> {
-    return this.#change(this.#file.write(source, byteOffset));
+    return this.#change(byteOffset, source.length, () => this.#file.write(source, byteOffset));
   }
 
   publishWrites(): void {}
@@ -75,7 +79,8 @@ export class FileDevice implements BlockDevice {
   }
 
   zero(byteOffset: number, byteLength: number, options: { readonly keepAllocated?: boolean } = {}): Promise<void> {
-    return this.#change(this.#file.zero(byteOffset, byteLength, { keepAllocated: options.keepAllocated ?? false }));
+    const keepAllocated = options.keepAllocated ?? false;
+    return this.#change(byteOffset, byteLength, () => this.#file.zero(byteOffset, byteLength, { keepAllocated }));
   }
 
   extents(byteOffset: number, byteLength: number): Extent[] {
@@ -94,8 +99,9 @@ export class FileDevice implements BlockDevice {
     return this.#closed;
   }
 
-  #change(work: Promise<void>): Promise<void> {
-    return this.#track(work.finally(() => this.#groupSync.note()));
+  #change(byteOffset: number, byteLength: number, work: () => Promise<void>): Promise<void> {
+    const locked = this.#locks.run(byteOffset, byteOffset + byteLength, work);
+    return this.#track(locked.finally(() => this.#groupSync.note()));
   }
 
   #track(work: Promise<void>): Promise<void> {

@@ -1,5 +1,5 @@
 /**
- * Exclusive use of ranges of granules by operations that wait. First come, first served is not promised; no holder waits
+ * Exclusive use of ranges (of granules, or of bytes) by operations that wait. First come, first served is not promised; no holder waits
  * for another lock while it holds one, so nothing can lock up.
  */
 type Held = { readonly start: number; readonly end: number; readonly released: Promise<void> };
