@@ -14,7 +14,8 @@ export const writeImage = async (path: string, blockCount: number, value: (index
       const block = Buffer.alloc(BLOCK_BYTES, byte);
       block.writeUInt32LE(index, 0);
       // Half of it does not compress, so that chunks have a size.
-      for (let at = 4; at < BLOCK_BYTES / 2; at += 4) block.writeUInt32LE(Math.imul(index * 65_537 + at + byte, 2_654_435_761) >>> 0, at);
+      for (let at = 4; at < BLOCK_BYTES / 2; at += 4)
+        block.writeUInt32LE(Math.imul(index * 65_537 + at + byte, 2_654_435_761) >>> 0, at);
       await file.write(block, 0, BLOCK_BYTES, index * BLOCK_BYTES);
     }
   } finally {

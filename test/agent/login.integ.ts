@@ -24,7 +24,19 @@ afterAll(async () => {
 
 it('an invitation makes an account, enrols the device, logs it in, and shows the recovery code', async () => {
   const link = await fixture.server.invite('alice', 'publisher');
-  const reply = await alice.json(['login', link, '--account', 'alice', '--password-stdin', '--no-recovery-code-check', '--device-name', 'test device'], { input });
+  const reply = await alice.json(
+    [
+      'login',
+      link,
+      '--account',
+      'alice',
+      '--password-stdin',
+      '--no-recovery-code-check',
+      '--device-name',
+      'test device',
+    ],
+    { input },
+  );
   expect(reply).toMatchObject({ account: 'alice', connected: true, role: 'publisher' });
   expect(reply['recoveryCode']).toMatch(/^([0-9A-Z]{4}-){6}[0-9A-Z]{4}$/);
   const device = await stat(path.join(alice.home, 'device.json'));
@@ -32,8 +44,10 @@ it('an invitation makes an account, enrols the device, logs it in, and shows the
   expect((await stat(alice.home)).mode & 0o777).toBe(0o700);
 });
 
-it('neither the password nor the person\'s secret is in the home', async () => {
-  const session = JSON.parse(await readFile(path.join(alice.home, 'run', 'session.json'), 'utf8')) as { personSecret: string };
+it("neither the password nor the person's secret is in the home", async () => {
+  const session = JSON.parse(await readFile(path.join(alice.home, 'run', 'session.json'), 'utf8')) as {
+    personSecret: string;
+  };
   const device = await readFile(path.join(alice.home, 'device.json'), 'utf8');
   expect(device).not.toContain(session.personSecret);
   expect(device).not.toContain(PASSWORD);
@@ -56,14 +70,20 @@ it('a second login opens the device that is there, after a logout and without a 
   await expect(stat(path.join(alice.home, 'run', 'session.json'))).rejects.toThrow();
   expect(errorOf(await alice.run(['appliances', '--json']))).toMatchObject({ code: 'not-logged-in', exitCode: 3 });
   const before = await readFile(path.join(alice.home, 'device.json'), 'utf8');
-  expect(await alice.json(['login', '--password-stdin'], { input })).toMatchObject({ account: 'alice', connected: true });
+  expect(await alice.json(['login', '--password-stdin'], { input })).toMatchObject({
+    account: 'alice',
+    connected: true,
+  });
   expect(await readFile(path.join(alice.home, 'device.json'), 'utf8')).toBe(before);
 });
 
 it('an existing account logs in on a second device by the join link without an invitation', async () => {
   await using laptop = await Person.temporary();
   const link = fixture.adminLink.replace(/\.invite\..*$/, '');
-  expect(await laptop.json(['login', link, '--account', 'alice', '--password-stdin'], { input })).toMatchObject({ account: 'alice', connected: true });
+  expect(await laptop.json(['login', link, '--account', 'alice', '--password-stdin'], { input })).toMatchObject({
+    account: 'alice',
+    connected: true,
+  });
   const wrong = await laptop.run(['login', '--password-stdin', '--json'], { input: 'another password\n' });
   expect(errorOf(wrong)).toMatchObject({ code: 'wrong-password', exitCode: 3 });
 });
@@ -79,7 +99,9 @@ it('a restarted agent serves with nobody at the keyboard', async () => {
 
 it('a wrong password is refused on a new device and on a known one, and changes nothing', async () => {
   const before = await homeHash(alice.home);
-  expect(errorOf(await alice.run(['login', '--password-stdin', '--json'], { input: 'not the password\n' }))).toMatchObject({ code: 'wrong-password', exitCode: 3 });
+  expect(
+    errorOf(await alice.run(['login', '--password-stdin', '--json'], { input: 'not the password\n' })),
+  ).toMatchObject({ code: 'wrong-password', exitCode: 3 });
   expect(await homeHash(alice.home)).toBe(before);
   await using other = await Person.temporary();
   const link = fixture.adminLink.replace(/\.invite\..*$/, '');
@@ -104,7 +126,10 @@ it('a server that is not the one of the join link is refused before a password i
   const link = invitation.replace(/^http:\/\/[^/]+/, `http://127.0.0.1:${stranger.server.port}`);
   await carol.run(['appliances']);
   const before = await homeHash(carol.home);
-  expect(errorOf(await carol.run(['login', link, '--account', 'carol', ...login], { input }))).toMatchObject({ code: 'wrong-server', exitCode: 8 });
+  expect(errorOf(await carol.run(['login', link, '--account', 'carol', ...login], { input }))).toMatchObject({
+    code: 'wrong-server',
+    exitCode: 8,
+  });
   expect(await homeHash(carol.home)).toBe(before);
 });
 
@@ -120,7 +145,9 @@ it('a server that asks for weak password parameters is refused, and the password
     return { body: real };
   });
   for (const logN of [10, 16, 25]) {
-    liar.lie('/v1/accounts/alice/password-parameters', () => ({ body: { kdf: 'scrypt', logN, r: 8, p: 1, salt: 'AAAAAAAAAAAAAAAAAAAAAA' } }));
+    liar.lie('/v1/accounts/alice/password-parameters', () => ({
+      body: { kdf: 'scrypt', logN, r: 8, p: 1, salt: 'AAAAAAAAAAAAAAAAAAAAAA' },
+    }));
     const result = await dave.run(['login', link, '--account', 'alice', ...login], { input });
     expect(errorOf(result)).toMatchObject({ code: 'weak-password-parameters', exitCode: 8 });
   }
@@ -137,7 +164,9 @@ it('without the repository the device opens with its password, and says so', asy
     const reply = await laptop.json(['login', '--password-stdin'], { input });
     expect(reply).toMatchObject({ account: 'frank', connected: false });
     expect(String(reply['note'])).toContain('without the repository');
-    expect(errorOf(await laptop.run(['login', '--password-stdin', '--json'], { input: 'wrong wrong\n' }))).toMatchObject({ code: 'wrong-password' });
+    expect(
+      errorOf(await laptop.run(['login', '--password-stdin', '--json'], { input: 'wrong wrong\n' })),
+    ).toMatchObject({ code: 'wrong-password' });
   } finally {
     await fixture.server.restart();
   }
@@ -150,14 +179,20 @@ it('another repository at the known address is refused at the next login', async
   const before = await homeHash(grace.home);
   liar.lie('/v1/identity', () => ({ body: { identity: 'a'.repeat(64), software: 'x', protocol: 1 } }));
   expect(errorOf(await grace.run(['appliances', '--json']))).toMatchObject({ code: 'wrong-server', exitCode: 8 });
-  expect(errorOf(await grace.run(['login', '--password-stdin', '--json'], { input }))).toMatchObject({ code: 'wrong-server', exitCode: 8 });
+  expect(errorOf(await grace.run(['login', '--password-stdin', '--json'], { input }))).toMatchObject({
+    code: 'wrong-server',
+    exitCode: 8,
+  });
   expect(await homeHash(grace.home)).toBe(before);
 });
 
 it('a home of one account does not take another one', async () => {
   const link = await fixture.server.invite('henry', 'user');
   const before = await homeHash(alice.home);
-  expect(errorOf(await alice.run(['login', link, '--account', 'henry', ...login], { input }))).toMatchObject({ code: 'exists', exitCode: 6 });
+  expect(errorOf(await alice.run(['login', link, '--account', 'henry', ...login], { input }))).toMatchObject({
+    code: 'exists',
+    exitCode: 6,
+  });
   expect(await homeHash(alice.home)).toBe(before);
 });
 
@@ -187,5 +222,8 @@ it('a home that was moved still opens', async () => {
   await before.run(['shutdown']);
   await rename(first, second);
   await using after = Person.at(second);
-  expect(await after.json(['login', '--password-stdin'], { input })).toMatchObject({ account: 'judy', connected: true });
+  expect(await after.json(['login', '--password-stdin'], { input })).toMatchObject({
+    account: 'judy',
+    connected: true,
+  });
 });

@@ -20,18 +20,28 @@ export class LyingServer implements AsyncDisposable {
   static async before(realPort: number): Promise<LyingServer> {
     let lying: LyingServer | undefined;
     const server = createServer((incoming, outgoing) => {
-      const forward = request({ host: '127.0.0.1', port: realPort, method: incoming.method, path: incoming.url, headers: incoming.headers }, (answer) => {
-        void read(answer).then((real) => {
-          const lie = lying?.lieFor(incoming.url ?? '');
-          if (lie === undefined) {
-            outgoing.writeHead(answer.statusCode ?? 500, { 'content-type': answer.headers['content-type'] ?? '' }).end(real);
-            return;
-          }
-          const { status, body } = lie(real);
-          const bytes = Buffer.isBuffer(body) || typeof body === 'string' ? body : JSON.stringify(body);
-          outgoing.writeHead(status ?? 200, { 'content-type': typeof body === 'object' && !Buffer.isBuffer(body) ? 'application/json' : 'application/octet-stream' }).end(bytes);
-        });
-      });
+      const forward = request(
+        { host: '127.0.0.1', port: realPort, method: incoming.method, path: incoming.url, headers: incoming.headers },
+        (answer) => {
+          void read(answer).then((real) => {
+            const lie = lying?.lieFor(incoming.url ?? '');
+            if (lie === undefined) {
+              outgoing
+                .writeHead(answer.statusCode ?? 500, { 'content-type': answer.headers['content-type'] ?? '' })
+                .end(real);
+              return;
+            }
+            const { status, body } = lie(real);
+            const bytes = Buffer.isBuffer(body) || typeof body === 'string' ? body : JSON.stringify(body);
+            outgoing
+              .writeHead(status ?? 200, {
+                'content-type':
+                  typeof body === 'object' && !Buffer.isBuffer(body) ? 'application/json' : 'application/octet-stream',
+              })
+              .end(bytes);
+          });
+        },
+      );
       forward.on('error', () => outgoing.destroy());
       incoming.pipe(forward);
     });

@@ -13,7 +13,14 @@ let fixture: RepositoryFixture;
 let publisher: Person;
 let folder: string;
 const image = (name: string): string => path.join(folder, name);
-const publish = (name: string, disk: string, ...more: readonly string[]): readonly string[] => ['publish', name, '--disk', `system=${disk}`, '--no-boot-test', ...more];
+const publish = (name: string, disk: string, ...more: readonly string[]): readonly string[] => [
+  'publish',
+  name,
+  '--disk',
+  `system=${disk}`,
+  '--no-boot-test',
+  ...more,
+];
 
 /** Waits for a condition of another process that has no event; a hang fails with its name. */
 const until = async (what: string, holds: () => Promise<boolean>): Promise<void> => {
@@ -61,7 +68,12 @@ it('the next version sends what changed and no more', async () => {
 });
 
 it('an image in another format gives the same blocks', async () => {
-  for (const [format, extra] of [['qcow2', ['-c']], ['vmdk', []], ['vdi', []], ['vhdx', []]] as const) {
+  for (const [format, extra] of [
+    ['qcow2', ['-c']],
+    ['vmdk', []],
+    ['vdi', []],
+    ['vhdx', []],
+  ] as const) {
     const file = image(`b.${format}`);
     await runOrThrow('qemu-img', ['convert', '-f', 'raw', '-O', format, ...extra, image('b.raw'), file]);
     const reply = await publisher.json(publish('demo', file));
@@ -75,14 +87,19 @@ it('two publishers of one version: one wins, the other is told and can go on', a
   await fixture.server.allow('sam', 'demo');
   await writeImage(image('c.raw'), 512, (index) => 3 + (index % 100));
   await writeImage(image('d.raw'), 512, (index) => 5 + (index % 100));
-  const results = await Promise.all([publisher.run([...publish('demo', image('c.raw')), '--json']), second.run([...publish('demo', image('d.raw')), '--json'])]);
+  const results = await Promise.all([
+    publisher.run([...publish('demo', image('c.raw')), '--json']),
+    second.run([...publish('demo', image('d.raw')), '--json']),
+  ]);
   const lost = results.filter((result) => result.code !== 0);
   for (const result of lost) {
     expect(errorOf(result)).toMatchObject({ code: 'conflict', exitCode: 6 });
     expect(errorOf(result).message).toContain('publish again');
   }
   expect(lost.length).toBeLessThanOrEqual(1);
-  const again = await (results[0]?.code === 0 ? second : publisher).json(publish('demo', results[0]?.code === 0 ? image('d.raw') : image('c.raw')));
+  const again = await (results[0]?.code === 0 ? second : publisher).json(
+    publish('demo', results[0]?.code === 0 ? image('d.raw') : image('c.raw')),
+  );
   expect(again['version']).toBeGreaterThan(6);
 });
 
@@ -93,7 +110,8 @@ it('a publish that was killed is continued: server, agent, then command', async 
     const child = publisher.spawn(publish('other', image('big.raw')));
     await child.waitFor(/Sending what the repository lacks/);
     if (who === 'server') await fixture.server.restart();
-    else if (who === 'agent') process.kill(((await publisher.json(['status']))['agent'] as { pid: number }).pid, 'SIGKILL');
+    else if (who === 'agent')
+      process.kill(((await publisher.json(['status']))['agent'] as { pid: number }).pid, 'SIGKILL');
     else child.kill('SIGKILL');
     const { code } = await child.exit();
     // It may have been through already on a fast machine; then there is nothing to continue.
@@ -137,29 +155,81 @@ it('images that cannot be used are refused, and nothing changes', async () => {
   expect(await refused(image('mbr.raw'), 'bad-image')).toContain('partitions end');
   await runOrThrow('qemu-img', ['create', '-f', 'qcow2', image('huge.qcow2'), '17T']);
   expect(await refused(image('huge.qcow2'), 'bad-image')).toContain('16 TiB');
-  await runOrThrow('qemu-img', ['create', '-f', 'qcow2', '-b', '/etc/passwd', '-F', 'raw', image('backing.qcow2'), '1M']);
+  await runOrThrow('qemu-img', [
+    'create',
+    '-f',
+    'qcow2',
+    '-b',
+    '/etc/passwd',
+    '-F',
+    'raw',
+    image('backing.qcow2'),
+    '1M',
+  ]);
   expect(await refused(image('backing.qcow2'), 'bad-image')).toContain('backing file');
-  await runOrThrow('qemu-img', ['create', '-f', 'qcow2', '-o', `data_file=${image('data')},data_file_raw=on`, image('external.qcow2'), '1M']);
+  await runOrThrow('qemu-img', [
+    'create',
+    '-f',
+    'qcow2',
+    '-o',
+    `data_file=${image('data')},data_file_raw=on`,
+    image('external.qcow2'),
+    '1M',
+  ]);
   expect(await refused(image('external.qcow2'), 'bad-image')).toContain('external data file');
-  await runOrThrow('qemu-img', ['convert', '-O', 'vmdk', '-o', 'subformat=monolithicFlat', image('a.raw'), image('flat.vmdk')]);
+  await runOrThrow('qemu-img', [
+    'convert',
+    '-O',
+    'vmdk',
+    '-o',
+    'subformat=monolithicFlat',
+    image('a.raw'),
+    image('flat.vmdk'),
+  ]);
   expect(await refused(image('flat.vmdk'), 'bad-image')).toContain('another file');
   await writeFile(image('empty'), '');
   await refused(image('empty'), 'bad-image');
   await refused(image('nothing'), 'not-found');
-  expect(((await publisher.json(['appliances']))['appliances'] as { name: string; latest: number }[]).find(({ name }) => name === 'formats')?.latest).toBe(1);
+  expect(
+    ((await publisher.json(['appliances']))['appliances'] as { name: string; latest: number }[]).find(
+      ({ name }) => name === 'formats',
+    )?.latest,
+  ).toBe(1);
 });
 
 it('an image that another program writes is refused', async () => {
   const file = image('busy.qcow2');
   await runOrThrow('qemu-img', ['convert', '-O', 'qcow2', image('a.raw'), file]);
-  await using writer = new Child('qemu-nbd', 'qemu-nbd', ['--persistent', '-f', 'qcow2', '-k', image('busy.sock'), file]);
-  await until('qemu-nbd has the image', async () => (await run('nbdinfo', [`nbd+unix:///?socket=${image('busy.sock')}`])).code === 0);
+  await using writer = new Child('qemu-nbd', 'qemu-nbd', [
+    '--persistent',
+    '-f',
+    'qcow2',
+    '-k',
+    image('busy.sock'),
+    file,
+  ]);
+  await until(
+    'qemu-nbd has the image',
+    async () => (await run('nbdinfo', [`nbd+unix:///?socket=${image('busy.sock')}`])).code === 0,
+  );
   expect(writer.running).toBe(true);
-  expect(errorOf(await publisher.run([...publish('formats', file), '--json']))).toMatchObject({ code: 'in-use', exitCode: 6 });
+  expect(errorOf(await publisher.run([...publish('formats', file), '--json']))).toMatchObject({
+    code: 'in-use',
+    exitCode: 6,
+  });
 });
 
 it('a machine description that names a host path, or anything unknown, is refused', async () => {
-  const machine = { memoryBytes: 1_073_741_824, cpus: 1, chipset: 'q35', firmware: 'bios', network: 'none', display: 'none', guestAgent: false, clock: 'utc' };
+  const machine = {
+    memoryBytes: 1_073_741_824,
+    cpus: 1,
+    chipset: 'q35',
+    firmware: 'bios',
+    network: 'none',
+    display: 'none',
+    guestAgent: false,
+    clock: 'utc',
+  };
   const before = await homeHash(publisher.home);
   for (const hostile of [
     { ...machine, firmware: '/etc/shadow' },
@@ -170,7 +240,9 @@ it('a machine description that names a host path, or anything unknown, is refuse
     { format: 1, machine, disks: [{ name: 'system', kind: 'system', bus: 'virtio', file: '/etc/shadow' }] },
   ]) {
     await writeFile(image('machine.json'), JSON.stringify(hostile));
-    const error = errorOf(await publisher.run([...publish('formats', image('a.raw')), '--machine', image('machine.json'), '--json']));
+    const error = errorOf(
+      await publisher.run([...publish('formats', image('a.raw')), '--machine', image('machine.json'), '--json']),
+    );
     expect(error, JSON.stringify(hostile)).toMatchObject({ code: 'bad-machine', exitCode: 9 });
   }
   expect(await homeHash(publisher.home)).toBe(before);

@@ -20,7 +20,11 @@ export class RepositoryFixture implements AsyncDisposable {
     const folder = path.join(await mkdtemp(path.join(os.tmpdir(), 'repository-')), 'r');
     const made = await repositoryCommand(['init', folder]);
     const server = await Repository.serve(folder);
-    return new RepositoryFixture(folder, server, String(made['joinLink']).replace(/^http:\/\/[^/]+/, `http://127.0.0.1:${server.port}`));
+    return new RepositoryFixture(
+      folder,
+      server,
+      String(made['joinLink']).replace(/^http:\/\/[^/]+/, `http://127.0.0.1:${server.port}`),
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -30,8 +34,12 @@ export class RepositoryFixture implements AsyncDisposable {
 }
 
 /** The error that a command printed with --json, and its exit code. */
-export const errorOf = (result: RunResult): { readonly code: string; readonly message: string; readonly hint: string; readonly exitCode: number | null } => {
-  const value = JSON.parse(result.stdout) as { readonly error?: { readonly code: string; readonly message: string; readonly hint: string } };
+export const errorOf = (
+  result: RunResult,
+): { readonly code: string; readonly message: string; readonly hint: string; readonly exitCode: number | null } => {
+  const value = JSON.parse(result.stdout) as {
+    readonly error?: { readonly code: string; readonly message: string; readonly hint: string };
+  };
   if (value.error === undefined) throw new Error(`no error: ${result.stdout}\n${result.stderr}`);
   return { ...value.error, exitCode: result.code };
 };

@@ -7,8 +7,30 @@ import { chmod } from 'node:fs/promises';
 import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import { CollectiveError } from '@collective/shared';
-import { AGENT_PATHS, type AgentStatus, type AppliancesReply, type ErrorReply, type ExportRequest, type JobEvent, type LoginPrepareReply, type LoginPrepareRequest, type LoginReply, type LoginRequest, type PublishRequest, type StartRequest, type StopRequest } from './agent-types.js';
-import { consoleQuery, exportBody, loginBody, loginPrepareBody, publishBody, startBody, stopBody } from './agent-schemas.js';
+import {
+  AGENT_PATHS,
+  type AgentStatus,
+  type AppliancesReply,
+  type ErrorReply,
+  type ExportRequest,
+  type JobEvent,
+  type LoginPrepareReply,
+  type LoginPrepareRequest,
+  type LoginReply,
+  type LoginRequest,
+  type PublishRequest,
+  type StartRequest,
+  type StopRequest,
+} from './agent-types.js';
+import {
+  consoleQuery,
+  exportBody,
+  loginBody,
+  loginPrepareBody,
+  publishBody,
+  startBody,
+  stopBody,
+} from './agent-schemas.js';
 import { removeIfThere } from './durable-file.js';
 
 const REQUEST_BYTES_MAX = 256 * 1024;
@@ -32,24 +54,40 @@ export interface AgentCalls {
 }
 
 export async function serveAgent(calls: AgentCalls, socketPath: string): Promise<FastifyInstance> {
-  const app = Fastify({ bodyLimit: REQUEST_BYTES_MAX, logger: false, forceCloseConnections: true }).withTypeProvider<TypeBoxTypeProvider>();
+  const app = Fastify({
+    bodyLimit: REQUEST_BYTES_MAX,
+    logger: false,
+    forceCloseConnections: true,
+  }).withTypeProvider<TypeBoxTypeProvider>();
   app.setErrorHandler(async (error, _request, reply) => {
     const answer = errorReply(error);
-    await reply.code(error instanceof CollectiveError ? error.row.httpStatus : answer.code === 'bad-request' ? 400 : 500).send(answer);
+    await reply
+      .code(error instanceof CollectiveError ? error.row.httpStatus : answer.code === 'bad-request' ? 400 : 500)
+      .send(answer);
   });
   app.get(AGENT_PATHS.status, async () => calls.status());
-  app.post(AGENT_PATHS.loginPrepare, { schema: { body: loginPrepareBody } }, async ({ body }) => calls.prepareLogin(body));
+  app.post(AGENT_PATHS.loginPrepare, { schema: { body: loginPrepareBody } }, async ({ body }) =>
+    calls.prepareLogin(body),
+  );
   app.post(AGENT_PATHS.login, { schema: { body: loginBody } }, async ({ body }) => calls.login(body));
   app.post(AGENT_PATHS.logout, async () => {
     await calls.logout();
     return {};
   });
   app.get(AGENT_PATHS.appliances, async () => calls.appliances());
-  app.post(AGENT_PATHS.start, { schema: { body: startBody } }, async ({ body }, reply) => runJob(reply, async (job) => calls.start(body, job)));
+  app.post(AGENT_PATHS.start, { schema: { body: startBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => calls.start(body, job)),
+  );
   app.post(AGENT_PATHS.stop, { schema: { body: stopBody } }, async ({ body }) => calls.stop(body));
-  app.get(AGENT_PATHS.console, { schema: { querystring: consoleQuery } }, async ({ query }) => calls.console(query.name));
-  app.post(AGENT_PATHS.publish, { schema: { body: publishBody } }, async ({ body }, reply) => runJob(reply, async (job) => calls.publish(body, job)));
-  app.post(AGENT_PATHS.export, { schema: { body: exportBody } }, async ({ body }, reply) => runJob(reply, async (job) => calls.export(body, job)));
+  app.get(AGENT_PATHS.console, { schema: { querystring: consoleQuery } }, async ({ query }) =>
+    calls.console(query.name),
+  );
+  app.post(AGENT_PATHS.publish, { schema: { body: publishBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => calls.publish(body, job)),
+  );
+  app.post(AGENT_PATHS.export, { schema: { body: exportBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => calls.export(body, job)),
+  );
   app.post(AGENT_PATHS.shutdown, async () => {
     await calls.shutdown();
     return {};

@@ -27,7 +27,13 @@ export type ErrorReply = {
 
 /** A line of a long answer. The last one is `result` or `error`; none of them means that the agent died. */
 export type JobEvent =
-  | { readonly event: 'progress'; readonly step: string; readonly text: string; readonly done?: number; readonly total?: number }
+  | {
+      readonly event: 'progress';
+      readonly step: string;
+      readonly text: string;
+      readonly done?: number;
+      readonly total?: number;
+    }
   | { readonly event: 'note'; readonly text: string }
   | { readonly event: 'result'; readonly value: unknown }
   | { readonly event: 'error'; readonly error: ErrorReply };
@@ -69,11 +75,30 @@ export type ApplianceRow = {
   /** Highest version that this machine has seen and verified. */
   readonly seen?: number;
 };
-export type AppliancesReply = { readonly appliances: readonly ApplianceRow[]; readonly connected: boolean; readonly note?: string };
+export type AppliancesReply = {
+  readonly appliances: readonly ApplianceRow[];
+  readonly connected: boolean;
+  readonly note?: string;
+};
 
-export type StartRequest = { readonly names: readonly string[]; readonly waitFor?: string; readonly waitMs?: number; readonly accel?: string };
-export type StartedMachine = { readonly name: string; readonly version: number; readonly readyMs?: number; readonly notes: readonly string[] };
-export type StopRequest = { readonly names: readonly string[]; readonly all?: boolean; readonly force?: boolean; readonly wait?: boolean };
+export type StartRequest = {
+  readonly names: readonly string[];
+  readonly waitFor?: string;
+  readonly waitMs?: number;
+  readonly accel?: string;
+};
+export type StartedMachine = {
+  readonly name: string;
+  readonly version: number;
+  readonly readyMs?: number;
+  readonly notes: readonly string[];
+};
+export type StopRequest = {
+  readonly names: readonly string[];
+  readonly all?: boolean;
+  readonly force?: boolean;
+  readonly wait?: boolean;
+};
 
 export type MachineStatus = {
   readonly name: string;
@@ -89,7 +114,12 @@ export type MachineStatus = {
 export type AgentStatus = {
   readonly agent: { readonly pid: number; readonly since: number; readonly home: string; readonly software: string };
   readonly session: { readonly account: string; readonly since: number; readonly connected: boolean } | null;
-  readonly repository: { readonly origin: string; readonly identity: string; readonly reachable: boolean | null; readonly newsAt: number | null } | null;
+  readonly repository: {
+    readonly origin: string;
+    readonly identity: string;
+    readonly reachable: boolean | null;
+    readonly newsAt: number | null;
+  } | null;
   readonly device: boolean;
   readonly supervisor: { readonly running: boolean; readonly pid?: number };
   readonly blockd: BlockPathStatus;
@@ -129,4 +159,10 @@ export type PublishReply = {
   readonly seconds: number;
 };
 
-export type ExportRequest = { readonly name: string; readonly version?: number; readonly disk: string; readonly socket: string; readonly writable: boolean };
+export type ExportRequest = {
+  readonly name: string;
+  readonly version?: number;
+  readonly disk: string;
+  readonly socket: string;
+  readonly writable: boolean;
+};

@@ -55,12 +55,22 @@ export class Agent implements AgentCalls {
   }
 
   /** Takes up the session that an earlier agent left. Owns objects and machines from here on. */
-  static async open(options: { home: Home; objects: ObjectCache; machines: MachinePort; onShutdown: () => void }): Promise<Agent> {
+  static async open(options: {
+    home: Home;
+    objects: ObjectCache;
+    machines: MachinePort;
+    onShutdown: () => void;
+  }): Promise<Agent> {
     const agent = new Agent(options);
     agent.#device = await readDeviceFile(options.home.deviceFile);
     const keys = await loadSession(options.home);
     if (agent.#device !== undefined && keys?.account === agent.#device.account) {
-      agent.#session = await Session.open({ device: agent.#device, keys, home: options.home, objects: options.objects });
+      agent.#session = await Session.open({
+        device: agent.#device,
+        keys,
+        home: options.home,
+        objects: options.objects,
+      });
     }
     return agent;
   }
@@ -78,7 +88,10 @@ export class Agent implements AgentCalls {
     const heads = session?.trust.heads;
     return {
       agent: { pid: process.pid, since: this.#since, home: this.#home.directory, software: SOFTWARE },
-      session: session === undefined ? null : { account: session.keys.account, since: session.keys.since, connected: session.isConnected !== false },
+      session:
+        session === undefined
+          ? null
+          : { account: session.keys.account, since: session.keys.since, connected: session.isConnected !== false },
       repository:
         this.#device === undefined
           ? null
@@ -114,7 +127,11 @@ export class Agent implements AgentCalls {
           origin: device.repository.origin,
           connected: note === undefined,
           ...(session.tokens.role === undefined ? {} : { role: session.tokens.role }),
-          ...(note === undefined ? (isNewDevice ? { note: `This device is now "${device.deviceName}".` } : {}) : { note }),
+          ...(note === undefined
+            ? isNewDevice
+              ? { note: `This device is now "${device.deviceName}".` }
+              : {}
+            : { note }),
         };
       } catch (error) {
         await session.close();
@@ -144,7 +161,13 @@ export class Agent implements AgentCalls {
     const more = shownNote === undefined ? {} : { note: shownNote };
     if (source === undefined) {
       const heads = session.trust.heads?.heads ?? [];
-      const appliances = heads.map((head) => ({ name: head.appliance, title: '', latest: head.version, access: 'use', ...seen(head.appliance) }));
+      const appliances = heads.map((head) => ({
+        name: head.appliance,
+        title: '',
+        latest: head.version,
+        access: 'use',
+        ...seen(head.appliance),
+      }));
       return { appliances, connected: false, ...more };
     }
     const rows = await session.client.call('appliances', {});
@@ -153,7 +176,8 @@ export class Agent implements AgentCalls {
 
   async start(request: StartRequest, job: JobContext): Promise<readonly StartedMachine[]> {
     const references = request.names.map((text) => parseReference(text));
-    if (new Set(references.map(({ name }) => name)).size !== references.length) throw new CollectiveError('usage', 'An appliance is named twice.');
+    if (new Set(references.map(({ name }) => name)).size !== references.length)
+      throw new CollectiveError('usage', 'An appliance is named twice.');
     const beganAt = performance.now();
     const started: StartedMachine[] = [];
     await this.#inTurn(async () => {
@@ -162,18 +186,26 @@ export class Agent implements AgentCalls {
       if (note !== undefined) job.emit({ event: 'note', text: note });
       for (const { name, version } of references) {
         job.emit({ event: 'progress', step: 'verify', text: `Verifying ${name}` });
-        const verified = await this.#verified(session, { name, ...(version === undefined ? {} : { version }), isOnline: source !== undefined, signal: job.signal });
+        const verified = await this.#verified(session, {
+          name,
+          ...(version === undefined ? {} : { version }),
+          isOnline: source !== undefined,
+          signal: job.signal,
+        });
         const disks = await this.#disks(session, verified, source !== undefined, job.signal);
         job.emit({ event: 'progress', step: 'start', text: `Starting ${name}@${String(verified.manifest.version)}` });
-        const { notes } = await this.#machines.start({
-          name,
-          version: verified.manifest.version,
-          manifest: verified.digest,
-          machine: verified.manifest.machine,
-          disks,
-          blocks: session.client.address,
-          ...(request.accel === undefined ? {} : { accel: request.accel }),
-        }, job.signal);
+        const { notes } = await this.#machines.start(
+          {
+            name,
+            version: verified.manifest.version,
+            manifest: verified.digest,
+            machine: verified.manifest.machine,
+            disks,
+            blocks: session.client.address,
+            ...(request.accel === undefined ? {} : { accel: request.accel }),
+          },
+          job.signal,
+        );
         started.push({ name, version: verified.manifest.version, notes: [...verified.notes, ...notes] });
       }
     });
@@ -181,8 +213,16 @@ export class Agent implements AgentCalls {
     if (waitFor === undefined) return started;
     return Promise.all(
       started.map(async (machine) => {
-        job.emit({ event: 'progress', step: 'wait', text: `Waiting for ${waitFor === 'login' ? 'the login prompt' : `"${waitFor}"`} of ${machine.name}` });
-        await this.#machines.waitForConsole(machine.name, { text: waitFor, timeoutMs: request.waitMs ?? DEFAULT_WAIT_MS, signal: job.signal });
+        job.emit({
+          event: 'progress',
+          step: 'wait',
+          text: `Waiting for ${waitFor === 'login' ? 'the login prompt' : `"${waitFor}"`} of ${machine.name}`,
+        });
+        await this.#machines.waitForConsole(machine.name, {
+          text: waitFor,
+          timeoutMs: request.waitMs ?? DEFAULT_WAIT_MS,
+          signal: job.signal,
+        });
         return { ...machine, readyMs: Math.round(performance.now() - beganAt) };
       }),
     );
@@ -190,7 +230,12 @@ export class Agent implements AgentCalls {
 
   async stop(request: StopRequest): Promise<readonly string[]> {
     const { machines } = await this.#machines.status();
-    const names = request.all === true ? machines.filter((machine) => machine.state !== 'stopped' && machine.state !== 'failed').map((machine) => machine.name) : request.names;
+    const names =
+      request.all === true
+        ? machines
+            .filter((machine) => machine.state !== 'stopped' && machine.state !== 'failed')
+            .map((machine) => machine.name)
+        : request.names;
     for (const name of names) {
       if (!isApplianceName(name)) throw new CollectiveError('usage', `"${name}" is no appliance.`);
       await this.#machines.stop(name, { force: request.force === true, wait: request.wait !== false });
@@ -204,7 +249,13 @@ export class Agent implements AgentCalls {
 
   async publish(request: PublishRequest, job: JobContext): Promise<unknown> {
     const session = this.#requireSession();
-    return publishAppliance(request, { session, home: this.#home, objects: this.#objects, machines: this.#machines, job });
+    return publishAppliance(request, {
+      session,
+      home: this.#home,
+      objects: this.#objects,
+      machines: this.#machines,
+      job,
+    });
   }
 
   async export(request: ExportRequest, job: JobContext): Promise<unknown> {
@@ -222,14 +273,29 @@ export class Agent implements AgentCalls {
     const disk = disks.find(({ description }) => description.name === request.disk);
     if (disk === undefined) {
       const known = disks.map(({ description }) => description.name).join(', ');
-      throw new CollectiveError('not-found', `${request.name}@${String(verified.manifest.version)} has no disk ${request.disk}; it has ${known}.`);
+      throw new CollectiveError(
+        'not-found',
+        `${request.name}@${String(verified.manifest.version)} has no disk ${request.disk}; it has ${known}.`,
+      );
     }
     const reference = `${request.name}@${String(verified.manifest.version)}`;
     await this.#machines.export(
-      { name: request.name, version: verified.manifest.version, disk, blocks: session.client.address, socketPath: request.socket, writable: request.writable },
+      {
+        name: request.name,
+        version: verified.manifest.version,
+        disk,
+        blocks: session.client.address,
+        socketPath: request.socket,
+        writable: request.writable,
+      },
       {
         signal: job.signal,
-        onServing: () => job.emit({ event: 'progress', step: 'serving', text: `Serving disk ${request.disk} of ${reference} at ${request.socket}.` }),
+        onServing: () =>
+          job.emit({
+            event: 'progress',
+            step: 'serving',
+            text: `Serving disk ${request.disk} of ${reference} at ${request.socket}.`,
+          }),
       },
     );
     return {};
@@ -243,18 +309,33 @@ export class Agent implements AgentCalls {
 
   async #verified(
     session: Session,
-    wanted: { readonly name: string; readonly version?: number; readonly isOnline: boolean; readonly signal: AbortSignal },
+    wanted: {
+      readonly name: string;
+      readonly version?: number;
+      readonly isOnline: boolean;
+      readonly signal: AbortSignal;
+    },
   ): Promise<VerifiedVersion> {
     const source = wanted.isOnline ? session.source(wanted.signal) : undefined;
-    return wanted.version === undefined ? session.trust.newest(wanted.name, source) : session.trust.version(wanted.name, wanted.version, source);
+    return wanted.version === undefined
+      ? session.trust.newest(wanted.name, source)
+      : session.trust.version(wanted.name, wanted.version, source);
   }
 
-  async #disks(session: Session, verified: VerifiedVersion, isOnline: boolean, signal: AbortSignal): Promise<PlannedDisk[]> {
+  async #disks(
+    session: Session,
+    verified: VerifiedVersion,
+    isOnline: boolean,
+    signal: AbortSignal,
+  ): Promise<PlannedDisk[]> {
     const { manifest } = verified;
     const client = isOnline ? session.client : undefined;
     const disks: PlannedDisk[] = [];
     for (const description of manifest.disks) {
-      disks.push({ description, map: await loadDiskMap({ manifest, disk: description, objects: this.#objects, client, signal }) });
+      disks.push({
+        description,
+        map: await loadDiskMap({ manifest, disk: description, objects: this.#objects, client, signal }),
+      });
     }
     return disks;
   }
@@ -270,4 +351,3 @@ export class Agent implements AgentCalls {
     return turn;
   }
 }
-

@@ -39,7 +39,9 @@ export async function exportDisk(
           session,
           disk: description.name,
           source: published({ name, version }, description, map),
-          ...(plan.writable ? { overlay: { path: join(folder, 'overlay'), mode: 'temporary' as const, fresh: isFirst } } : {}),
+          ...(plan.writable
+            ? { overlay: { path: join(folder, 'overlay'), mode: 'temporary' as const, fresh: isFirst } }
+            : {}),
           waitMs: WAIT_MS,
           listen: { path: plan.socketPath },
         });
@@ -61,14 +63,23 @@ export async function exportDisk(
 
 /** Removes a socket that nobody serves. Errors: `exists` for anything else that is there. */
 async function freeSocket(path: string): Promise<void> {
-  if (Buffer.byteLength(path) > 107) throw new CollectiveError('usage', `${path} is too long for a unix socket (107 bytes).`);
+  if (Buffer.byteLength(path) > 107)
+    throw new CollectiveError('usage', `${path} is too long for a unix socket (107 bytes).`);
   const found = await lstat(path).catch((error: unknown) => {
     if (isErrno(error, 'ENOENT')) return undefined;
-    throw new CollectiveError('local-io', `${path} cannot be used: ${error instanceof Error ? error.message : String(error)}`, { cause: error });
+    throw new CollectiveError(
+      'local-io',
+      `${path} cannot be used: ${error instanceof Error ? error.message : String(error)}`,
+      { cause: error },
+    );
   });
   if (found === undefined) return;
   const isServed = found.isSocket() && (await answers(path));
-  if (!found.isSocket() || isServed) throw new CollectiveError('exists', `${path} exists${isServed ? ' and is served by another program' : ' and is no socket'}.`);
+  if (!found.isSocket() || isServed)
+    throw new CollectiveError(
+      'exists',
+      `${path} exists${isServed ? ' and is served by another program' : ' and is no socket'}.`,
+    );
   await rm(path);
 }
 

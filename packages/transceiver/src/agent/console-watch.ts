@@ -8,11 +8,12 @@ const TAIL_CHARS_MAX = 16_384;
 const LOGIN_PROMPT = /(?<!last )\blogin: /i;
 
 /** "login" means a login prompt; everything else is looked for as it stands. */
-export const consolePattern = (text: string): RegExp => (text === 'login' ? LOGIN_PROMPT : new RegExp(text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')));
+export const consolePattern = (text: string): RegExp =>
+  text === 'login' ? LOGIN_PROMPT : new RegExp(text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
 
 /** The end of a console for people: without control sequences, the last lines. */
 export function readableTail(text: string, lines = 12): string {
-  // eslint-disable-next-line no-control-regex
+   
   const plain = text.replace(/\u001b\[[0-9;?]*[A-Za-z]|[\u0000-\u0008\u000b-\u001f\u007f]/g, '');
   return plain.trimEnd().split('\n').slice(-lines).join('\n');
 }
@@ -31,15 +32,26 @@ export async function watchConsole(
   await new Promise<void>((resolve, reject) => {
     const fail = (why: string): void => {
       const tail = readableTail(seen);
-      settle(() => reject(new CollectiveError('no-boot', `${wanted.name} ${why} before ${what}.${tail === '' ? ' Its console showed nothing.' : ` Its console ends with:\n${tail}`}`)));
+      settle(() =>
+        reject(
+          new CollectiveError(
+            'no-boot',
+            `${wanted.name} ${why} before ${what}.${tail === '' ? ' Its console showed nothing.' : ` Its console ends with:\n${tail}`}`,
+          ),
+        ),
+      );
     };
-    const timer = setTimeout(() => fail(`did not show it within ${String(Math.round(wanted.timeoutMs / 1000))} s:`), wanted.timeoutMs);
+    const timer = setTimeout(
+      () => fail(`did not show it within ${String(Math.round(wanted.timeoutMs / 1000))} s:`),
+      wanted.timeoutMs,
+    );
     const onData = (bytes: Buffer): void => {
       seen = (seen + bytes.toString('latin1')).slice(-TAIL_CHARS_MAX);
       if (pattern.test(seen)) settle(resolve);
     };
     const onClose = (): void => fail('ended');
-    const onAbort = (): void => settle(() => reject(wanted.signal.reason instanceof Error ? wanted.signal.reason : new Error('aborted')));
+    const onAbort = (): void =>
+      settle(() => reject(wanted.signal.reason instanceof Error ? wanted.signal.reason : new Error('aborted')));
     const settle = (act: () => void): void => {
       clearTimeout(timer);
       console.off('data', onData);

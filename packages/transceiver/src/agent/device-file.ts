@@ -39,7 +39,11 @@ const schema = strictObject({
 });
 export type DeviceFile = Static<typeof schema>;
 
-const codec = documentCodec(schema, { what: 'device.json', bytesMax: FILE_BYTES_MAX, rules: (file) => void checkPasswordParameters(file.passwordParameters) });
+const codec = documentCodec(schema, {
+  what: 'device.json',
+  bytesMax: FILE_BYTES_MAX,
+  rules: (file) => void checkPasswordParameters(file.passwordParameters),
+});
 
 /** Undefined when this home has no device yet. Errors: `malformed`, `weak-password-parameters`. */
 export async function readDeviceFile(path: string): Promise<DeviceFile | undefined> {
@@ -47,6 +51,7 @@ export async function readDeviceFile(path: string): Promise<DeviceFile | undefin
   return bytes === undefined ? undefined : codec.decode(bytes);
 }
 
-export const writeDeviceFile = async (path: string, file: DeviceFile): Promise<void> => writeDurably(path, codec.encode(file));
+export const writeDeviceFile = async (path: string, file: DeviceFile): Promise<void> =>
+  writeDurably(path, codec.encode(file));
 
 export type { PasswordParameters };

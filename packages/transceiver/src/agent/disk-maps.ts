@@ -54,15 +54,27 @@ export async function loadDiskMap(options: LoadOptions): Promise<DiskMap> {
   else await fetchLarge(options, options.client);
   const fetched = mapAtHand(options);
   if (fetched instanceof DiskMap) return fetched;
-  throw new CollectiveError('block-missing', `The repository did not send page ${fetched} of the map of disk ${disk.name}.`, { data: { digest: fetched } });
+  throw new CollectiveError(
+    'block-missing',
+    `The repository did not send page ${fetched} of the map of disk ${disk.name}.`,
+    { data: { digest: fetched } },
+  );
 }
 
 /** Builds the map of a version from one that is at hand and the changed pairs, and keeps its pages. Undefined: ask for the pages. */
-export async function updateDiskMap(older: { readonly map: DiskMap; readonly version: number }, options: LoadOptions): Promise<DiskMap | undefined> {
+export async function updateDiskMap(
+  older: { readonly map: DiskMap; readonly version: number },
+  options: LoadOptions,
+): Promise<DiskMap | undefined> {
   const { disk, manifest, client } = options;
   if (client === undefined || disk.root === null || older.map.blockBytes !== disk.blockBytes) return undefined;
   const params = { name: manifest.appliance, version: manifest.version, disk: disk.name };
-  const bytes = await client.call('diskChanges', { params, query: { since: older.version }, responseBytesMax: 640_000_000, ...signalOf(options.signal) });
+  const bytes = await client.call('diskChanges', {
+    params,
+    query: { since: older.version },
+    responseBytesMax: 640_000_000,
+    ...signalOf(options.signal),
+  });
   const map = older.map.clone().apply(decodeChangedPairs(bytes));
   const { root, pages } = map.build();
   if (root !== disk.root || map.diskBytes !== disk.diskBytes) return undefined;
@@ -74,7 +86,12 @@ export async function updateDiskMap(older: { readonly map: DiskMap; readonly ver
 function mapAtHand({ disk, objects }: LoadOptions): DiskMap | Digest {
   if (disk.root === null) return DiskMap.empty(disk);
   try {
-    return DiskMap.fromPages({ diskBytes: disk.diskBytes, blockBytes: disk.blockBytes, root: disk.root, pages: (digest) => objects.get('page', digest) });
+    return DiskMap.fromPages({
+      diskBytes: disk.diskBytes,
+      blockBytes: disk.blockBytes,
+      root: disk.root,
+      pages: (digest) => objects.get('page', digest),
+    });
   } catch (error) {
     const digest = hasCode(error, 'block-missing') ? error.data['digest'] : undefined;
     if (typeof digest === 'string' && isDigest(digest)) return digest;
@@ -98,9 +115,17 @@ async function fetchPages(
 ): Promise<void> {
   const { disk, manifest } = options;
   const params = { name: manifest.appliance, version: manifest.version, disk: disk.name };
-  const batch = await client.call('diskMap', { params, query, responseBytesMax: ANSWER_BYTES_MAX, ...signalOf(options.signal) });
-  const pages = decodeChunkBatch(batch).map(({ digest, chunk }) => [digest, decodeChunk(chunk, { digest, plainBytesMax: MAP_PAGE_BYTES_MAX })] as const);
+  const batch = await client.call('diskMap', {
+    params,
+    query,
+    responseBytesMax: ANSWER_BYTES_MAX,
+    ...signalOf(options.signal),
+  });
+  const pages = decodeChunkBatch(batch).map(
+    ({ digest, chunk }) => [digest, decodeChunk(chunk, { digest, plainBytesMax: MAP_PAGE_BYTES_MAX })] as const,
+  );
   await options.objects.put('page', pages);
 }
 
-const signalOf = (signal: AbortSignal | undefined): { signal?: AbortSignal } => (signal === undefined ? {} : { signal });
+const signalOf = (signal: AbortSignal | undefined): { signal?: AbortSignal } =>
+  signal === undefined ? {} : { signal };

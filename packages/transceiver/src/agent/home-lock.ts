@@ -10,6 +10,9 @@ export async function takeHomeLock(home: Pick<Home, 'agentLock' | 'directory'>):
     return await takeLocalLock(home.agentLock);
   } catch (error) {
     if (!hasCode(error, 'in-use')) throw error;
-    throw new CollectiveError('in-use', `Another agent is using the home ${home.directory}.`, { cause: error, data: { home: home.directory } });
+    throw new CollectiveError('in-use', `Another agent is using the home ${home.directory}.`, {
+      cause: error,
+      data: { home: home.directory },
+    });
   }
 }

@@ -58,7 +58,11 @@ export type Home = {
 /** The home's folder by option, environment or custom, absolute; nothing is created. */
 export function homeDirectory(option: string | undefined, environment: NodeJS.ProcessEnv = process.env): string {
   const named = option ?? environment['COLLECTIVE_HOME'];
-  if (named === '') throw new CollectiveError('usage', 'The home directory is an empty name: give --home DIR or unset COLLECTIVE_HOME.');
+  if (named === '')
+    throw new CollectiveError(
+      'usage',
+      'The home directory is an empty name: give --home DIR or unset COLLECTIVE_HOME.',
+    );
   return resolve(named ?? join(homedir(), '.local', 'share', 'collective'));
 }
 
@@ -67,7 +71,8 @@ export async function openHome(directory: string, environment: NodeJS.ProcessEnv
   await makePrivate(directory);
   const real = await realpath(directory);
   const inHome = (name: string): string => join(real, name);
-  for (const name of ['run', 'trust', 'objects', 'cache', 'machines', 'uploads', 'log']) await makePrivate(inHome(name));
+  for (const name of ['run', 'trust', 'objects', 'cache', 'machines', 'uploads', 'log'])
+    await makePrivate(inHome(name));
   const nameOfHome = createHash('sha256').update(real).digest('hex').slice(0, 12);
   const runtime = await runtimeDirectory(environment);
   const runDirectory = await shortRunDirectory(inHome('run'), runtime, nameOfHome);
@@ -102,13 +107,19 @@ async function makePrivate(directory: string): Promise<void> {
     const found = await lstat(await realpath(directory));
     if (!found.isDirectory()) throw new CollectiveError('local-io', `${directory} is not a folder.`);
     if (found.uid !== process.getuid?.()) {
-      throw new CollectiveError('not-allowed', `${directory} belongs to user ${String(found.uid)}: choose another folder with --home DIR.`);
+      throw new CollectiveError(
+        'not-allowed',
+        `${directory} belongs to user ${String(found.uid)}: choose another folder with --home DIR.`,
+      );
     }
     if ((found.mode & 0o077) !== 0) {
       // Never close a folder that is something else, such as /tmp or a person's own: only an empty one, or a home.
       const inside = await readdir(directory);
       if (inside.length > 0 && !inside.includes('agent.lock')) {
-        throw new CollectiveError('usage', `${directory} holds other things (${inside.slice(0, 3).join(', ')}…): choose an empty folder with --home DIR.`);
+        throw new CollectiveError(
+          'usage',
+          `${directory} holds other things (${inside.slice(0, 3).join(', ')}…): choose an empty folder with --home DIR.`,
+        );
       }
       await chmod(directory, 0o700);
     }
@@ -142,7 +153,8 @@ async function runtimeDirectory(environment: NodeJS.ProcessEnv): Promise<string 
 }
 
 async function shortRunDirectory(run: string, runtime: string | undefined, nameOfHome: string): Promise<string> {
-  const fits = (directory: string): boolean => Buffer.byteLength(directory) + SOCKET_NAME_BYTES_MAX <= SOCKET_PATH_BYTES_MAX;
+  const fits = (directory: string): boolean =>
+    Buffer.byteLength(directory) + SOCKET_NAME_BYTES_MAX <= SOCKET_PATH_BYTES_MAX;
   if (fits(run)) return run;
   const link = runtime === undefined ? undefined : join(runtime, `r-${nameOfHome}`);
   if (link === undefined || !fits(link)) {

@@ -43,7 +43,10 @@ type Target =
   | { readonly kind: 'invitation' | 'account'; readonly link: JoinLink };
 
 /** Says what a login to `target` needs. Checks the server. Errors: `usage`, `exists`, `wrong-server`, `repository-unreachable`. */
-export async function prepareLogin(target: string | undefined, device: DeviceFile | undefined): Promise<LoginPrepareReply> {
+export async function prepareLogin(
+  target: string | undefined,
+  device: DeviceFile | undefined,
+): Promise<LoginPrepareReply> {
   const found = readTarget(target, device);
   if (found.kind === 'device') {
     if (found.link !== undefined) await introduce(addressOf(found.link), found.link.identity).catch(unlessAway);
@@ -84,20 +87,28 @@ export async function logIn(request: LoginRequest, device: DeviceFile | undefine
 
 function readTarget(target: string | undefined, device: DeviceFile | undefined): Target {
   if (target === undefined) {
-    if (device === undefined) throw new CollectiveError('usage', 'This home has no account yet: give the join link of your invitation.');
+    if (device === undefined)
+      throw new CollectiveError('usage', 'This home has no account yet: give the join link of your invitation.');
     return { kind: 'device', device, link: undefined };
   }
   if (!target.includes('#')) {
     const origin = originOf(target);
     if (device?.repository.origin === origin) return { kind: 'device', device, link: undefined };
-    throw new CollectiveError('usage', `This home does not know ${origin}: give the whole join link (with everything behind the #), which says who the server must be.`);
+    throw new CollectiveError(
+      'usage',
+      `This home does not know ${origin}: give the whole join link (with everything behind the #), which says who the server must be.`,
+    );
   }
   const link = parseJoinLink(target);
   if (device === undefined) return { kind: link.invite === undefined ? 'account' : 'invitation', link };
   if (device.repository.identity !== link.identity || link.invite !== undefined) {
-    throw new CollectiveError('exists', `This home belongs to ${device.account} at ${device.repository.origin}: use another one with --home DIR.`, {
-      data: { account: device.account, origin: device.repository.origin },
-    });
+    throw new CollectiveError(
+      'exists',
+      `This home belongs to ${device.account} at ${device.repository.origin}: use another one with --home DIR.`,
+      {
+        data: { account: device.account, origin: device.repository.origin },
+      },
+    );
   }
   return { kind: 'device', device, link };
 }
@@ -119,7 +130,12 @@ async function introduce(address: RepositoryAddress, identity: JoinLink['identit
   }
 }
 
-async function acceptInvitation(client: RepositoryClient, link: JoinLink, account: string, request: LoginRequest): Promise<void> {
+async function acceptInvitation(
+  client: RepositoryClient,
+  link: JoinLink,
+  account: string,
+  request: LoginRequest,
+): Promise<void> {
   if (link.invite === undefined) throw new CollectiveError('usage', 'The join link has no invitation.');
   const recoveryCode = parseRecoveryCode(request.recoveryCode ?? formatRecoveryCode(newRecoveryCode()));
   const passwordParameters = newPasswordParameters();
@@ -132,7 +148,9 @@ async function acceptInvitation(client: RepositoryClient, link: JoinLink, accoun
     byRecoveryCode: wrap(recoveryKey(recoveryCode), secret).toString('base64url'),
   };
   const loginSecret = keys.loginSecret.toString('base64url');
-  await client.call('acceptInvitation', { body: { token: link.invite, account, passwordParameters, loginSecret, keys: keysFile } });
+  await client.call('acceptInvitation', {
+    body: { token: link.invite, account, passwordParameters, loginSecret, keys: keysFile },
+  });
   erase(keys, secret);
 }
 
@@ -147,11 +165,16 @@ async function enrol(
     await client.call('passwordParameters', { params: { account } }).catch(weakParameters),
   );
   const passwordKeys = await derivePasswordKeys(request.password, passwordParameters);
-  const login = await client.call('loginPassword', { body: { account, loginSecret: passwordKeys.loginSecret.toString('base64url') } });
+  const login = await client.call('loginPassword', {
+    body: { account, loginSecret: passwordKeys.loginSecret.toString('base64url') },
+  });
   const secret = unwrap(passwordKeys.wrappingKey, Buffer.from(login.keys.byPassword, 'base64url'));
   const person = derivePersonKeys(secret);
   if (person.identity.publicKey !== login.keys.identityKey) {
-    throw new CollectiveError('untrusted', `The server shows another identity key for ${account} than the one in the wrapped secret.`);
+    throw new CollectiveError(
+      'untrusted',
+      `The server shows another identity key for ${account} than the one in the wrapped secret.`,
+    );
   }
   const deviceSeed = newSigningKeySeed();
   const deviceKey = signingKeyFromSeed(deviceSeed).publicKey;
@@ -177,9 +200,17 @@ async function enrol(
 }
 
 /** Opens the device of this home; the join link may say that the server has moved, and must name the same repository. */
-async function openDevice(request: LoginRequest, device: DeviceFile, link: JoinLink | undefined, home: Home): Promise<LoginResult> {
+async function openDevice(
+  request: LoginRequest,
+  device: DeviceFile,
+  link: JoinLink | undefined,
+  home: Home,
+): Promise<LoginResult> {
   if (request.account !== undefined && request.account !== device.account) {
-    throw new CollectiveError('exists', `This home belongs to ${device.account}: use another one for ${request.account} with --home DIR.`);
+    throw new CollectiveError(
+      'exists',
+      `This home belongs to ${device.account}: use another one for ${request.account} with --home DIR.`,
+    );
   }
   const passwordKeys = await derivePasswordKeys(request.password, device.passwordParameters);
   const opened = unwrap(passwordKeys.wrappingKey, Buffer.from(device.box, 'base64url'));
@@ -190,16 +221,21 @@ async function openDevice(request: LoginRequest, device: DeviceFile, link: JoinL
     since: Math.floor(Date.now() / 1000),
   };
   erase(passwordKeys, opened);
-  const hasMoved = link !== undefined && (link.origin !== device.repository.origin || (link.pin ?? null) !== device.repository.pin);
+  const hasMoved =
+    link !== undefined && (link.origin !== device.repository.origin || (link.pin ?? null) !== device.repository.pin);
   if (!hasMoved) return { device, keys, isNewDevice: false };
   await introduce(addressOf(link), link.identity);
-  const moved: DeviceFile = { ...device, repository: { ...device.repository, origin: link.origin, pin: link.pin ?? null } };
+  const moved: DeviceFile = {
+    ...device,
+    repository: { ...device.repository, origin: link.origin, pin: link.pin ?? null },
+  };
   await writeDeviceFile(home.deviceFile, moved);
   return { device: moved, keys, isNewDevice: false };
 }
 
 function accountOf(request: LoginRequest): string {
-  if (request.account === undefined || request.account === '') throw new CollectiveError('usage', 'Say which account with --account NAME.');
+  if (request.account === undefined || request.account === '')
+    throw new CollectiveError('usage', 'Say which account with --account NAME.');
   return request.account;
 }
 
@@ -208,7 +244,10 @@ function deviceNameOf(request: LoginRequest): string {
   return name === '' ? 'device' : name;
 }
 
-const addressOf = (link: JoinLink): RepositoryAddress => ({ origin: link.origin, ...(link.pin === undefined ? {} : { pin: link.pin }) });
+const addressOf = (link: JoinLink): RepositoryAddress => ({
+  origin: link.origin,
+  ...(link.pin === undefined ? {} : { pin: link.pin }),
+});
 
 const unlessAway = (error: unknown): void => {
   if (!isAway(error)) throw error;
@@ -217,7 +256,11 @@ const unlessAway = (error: unknown): void => {
 /** An answer that breaks the schema of password parameters is one that asks for too little. */
 const weakParameters = (error: unknown): never => {
   if (hasCode(error, 'malformed')) {
-    throw new CollectiveError('weak-password-parameters', 'The server asks for password parameters outside the limits (scrypt, N at least 2^17).', { cause: error });
+    throw new CollectiveError(
+      'weak-password-parameters',
+      'The server asks for password parameters outside the limits (scrypt, N at least 2^17).',
+      { cause: error },
+    );
   }
   throw error;
 };

@@ -21,7 +21,14 @@ export type MachinePlan = {
   readonly accel?: string;
 };
 
-export type ExportPlan = { readonly name: string; readonly version: number; readonly disk: PlannedDisk; readonly blocks: BlockOrigin; readonly socketPath: string; readonly writable: boolean };
+export type ExportPlan = {
+  readonly name: string;
+  readonly version: number;
+  readonly disk: PlannedDisk;
+  readonly blocks: BlockOrigin;
+  readonly socketPath: string;
+  readonly writable: boolean;
+};
 
 /**
  * A version that is booted once before it is committed. Its blocks are in the repository already, so the test takes the
@@ -39,7 +46,11 @@ export type BootTestPlan = {
   readonly signal: AbortSignal;
 };
 
-export type PathStatus = { readonly supervisor: { readonly running: boolean; readonly pid?: number }; readonly blockd: BlockPathStatus; readonly machines: readonly MachineStatus[] };
+export type PathStatus = {
+  readonly supervisor: { readonly running: boolean; readonly pid?: number };
+  readonly blockd: BlockPathStatus;
+  readonly machines: readonly MachineStatus[];
+};
 
 export interface MachinePort {
   status(): Promise<PathStatus>;
@@ -50,7 +61,10 @@ export interface MachinePort {
   /** The supervisor's socket, where a client asks for the serial console itself. Errors: `not-found`. */
   consoleSocket(name: string): Promise<string>;
   /** Resolves when the serial console has shown `text` (or `login:`-like for "login"). Errors: `no-boot`. */
-  waitForConsole(name: string, options: { readonly text: string; readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<void>;
+  waitForConsole(
+    name: string,
+    options: { readonly text: string; readonly timeoutMs: number; readonly signal: AbortSignal },
+  ): Promise<void>;
   /** Serves until the signal aborts. */
   export(plan: ExportPlan, options: { readonly signal: AbortSignal; readonly onServing: () => void }): Promise<void>;
   /** Errors: `no-boot` with the end of the console. */

@@ -26,7 +26,11 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
         await subscription.putMap(description.root, disk.map);
         maps.add(description.root);
       }
-      const source = published(plan, description, description.root === null ? undefined : subscription.mapPath(description.root));
+      const source = published(
+        plan,
+        description,
+        description.root === null ? undefined : subscription.mapPath(description.root),
+      );
       disks.push({ name, bus, source, overlay: { path: subscription.overlayPath(name), mode: 'temporary' } });
       continue;
     }
@@ -49,7 +53,10 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
 }
 
 /** A machine of its own for one boot: nothing of a subscription is used, everything lies in `folder` and goes with it. */
-export async function bootTestSpec(plan: BootTestPlan, options: { readonly machine: string; readonly folder: string }): Promise<MachineSpec> {
+export async function bootTestSpec(
+  plan: BootTestPlan,
+  options: { readonly machine: string; readonly folder: string },
+): Promise<MachineSpec> {
   const { machine, folder } = options;
   await mkdir(join(folder, 'maps'), { recursive: true, mode: 0o700 });
   const disks: MachineDisk[] = [];
@@ -60,10 +67,22 @@ export async function bootTestSpec(plan: BootTestPlan, options: { readonly machi
       disks.push({ name, bus, source: { kind: 'zero', diskBytes }, overlay });
       continue;
     }
-    disks.push({ name, bus, source: published(plan, disk.description, await writeMap(join(folder, 'maps', root), disk)), overlay });
+    disks.push({
+      name,
+      bus,
+      source: published(plan, disk.description, await writeMap(join(folder, 'maps', root), disk)),
+      overlay,
+    });
   }
   await mkdir(join(folder, 'overlays'), { recursive: true, mode: 0o700 });
-  return { machine, description: plan.machine, disks, uuid: randomUUID(), macAddress: '52:54:00:00:b0:07', restrictNetwork: true };
+  return {
+    machine,
+    description: plan.machine,
+    disks,
+    uuid: randomUUID(),
+    macAddress: '52:54:00:00:b0:07',
+    restrictNetwork: true,
+  };
 }
 
 /** Writes the disk's map where blockd can read it; gives the path. */

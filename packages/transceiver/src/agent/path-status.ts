@@ -3,7 +3,7 @@ import { ControlClient } from '../blockd/control/control-client.js';
 import type { BlockdStatus } from '../blockd/control/control-protocol.js';
 import { withTimeout } from '../machine/qmp-client.js';
 import { MachineRecords } from '../supervisor/machine-record.js';
-import type { MachineState } from '../supervisor/machine-state.js';
+import { isOver, type MachineState } from '../supervisor/machine-state.js';
 import { SupervisorClient } from '../supervisor/supervisor-client.js';
 import type { SupervisorStatus } from '../supervisor/supervisor-protocol.js';
 import type { BlockPathStatus, MachineStatus } from './agent-types.js';
@@ -11,13 +11,21 @@ import type { Home } from './home.js';
 import type { PathStatus } from './machine-port.js';
 
 const STATUS_TIMEOUT_MS = 2_000;
+/** Machines of boot tests are shown while they run. */
+export const BOOT_TEST_MACHINE = 'boot-test-';
 
 export async function pathStatus(home: Home): Promise<PathStatus> {
-  const [supervisor, blockd, versions] = await Promise.all([supervisorStatus(home), blockdStatus(home), runningVersions(home)]);
+  const [supervisor, blockd, versions] = await Promise.all([
+    supervisorStatus(home),
+    blockdStatus(home),
+    runningVersions(home),
+  ]);
   return {
     supervisor: supervisor === undefined ? { running: false } : { running: true, pid: supervisor.pid },
     blockd: blockPath(blockd),
-    machines: (supervisor?.machines ?? []).map((machine) => machineStatus(machine, versions.get(machine.machine) ?? 0, blockd)),
+    machines: (supervisor?.machines ?? [])
+      .filter(({ machine, state }) => !isOver(state) || !machine.startsWith(BOOT_TEST_MACHINE))
+      .map((machine) => machineStatus(machine, versions.get(machine.machine) ?? 0, blockd)),
   };
 }
 
@@ -49,13 +57,18 @@ export async function blockdStatus(home: Home): Promise<BlockdStatus | undefined
 async function runningVersions(home: Home): Promise<Map<string, number>> {
   const records = await new MachineRecords(home.machinesDirectory).list(() => undefined);
   return new Map(
-    records.map(({ spec }) => [spec.machine, Math.max(0, ...spec.disks.map(({ source }) => (source.kind === 'published' ? source.version : 0)))]),
+    records.map(({ spec }) => [
+      spec.machine,
+      Math.max(0, ...spec.disks.map(({ source }) => (source.kind === 'published' ? source.version : 0))),
+    ]),
   );
 }
 
 function blockPath(status: BlockdStatus | undefined): BlockPathStatus {
   if (status === undefined) return { running: false };
-  const waiting = status.disks.flatMap(({ session, disk, waiting: blocks }) => blocks.map((block) => ({ session, disk, ...block })));
+  const waiting = status.disks.flatMap(({ session, disk, waiting: blocks }) =>
+    blocks.map((block) => ({ session, disk, ...block })),
+  );
   const first = waiting[0];
   const reason = first?.reason ?? status.lastError?.message;
   return {
@@ -66,7 +79,9 @@ function blockPath(status: BlockdStatus | undefined): BlockPathStatus {
     linkBytesPerSecond: Math.round(status.fetch.link.bytesPerSecond),
     ...(first === undefined
       ? {}
-      : { waitingFor: `${String(waiting.length)} ${waiting.length === 1 ? 'block' : 'blocks'} of ${first.session}${reason === undefined ? '' : ` (${reason})`}` }),
+      : {
+          waitingFor: `${String(waiting.length)} ${waiting.length === 1 ? 'block' : 'blocks'} of ${first.session}${reason === undefined ? '' : ` (${reason})`}`,
+        }),
   };
 }
 
@@ -74,7 +89,11 @@ function blockPath(status: BlockdStatus | undefined): BlockPathStatus {
 const sum = (status: BlockdStatus, counter: 'hits' | 'misses'): number =>
   status.disks.reduce((total, disk) => total + (disk.counters?.[counter] ?? 0), 0);
 
-function machineStatus(machine: SupervisorStatus['machines'][number], version: number, blockd: BlockdStatus | undefined): MachineStatus {
+function machineStatus(
+  machine: SupervisorStatus['machines'][number],
+  version: number,
+  blockd: BlockdStatus | undefined,
+): MachineStatus {
   const { state } = machine;
   const waits = whyOf(state);
   const disks = (blockd?.disks ?? []).filter(({ session }) => session === machine.machine);
@@ -91,7 +110,13 @@ function machineStatus(machine: SupervisorStatus['machines'][number], version: n
       acceleratorReason: machine.accelerator?.reason ?? null,
       qemuPid: machine.qemuPid,
       vncSocket: machine.vncSocket,
-      disks: disks.map(({ disk, counters, waiting, clients, busyMs }) => ({ disk, clients, busyMs, counters: counters ?? null, waiting: waiting.length })),
+      disks: disks.map(({ disk, counters, waiting, clients, busyMs }) => ({
+        disk,
+        clients,
+        busyMs,
+        counters: counters ?? null,
+        waiting: waiting.length,
+      })),
     },
   };
 }

@@ -9,7 +9,10 @@ export function parseReference(text: string): { readonly name: string; readonly 
   const name = match?.[1];
   const version = match?.[2] === undefined ? undefined : Number(match[2]);
   if (name === undefined || (version !== undefined && version > 2 ** 31 - 1)) {
-    throw new CollectiveError('usage', `"${text}" is no appliance: write NAME or NAME@VERSION, lower-case letters, digits and dashes.`);
+    throw new CollectiveError(
+      'usage',
+      `"${text}" is no appliance: write NAME or NAME@VERSION, lower-case letters, digits and dashes.`,
+    );
   }
   return version === undefined ? { name } : { name, version };
 }

@@ -12,7 +12,8 @@ import {
   type SigningKey,
 } from '@collective/shared';
 import type { RepositoryAddress } from '../repository/pinned-connector.js';
-import { RepositoryClient, type TokenSource } from '../repository/repository-client.js';
+import type { RepositoryClient} from '../repository/repository-client.js';
+import { type TokenSource } from '../repository/repository-client.js';
 import type { TrustSource } from './trust-client.js';
 
 /** A token is good for an hour; it is renewed before that. */
@@ -23,7 +24,8 @@ export class DeviceTokens implements TokenSource {
   readonly #client: RepositoryClient;
   readonly #identity: Digest;
   readonly #key: SigningKey;
-  #current: { readonly token: string; readonly takenAtMs: number; readonly account: string; readonly role: string } | undefined;
+  #current:
+    { readonly token: string; readonly takenAtMs: number; readonly account: string; readonly role: string } | undefined;
   #login: Promise<string> | undefined;
 
   constructor(client: RepositoryClient, options: { readonly identity: Digest; readonly deviceSeed: Buffer }) {
@@ -38,7 +40,8 @@ export class DeviceTokens implements TokenSource {
 
   async token(refused?: string): Promise<string> {
     const current = this.#current;
-    if (current !== undefined && current.token !== refused && performance.now() - current.takenAtMs < TOKEN_LIFETIME_MS) return current.token;
+    if (current !== undefined && current.token !== refused && performance.now() - current.takenAtMs < TOKEN_LIFETIME_MS)
+      return current.token;
     this.#login ??= this.#logIn().finally(() => (this.#login = undefined));
     return this.#login;
   }
@@ -80,4 +83,5 @@ export type { RepositoryAddress };
 
 /** True when trying again later may help: the network or the server is away. */
 export const isAway = (error: unknown): boolean =>
-  error instanceof CollectiveError && ['repository-unreachable', 'block-unavailable', 'internal', 'shutting-down', 'rate-limited'].includes(error.code);
+  error instanceof CollectiveError &&
+  ['repository-unreachable', 'block-unavailable', 'internal', 'shutting-down', 'rate-limited'].includes(error.code);

@@ -3,7 +3,15 @@
  * highest version with its manifest. Written durably before anything that it allows is used; nothing older is accepted.
  */
 import { Type } from 'typebox';
-import { digestField, documentCodec, nameField, nullable, numberField, strictObject, type SeenHeads } from '@collective/shared';
+import {
+  digestField,
+  documentCodec,
+  nameField,
+  nullable,
+  numberField,
+  strictObject,
+  type SeenHeads,
+} from '@collective/shared';
 import { readIfThere, writeDurably } from './durable-file.js';
 
 const schema = strictObject({
@@ -23,4 +31,7 @@ export async function readSeen(path: string): Promise<SeenHeads | undefined> {
 }
 
 export const writeSeen = async (path: string, seen: SeenHeads): Promise<void> =>
-  writeDurably(path, codec.encode({ format: 1, number: seen.number, digest: seen.digest, trust: seen.trust, heads: [...seen.heads] }));
+  writeDurably(
+    path,
+    codec.encode({ format: 1, number: seen.number, digest: seen.digest, trust: seen.trust, heads: [...seen.heads] }),
+  );

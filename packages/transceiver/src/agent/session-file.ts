@@ -40,14 +40,28 @@ export async function loadSession(home: Home): Promise<SessionKeys | undefined> 
   if (bytes === undefined) return undefined;
   const found = await lstat(await sessionPath(home));
   if (found.uid !== process.getuid?.() || (found.mode & 0o077) !== 0) {
-    throw new CollectiveError('not-allowed', `The session file ${home.sessionFile} can be read by others: log out and in again.`);
+    throw new CollectiveError(
+      'not-allowed',
+      `The session file ${home.sessionFile} can be read by others: log out and in again.`,
+    );
   }
   try {
     const value: unknown = JSON.parse(bytes.toString('utf8'));
     if (typeof value !== 'object' || value === null) return undefined;
     const { account, deviceSeed, personSecret, since } = value as Record<string, unknown>;
-    if (typeof account !== 'string' || typeof deviceSeed !== 'string' || typeof personSecret !== 'string' || typeof since !== 'number') return undefined;
-    const keys = { account, deviceSeed: Buffer.from(deviceSeed, 'base64url'), personSecret: Buffer.from(personSecret, 'base64url'), since };
+    if (
+      typeof account !== 'string' ||
+      typeof deviceSeed !== 'string' ||
+      typeof personSecret !== 'string' ||
+      typeof since !== 'number'
+    )
+      return undefined;
+    const keys = {
+      account,
+      deviceSeed: Buffer.from(deviceSeed, 'base64url'),
+      personSecret: Buffer.from(personSecret, 'base64url'),
+      since,
+    };
     return keys.deviceSeed.length === 32 && keys.personSecret.length === 32 ? keys : undefined;
   } catch {
     // A torn file is no session: the person logs in again.

@@ -20,7 +20,13 @@ export class Session {
   /** Whether the last exchange with the repository succeeded; undefined before the first. */
   #isConnected: boolean | undefined;
 
-  private constructor(parts: { device: DeviceFile; keys: SessionKeys; client: RepositoryClient; tokens: DeviceTokens; trust: TrustClient }) {
+  private constructor(parts: {
+    device: DeviceFile;
+    keys: SessionKeys;
+    client: RepositoryClient;
+    tokens: DeviceTokens;
+    trust: TrustClient;
+  }) {
     this.device = parts.device;
     this.keys = parts.keys;
     this.client = parts.client;
@@ -29,7 +35,12 @@ export class Session {
   }
 
   /** Needs no network. Errors: those of TrustClient.open. */
-  static async open(options: { readonly device: DeviceFile; readonly keys: SessionKeys; readonly home: Home; readonly objects: ObjectCache }): Promise<Session> {
+  static async open(options: {
+    readonly device: DeviceFile;
+    readonly keys: SessionKeys;
+    readonly home: Home;
+    readonly objects: ObjectCache;
+  }): Promise<Session> {
     const { device, keys, home, objects } = options;
     const { origin, identity, pin } = device.repository;
     const trust = await TrustClient.open(home, objects, identity);
@@ -75,7 +86,10 @@ export class Session {
       throw error;
     });
     if (found?.identity === wanted) return;
-    throw new CollectiveError('wrong-server', `${this.device.repository.origin} is ${found === undefined ? 'no repository' : `the repository ${found.identity}`}, not ${wanted}.`);
+    throw new CollectiveError(
+      'wrong-server',
+      `${this.device.repository.origin} is ${found === undefined ? 'no repository' : `the repository ${found.identity}`}, not ${wanted}.`,
+    );
   }
 
   /** Tells the server, when it can be reached, and closes. */

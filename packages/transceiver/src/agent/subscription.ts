@@ -57,10 +57,16 @@ export class Subscription {
   /** Made when the appliance is used here for the first time. Errors: `malformed`, `local-io`. */
   static async open(machinesDirectory: string, name: string): Promise<Subscription> {
     const folder = join(machinesDirectory, name);
-    for (const made of [folder, join(folder, 'maps'), join(folder, 'overlays')]) await mkdir(made, { recursive: true, mode: 0o700 });
+    for (const made of [folder, join(folder, 'maps'), join(folder, 'overlays')])
+      await mkdir(made, { recursive: true, mode: 0o700 });
     const bytes = await readIfThere(join(folder, 'subscription.json'));
     if (bytes !== undefined) return new Subscription(folder, codec.decode(bytes));
-    const subscription = new Subscription(folder, { format: 1, uuid: randomUUID(), macAddress: newMacAddress(), disks: [] });
+    const subscription = new Subscription(folder, {
+      format: 1,
+      uuid: randomUUID(),
+      macAddress: newMacAddress(),
+      disks: [],
+    });
     await subscription.#write();
     return subscription;
   }
@@ -97,7 +103,8 @@ export class Subscription {
 
   async putMap(root: Digest, map: DiskMap): Promise<void> {
     const path = this.mapPath(root);
-    if ((await readIfThere(path)) === undefined) await writeDurably(path, encodeChangedPairs(map.changesSince(undefined)));
+    if ((await readIfThere(path)) === undefined)
+      await writeDurably(path, encodeChangedPairs(map.changesSince(undefined)));
   }
 
   /** Removes maps that neither a kept disk nor the version that runs needs. */
@@ -116,4 +123,5 @@ export class Subscription {
 }
 
 /** Locally administered, in QEMU's own range. */
-const newMacAddress = (): string => ['52', '54', '00', ...Array.from(randomBytes(3), (byte) => byte.toString(16).padStart(2, '0'))].join(':');
+const newMacAddress = (): string =>
+  ['52', '54', '00', ...Array.from(randomBytes(3), (byte) => byte.toString(16).padStart(2, '0'))].join(':');

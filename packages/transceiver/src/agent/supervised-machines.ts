@@ -14,12 +14,11 @@ import { watchConsole } from './console-watch.js';
 import type { Home } from './home.js';
 import type { BlockOrigin, BootTestPlan, MachinePlan, MachinePort } from './machine-port.js';
 import { bootTestSpec, specOf } from './machine-spec-plan.js';
-import { blockdStatus, pathStatus } from './path-status.js';
+import { BOOT_TEST_MACHINE, blockdStatus, pathStatus } from './path-status.js';
 import { Subscription } from './subscription.js';
 
 /** A guest that was asked to shut down has so long. */
 const STOP_DEADLINE_MS = 60_000;
-const BOOT_TEST = 'boot-test-';
 
 /** Clears away exports of an agent that died. */
 export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
@@ -43,7 +42,11 @@ export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
   };
 }
 
-async function withSupervisor<T>(home: Home, act: (client: SupervisorClient) => Promise<T>, options: { readonly mayStart?: boolean } = {}): Promise<T> {
+async function withSupervisor<T>(
+  home: Home,
+  act: (client: SupervisorClient) => Promise<T>,
+  options: { readonly mayStart?: boolean } = {},
+): Promise<T> {
   const client = options.mayStart === true ? await SupervisorClient.open(home) : await SupervisorClient.connect(home);
   try {
     return await act(client);
@@ -53,13 +56,20 @@ async function withSupervisor<T>(home: Home, act: (client: SupervisorClient) => 
 }
 
 /** Blocks need no token: whoever knows a public digest may read that chunk. So blockd gets none, and outlives any agent. */
-const repositoryOf = (blocks: BlockOrigin): { origin: string; pin?: string } => ({ origin: blocks.origin, ...(blocks.pin === undefined ? {} : { pin: blocks.pin }) });
+const repositoryOf = (blocks: BlockOrigin): { origin: string; pin?: string } => ({
+  origin: blocks.origin,
+  ...(blocks.pin === undefined ? {} : { pin: blocks.pin }),
+});
 
 async function ensureBlockd(home: Home, blocks: BlockOrigin): Promise<void> {
   await withSupervisor(home, async (client) => client.request('repository', repositoryOf(blocks)), { mayStart: true });
 }
 
-async function startMachine(home: Home, plan: MachinePlan, signal: AbortSignal): Promise<{ readonly notes: readonly string[] }> {
+async function startMachine(
+  home: Home,
+  plan: MachinePlan,
+  signal: AbortSignal,
+): Promise<{ readonly notes: readonly string[] }> {
   return withSupervisor(
     home,
     async (client) => {
@@ -71,20 +81,30 @@ async function startMachine(home: Home, plan: MachinePlan, signal: AbortSignal):
       const spec = await specOf(plan, await Subscription.open(home.machinesDirectory, plan.name));
       await client.request('repository', repositoryOf(plan.blocks));
       await client.request('start', spec);
-      const started = client.waitForState(plan.name, (state) => state.name === 'running' || state.name === 'paused', signal);
+      const started = client.waitForState(
+        plan.name,
+        (state) => state.name === 'running' || state.name === 'paused',
+        signal,
+      );
       await started.catch(async (error: unknown) => {
         if (signal.aborted) await client.request('stop', { machine: plan.name, deadlineMs: 0 }).catch(() => undefined);
         throw error;
       });
       const { machines: now } = await client.request('status', {});
       const accelerator = now.find(({ machine }) => machine === plan.name)?.accelerator;
-      return { notes: accelerator?.accelerator === 'tcg' ? [`${plan.name} runs without KVM: ${accelerator.reason}.`] : [] };
+      return {
+        notes: accelerator?.accelerator === 'tcg' ? [`${plan.name} runs without KVM: ${accelerator.reason}.`] : [],
+      };
     },
     { mayStart: true },
   );
 }
 
-async function stopMachine(home: Home, name: string, options: { readonly force: boolean; readonly wait: boolean }): Promise<void> {
+async function stopMachine(
+  home: Home,
+  name: string,
+  options: { readonly force: boolean; readonly wait: boolean },
+): Promise<void> {
   await withSupervisor(home, async (client) => {
     await client.request('stop', { machine: name, deadlineMs: options.force ? 0 : STOP_DEADLINE_MS });
     if (options.wait) await client.waitForState(name, isOver);
@@ -96,10 +116,15 @@ async function stopMachine(home: Home, name: string, options: { readonly force: 
 
 async function assertMachine(client: SupervisorClient, name: string): Promise<void> {
   const { machines } = await client.request('status', {});
-  if (!machines.some(({ machine, state }) => machine === name && !isOver(state))) throw new CollectiveError('not-found', `${name} is not running.`);
+  if (!machines.some(({ machine, state }) => machine === name && !isOver(state)))
+    throw new CollectiveError('not-found', `${name} is not running.`);
 }
 
-async function waitForConsole(home: Home, name: string, wanted: { readonly text: string; readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<void> {
+async function waitForConsole(
+  home: Home,
+  name: string,
+  wanted: { readonly text: string; readonly timeoutMs: number; readonly signal: AbortSignal },
+): Promise<void> {
   const client = await SupervisorClient.connect(home);
   const watcher = await SupervisorClient.connect(home);
   const ended = new AbortController();
@@ -107,7 +132,13 @@ async function waitForConsole(home: Home, name: string, wanted: { readonly text:
     const console = await client.console(name);
     // The console of a machine that is over stays open for its last words: its end is seen by its state.
     void watcher.waitForState(name, isOver, ended.signal).then(
-      (state) => ended.abort(new CollectiveError('no-boot', `${name} ended (${'why' in state && state.why !== undefined ? state.why : state.name}).`)),
+      (state) =>
+        ended.abort(
+          new CollectiveError(
+            'no-boot',
+            `${name} ended (${'why' in state && state.why !== undefined ? state.why : state.name}).`,
+          ),
+        ),
       () => undefined,
     );
     await watchConsole(console, { name, ...wanted, signal: AbortSignal.any([wanted.signal, ended.signal]) });
@@ -119,19 +150,29 @@ async function waitForConsole(home: Home, name: string, wanted: { readonly text:
 }
 
 async function bootTest(home: Home, plan: BootTestPlan): Promise<void> {
-  const machine = `${BOOT_TEST}${randomBytes(4).toString('hex')}`;
+  const machine = `${BOOT_TEST_MACHINE}${randomBytes(4).toString('hex')}`;
   const folder = join(home.exportsDirectory, machine);
   await ensureBlockd(home, plan.blocks);
   try {
     const spec = await bootTestSpec(plan, { machine, folder });
     await withSupervisor(home, async (client) => {
       await client.request('start', spec);
-      await client.waitForState(machine, (state) => state.name === 'running' || state.name === 'paused', plan.signal).catch((cause: unknown) => {
-        if (plan.signal.aborted) throw cause;
-        throw new CollectiveError('no-boot', `${plan.name} could not be started: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
-      });
+      await client
+        .waitForState(machine, (state) => state.name === 'running' || state.name === 'paused', plan.signal)
+        .catch((cause: unknown) => {
+          if (plan.signal.aborted) throw cause;
+          throw new CollectiveError(
+            'no-boot',
+            `${plan.name} could not be started: ${cause instanceof Error ? cause.message : String(cause)}`,
+            { cause },
+          );
+        });
     });
-    await waitForConsole(home, machine, { text: plan.text ?? 'login', timeoutMs: plan.timeoutMs, signal: plan.signal }).catch((error: unknown) => {
+    await waitForConsole(home, machine, {
+      text: plan.text ?? 'login',
+      timeoutMs: plan.timeoutMs,
+      signal: plan.signal,
+    }).catch((error: unknown) => {
       if (!hasCode(error, 'no-boot')) throw error;
       throw new CollectiveError('no-boot', error.message.replaceAll(machine, plan.name), { cause: error });
     });
@@ -155,7 +196,9 @@ async function endSupervisor(home: Home): Promise<void> {
 
 async function endStaleExports(home: Home): Promise<void> {
   const status = await blockdStatus(home);
-  const stale = new Set((status?.disks ?? []).map(({ session }) => session).filter((session) => session.startsWith(EXPORT_SESSION)));
+  const stale = new Set(
+    (status?.disks ?? []).map(({ session }) => session).filter((session) => session.startsWith(EXPORT_SESSION)),
+  );
   if (stale.size > 0) {
     const client = await ControlClient.connect(home.blockdSocket);
     for (const session of stale) await client.request('detach', { session }).catch(() => undefined);
@@ -165,7 +208,8 @@ async function endStaleExports(home: Home): Promise<void> {
   if (supervisor !== undefined) {
     const { machines } = await supervisor.request('status', {});
     for (const { machine, state } of machines) {
-      if (machine.startsWith(BOOT_TEST) && !isOver(state)) await supervisor.request('kill', { machine }).catch(() => undefined);
+      if (machine.startsWith(BOOT_TEST_MACHINE) && !isOver(state))
+        await supervisor.request('kill', { machine }).catch(() => undefined);
     }
     supervisor.close();
   }

@@ -19,6 +19,7 @@ import {
   openFirstTrust,
   openHeads,
   publisherKeys,
+  requireSignatures,
   sha256,
   type Digest,
   type Heads,
@@ -60,7 +61,13 @@ export class TrustClient {
   #seen: SeenHeads | undefined;
   #heads: (Heads & { readonly digest: Digest }) | undefined;
 
-  private constructor(options: { identity: Digest; paths: Paths; objects: ObjectCache; trust: TrustFile; seen: SeenHeads | undefined }) {
+  private constructor(options: {
+    identity: Digest;
+    paths: Paths;
+    objects: ObjectCache;
+    trust: TrustFile;
+    seen: SeenHeads | undefined;
+  }) {
     this.identity = options.identity;
     this.#paths = options.paths;
     this.#objects = options.objects;
@@ -72,7 +79,11 @@ export class TrustClient {
   /** From what the home holds, verified again. Errors: `not-found` when it holds nothing, `wrong-server`, `untrusted`. */
   static async open(paths: Paths, objects: ObjectCache, identity: Digest): Promise<TrustClient> {
     const first = await readIfThere(join(paths.trustDirectory, '1'));
-    if (first === undefined) throw new CollectiveError('not-found', 'This home has no trust file: run collective login with the join link again.');
+    if (first === undefined)
+      throw new CollectiveError(
+        'not-found',
+        'This home has no trust file: run collective login with the join link again.',
+      );
     let trust = openFirstTrust(first, identity);
     for (;;) {
       const next = await readIfThere(join(paths.trustDirectory, String(trust.number + 1)));
@@ -86,13 +97,21 @@ export class TrustClient {
    * Verifies that the server is the one of the join link, without keeping anything: its trust files from 1 on.
    * Errors: `wrong-server`, `untrusted`, `repository-unreachable`.
    */
-  static async introduce(source: Pick<TrustSource, 'trustFile'>, identity: Digest): Promise<{ readonly trust: TrustFile; readonly files: readonly Buffer[] }> {
+  static async introduce(
+    source: Pick<TrustSource, 'trustFile'>,
+    identity: Digest,
+  ): Promise<{ readonly trust: TrustFile; readonly files: readonly Buffer[] }> {
     const first = await source.trustFile(1).catch((error: unknown) => {
       // Another server answers with anything: what it is not matters more than how it says so.
-      if (error instanceof CollectiveError && ['malformed', 'bad-request', 'too-large', 'not-allowed', 'not-logged-in'].includes(error.code)) return undefined;
+      if (
+        error instanceof CollectiveError &&
+        ['malformed', 'bad-request', 'too-large', 'not-allowed', 'not-logged-in'].includes(error.code)
+      )
+        return undefined;
       throw error;
     });
-    if (first === undefined) throw new CollectiveError('wrong-server', 'The server has no trust file 1: it is no repository of ours.');
+    if (first === undefined)
+      throw new CollectiveError('wrong-server', 'The server has no trust file 1: it is no repository of ours.');
     let trust = openFirstTrust(first, identity);
     const files = [first];
     while (files.length < TRUST_FILES_MAX) {
@@ -157,7 +176,10 @@ export class TrustClient {
    */
   async newest(appliance: string, source: TrustSource | undefined): Promise<VerifiedVersion> {
     const head = this.#heads?.heads.find((entry) => entry.appliance === appliance);
-    if (head === undefined) throw new CollectiveError('not-found', `There is no appliance ${appliance}, or none that you may use.`, { data: { appliance } });
+    if (head === undefined)
+      throw new CollectiveError('not-found', `There is no appliance ${appliance}, or none that you may use.`, {
+        data: { appliance },
+      });
     const bytes = await this.#manifestBytes({ appliance, version: head.version, digest: head.manifest }, source);
     const manifest = this.#openManifest(bytes, { appliance, version: head.version, mustBeSigned: true }).manifest;
     await this.#keep(appliance, head.version, head.manifest, bytes);
@@ -167,21 +189,50 @@ export class TrustClient {
 
   /**
    * A version by number: the newest one, or an older one that is reached through the parent chain from the head, or that
-   * was verified here before. It comes with a warning. Errors: as `newest`.
+   * was verified here before. An older one comes with a warning. Errors: as `newest`.
    */
   async version(appliance: string, version: number, source: TrustSource | undefined): Promise<VerifiedVersion> {
-    const newest = await this.newest(appliance, source);
-    if (newest.manifest.version === version) return newest;
-    if (version > newest.manifest.version) {
-      throw new CollectiveError('not-found', `${appliance} has no version ${String(version)}; the newest is ${String(newest.manifest.version)}.`);
+    const seen = this.#objects.verifiedManifest(appliance, version);
+    let newest: VerifiedVersion;
+    try {
+      newest = await this.newest(appliance, source);
+    } catch (error) {
+      // A head that nobody may have signed vouches for nothing before it; what was verified here earlier still stands.
+      if (seen === undefined || !(hasCode(error, 'untrusted') || hasCode(error, 'bad-signature'))) throw error;
+      const notes = [`The newest version of ${appliance} cannot be trusted: ${error.message}`];
+      return this.#byName({ appliance, version, digest: seen, notes }, source);
     }
-    const digest = this.#objects.verifiedManifest(appliance, version) ?? (await this.#digestInChain(newest, version, source));
+    const highest = newest.manifest.version;
+    if (highest === version) return newest;
+    if (version > highest)
+      throw new CollectiveError(
+        'not-found',
+        `${appliance} has no version ${String(version)}; the newest is ${String(highest)}.`,
+      );
+    const digest = seen ?? (await this.#digestInChain(newest, version, source));
+    const notes = [
+      ...newest.notes,
+      `${appliance}@${String(version)} is not the newest version (${String(highest)}): it may have known faults.`,
+    ];
+    return this.#byName({ appliance, version, digest, notes }, source);
+  }
+
+  /** A version whose digest is known to be right, whoever may publish today. */
+  async #byName(
+    wanted: {
+      readonly appliance: string;
+      readonly version: number;
+      readonly digest: Digest;
+      readonly notes: readonly string[];
+    },
+    source: TrustSource | undefined,
+  ): Promise<VerifiedVersion> {
+    const { appliance, version, digest } = wanted;
     const bytes = await this.#manifestBytes({ appliance, version, digest }, source);
     const { manifest, isSigned } = this.#openManifest(bytes, { appliance, version, mustBeSigned: false });
     await this.#keep(appliance, version, digest, bytes);
-    const notes = [...newest.notes, `${appliance}@${String(version)} is not the newest version (${String(newest.manifest.version)}): it may have known faults.`];
-    if (!isSigned) notes.push(`The key that signed ${appliance}@${String(version)} may no longer publish it.`);
-    return { manifest, digest, notes };
+    const revoked = `The key that signed ${appliance}@${String(version)} may no longer publish it.`;
+    return { manifest, digest, notes: isSigned ? wanted.notes : [...wanted.notes, revoked] };
   }
 
   async #digestInChain(newest: VerifiedVersion, version: number, source: TrustSource | undefined): Promise<Digest> {
@@ -195,22 +246,34 @@ export class TrustClient {
       manifest = this.#openManifest(bytes, { appliance, version: parent.version, mustBeSigned: false }).manifest;
       await this.#keep(appliance, parent.version, parent.manifest, bytes);
     }
-    throw new CollectiveError('not-found', `${appliance} has no version ${String(version)}.`, { data: { appliance, version } });
+    throw new CollectiveError('not-found', `${appliance} has no version ${String(version)}.`, {
+      data: { appliance, version },
+    });
   }
 
-  async #manifestBytes(wanted: { readonly appliance: string; readonly version: number; readonly digest: Digest }, source: TrustSource | undefined): Promise<Buffer> {
+  async #manifestBytes(
+    wanted: { readonly appliance: string; readonly version: number; readonly digest: Digest },
+    source: TrustSource | undefined,
+  ): Promise<Buffer> {
     const { appliance, version, digest } = wanted;
     const held = this.#objects.get('manifest', digest);
     if (held !== undefined) return held;
     if (source === undefined) {
-      throw new CollectiveError('repository-unreachable', `The manifest of ${appliance}@${String(version)} is not on this machine, and the repository cannot be asked.`);
+      throw new CollectiveError(
+        'repository-unreachable',
+        `The manifest of ${appliance}@${String(version)} is not on this machine, and the repository cannot be asked.`,
+      );
     }
     const bytes = await source.manifest(appliance, version);
     const found = sha256(bytes);
     if (found !== digest) {
-      throw new CollectiveError('untrusted', `The repository shows another manifest of ${appliance}@${String(version)} (${found}) than its heads name (${digest}).`, {
-        data: { appliance, version },
-      });
+      throw new CollectiveError(
+        'untrusted',
+        `The repository shows another manifest of ${appliance}@${String(version)} (${found}) than its heads name (${digest}).`,
+        {
+          data: { appliance, version },
+        },
+      );
     }
     return bytes;
   }
@@ -221,17 +284,18 @@ export class TrustClient {
   ): { readonly manifest: VersionManifest; readonly isSigned: boolean } {
     const { appliance, version } = expected;
     const envelope = openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.version });
-    const isSigned = countValidSignatures(envelope, publisherKeys(this.#trust, appliance)).length > 0;
+    const keys = publisherKeys(this.#trust, appliance);
+    const isSigned = countValidSignatures(envelope, keys).length > 0;
     if (expected.mustBeSigned && !isSigned) {
-      throw new CollectiveError(
-        'untrusted',
-        `${appliance}@${String(version)} is not signed by a key that trust file ${String(this.#trust.number)} allows to publish it.`,
-        { data: { appliance, version } },
-      );
+      const what = `${appliance}@${String(version)} is not signed by a key that trust file ${String(this.#trust.number)} allows to publish it`;
+      requireSignatures(envelope, keys, { threshold: 1, what });
     }
     const manifest = decodeVersionManifest(envelope.payload);
     if (manifest.appliance !== appliance || manifest.version !== version) {
-      throw new CollectiveError('untrusted', `The manifest of ${appliance}@${String(version)} says that it is ${manifest.appliance}@${String(manifest.version)}.`);
+      throw new CollectiveError(
+        'untrusted',
+        `The manifest of ${appliance}@${String(version)} says that it is ${manifest.appliance}@${String(manifest.version)}.`,
+      );
     }
     return { manifest, isSigned };
   }

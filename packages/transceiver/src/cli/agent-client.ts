@@ -24,7 +24,11 @@ export class AgentClient {
   }
 
   /** Long work: every event but the last goes to `onEvent`; resolves with the result. Abort ends the work. */
-  async job(path: string, body: unknown, options: { readonly onEvent: (event: JobEvent) => void; readonly signal?: AbortSignal }): Promise<unknown> {
+  async job(
+    path: string,
+    body: unknown,
+    options: { readonly onEvent: (event: JobEvent) => void; readonly signal?: AbortSignal },
+  ): Promise<unknown> {
     const response = await this.#send('POST', path, body, options.signal);
     if (response.statusCode !== 200) return readJson(response);
     let last: JobEvent | undefined;
@@ -48,7 +52,8 @@ export class AgentClient {
           socketPath: this.#socketPath,
           method,
           path,
-          headers: text === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) },
+          headers:
+            text === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) },
           ...(signal === undefined ? {} : { signal }),
         },
         resolve,
@@ -57,7 +62,11 @@ export class AgentClient {
         reject(
           signal?.aborted === true
             ? (signal.reason as Error)
-            : new CollectiveError('agent-unreachable', `The agent at ${this.#socketPath} does not answer (${error.message}).`, { cause: error }),
+            : new CollectiveError(
+                'agent-unreachable',
+                `The agent at ${this.#socketPath} does not answer (${error.message}).`,
+                { cause: error },
+              ),
         );
       });
       request.end(text);
@@ -74,4 +83,8 @@ async function readJson(response: IncomingMessage): Promise<unknown> {
 }
 
 const errorOf = (reply: ErrorReply): CollectiveError =>
-  new CollectiveError(isErrorCode(reply.code) ? reply.code : 'internal', reply.message, reply.data === undefined ? {} : { data: reply.data });
+  new CollectiveError(
+    isErrorCode(reply.code) ? reply.code : 'internal',
+    reply.message,
+    reply.data === undefined ? {} : { data: reply.data },
+  );

@@ -27,7 +27,9 @@ export async function findAgent(options: { readonly home?: string }): Promise<Fo
 }
 
 /** The running agent, or undefined; starts nothing. */
-export async function runningAgent(options: { readonly home?: string }): Promise<{ readonly client: AgentClient; readonly home: Home } | undefined> {
+export async function runningAgent(options: {
+  readonly home?: string;
+}): Promise<{ readonly client: AgentClient; readonly home: Home } | undefined> {
   const home = await openHome(homeDirectory(options.home));
   return (await answers(home.agentSocket)) ? { client: new AgentClient(home.agentSocket), home } : undefined;
 }
@@ -54,15 +56,24 @@ async function startAgent(home: Home): Promise<void> {
   });
   closeSync(log);
   const ready = child.stdio[READY_FD];
-  if (ready === null || ready === undefined || !('setEncoding' in ready)) throw new CollectiveError('agent-unreachable', 'The agent could not be started.');
+  if (ready === null || ready === undefined || !('setEncoding' in ready))
+    throw new CollectiveError('agent-unreachable', 'The agent could not be started.');
   let said = '';
   const failure = await new Promise<CollectiveError | undefined>((resolve) => {
-    const timer = setTimeout(() => resolve(new CollectiveError('agent-unreachable', `The agent was not ready within 30 s; see ${home.agentLog}.`)), READY_TIMEOUT_MS);
+    const timer = setTimeout(
+      () =>
+        resolve(new CollectiveError('agent-unreachable', `The agent was not ready within 30 s; see ${home.agentLog}.`)),
+      READY_TIMEOUT_MS,
+    );
     const settle = (result: CollectiveError | undefined): void => {
       clearTimeout(timer);
       resolve(result);
     };
-    child.once('error', (error) => settle(new CollectiveError('agent-unreachable', `The agent could not be started: ${error.message}`, { cause: error })));
+    child.once('error', (error) =>
+      settle(
+        new CollectiveError('agent-unreachable', `The agent could not be started: ${error.message}`, { cause: error }),
+      ),
+    );
     ready.setEncoding('utf8');
     ready.on('data', (text: string) => (said += text));
     ready.once('close', () => settle(failureOf(said, home)));
@@ -79,7 +90,14 @@ function failureOf(said: string, home: Home): CollectiveError | undefined {
   if (line === 'ready') return undefined;
   try {
     const value: unknown = JSON.parse(line);
-    if (typeof value === 'object' && value !== null && 'code' in value && 'message' in value && typeof value.code === 'string' && isErrorCode(value.code)) {
+    if (
+      typeof value === 'object' &&
+      value !== null &&
+      'code' in value &&
+      'message' in value &&
+      typeof value.code === 'string' &&
+      isErrorCode(value.code)
+    ) {
       return new CollectiveError(value.code, String(value.message));
     }
   } catch {

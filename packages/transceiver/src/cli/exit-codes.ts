@@ -23,7 +23,7 @@ export type ExitCode = keyof typeof EXIT_CODES;
 
 /** Which exit code an error leads to; a test fails when an error code has no row. */
 const EXIT_CODE_OF: Partial<Readonly<Record<ErrorCode, ExitCode>>> = {
-  'malformed': 8,
+  malformed: 8,
   'too-large': 8,
   'unknown-format': 8,
   'bad-signature': 8,
@@ -40,24 +40,24 @@ const EXIT_CODE_OF: Partial<Readonly<Record<ErrorCode, ExitCode>>> = {
   'wrong-password': 3,
   'not-logged-in': 3,
   'token-expired': 3,
-  'revoked': 3,
+  revoked: 3,
   'not-allowed': 4,
   'not-found': 5,
-  'conflict': 6,
-  'exists': 6,
+  conflict: 6,
+  exists: 6,
   'rate-limited': 7,
   'bad-request': 2,
-  'internal': 1,
+  internal: 1,
   'wrong-server': 8,
-  'untrusted': 8,
-  'rollback': 8,
+  untrusted: 8,
+  rollback: 8,
   'weak-password-parameters': 8,
   'bad-machine': 9,
   'bad-image': 9,
   'no-boot': 9,
   'missing-program': 10,
   'agent-unreachable': 7,
-  'usage': 2,
+  usage: 2,
 };
 
 export const exitCodeOf = (code: ErrorCode): ExitCode => EXIT_CODE_OF[code] ?? 1;

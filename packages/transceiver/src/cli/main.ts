@@ -31,7 +31,10 @@ const globals = (options: Options): GlobalOptions => ({
 export function buildProgram(): Command {
   const program = new Command('collective')
     .description('Runs managed computers: appliances that others maintain, with your own disk.')
-    .option('--home <DIR>', 'the home of this person on this machine (default: COLLECTIVE_HOME, else ~/.local/share/collective)')
+    .option(
+      '--home <DIR>',
+      'the home of this person on this machine (default: COLLECTIVE_HOME, else ~/.local/share/collective)',
+    )
     .option('--json', 'print one JSON value on stdout')
     .option('--debug', 'show where an error came from')
     .showHelpAfterError('(collective --help shows all commands)')
@@ -54,7 +57,10 @@ const all = <T extends object>(command: Command): T & GlobalOptions => {
 function addSessionCommands(program: Command): void {
   program
     .command('login')
-    .argument('[target]', 'the join link that your administrator gave you, or the URL of a repository that this home knows')
+    .argument(
+      '[target]',
+      'the join link that your administrator gave you, or the URL of a repository that this home knows',
+    )
     .description('log in; with an invitation, make your account')
     .option('--account <NAME>', 'which account')
     .option('--device-name <NAME>', 'what this device is called in your list of devices (default: the host name)')
@@ -83,7 +89,9 @@ function addMachineCommands(program: Command): void {
     .option('--wait-for <TEXT>', 'wait until the serial console shows this text; "login" waits for a login prompt')
     .option('--wait-seconds <N>', 'give up waiting after so many seconds (default 600)')
     .addOption(new Option('--accel <WHICH>', 'how the processor is virtualised').choices(['auto', 'kvm', 'tcg']))
-    .action(async (names: string[], _options, command: Command) => (await import('./commands/machines.js')).start(names, all(command)));
+    .action(async (names: string[], _options, command: Command) =>
+      (await import('./commands/machines.js')).start(names, all(command)),
+    );
   program
     .command('stop')
     .argument('[names...]')
@@ -91,12 +99,16 @@ function addMachineCommands(program: Command): void {
     .option('--all', 'all that run')
     .option('--force', 'do not ask the guest')
     .option('--no-wait', 'return as soon as they have been told to go down')
-    .action(async (names: string[], _options, command: Command) => (await import('./commands/machines.js')).stop(names, all(command)));
+    .action(async (names: string[], _options, command: Command) =>
+      (await import('./commands/machines.js')).stop(names, all(command)),
+    );
   program
     .command('console')
     .argument('<name>')
     .description('the serial console; Ctrl-] leaves it')
-    .action(async (name: string, _options, command: Command) => (await import('./commands/console.js')).attachConsole(name, all(command)));
+    .action(async (name: string, _options, command: Command) =>
+      (await import('./commands/console.js')).attachConsole(name, all(command)),
+    );
   program
     .command('status')
     .description('what runs, what it waits for and why, what was fetched')
@@ -108,14 +120,27 @@ function addPublisherCommands(program: Command): void {
     .command('publish')
     .argument('<name>')
     .description('publish a new appliance, or the next version of one')
-    .option('--disk <NAME=FILE>', 'a disk and its image, in any format that qemu-img reads; NAME=FORMAT:FILE says which', collect, [])
-    .option('--machine <FILE>', 'machine description, or the appliance.json of a recipe (default: that of the version before)')
+    .option(
+      '--disk <NAME=FILE>',
+      'a disk and its image, in any format that qemu-img reads; NAME=FORMAT:FILE says which',
+      collect,
+      [],
+    )
+    .option(
+      '--machine <FILE>',
+      'machine description, or the appliance.json of a recipe (default: that of the version before)',
+    )
     .option('--title <TEXT>', 'what people see in the list')
     .option('--notes <TEXT>', 'what is new')
     .option('--no-boot-test', 'do not boot the result before it becomes a version')
-    .option('--boot-text <TEXT>', 'the boot test has passed when the serial console shows this (default: a login prompt, or the guest agent answers)')
+    .option(
+      '--boot-text <TEXT>',
+      'the boot test has passed when the serial console shows this (default: a login prompt, or the guest agent answers)',
+    )
     .option('--boot-seconds <N>', 'the boot test has failed after so many seconds (default 300)')
-    .action(async (name: string, _options, command: Command) => (await import('./commands/publish.js')).publish(name, all(command)));
+    .action(async (name: string, _options, command: Command) =>
+      (await import('./commands/publish.js')).publish(name, all(command)),
+    );
   program
     .command('export')
     .argument('<reference>', 'NAME or NAME@VERSION')
@@ -123,7 +148,9 @@ function addPublisherCommands(program: Command): void {
     .option('--disk <NAME>', 'which disk', 'system')
     .requiredOption('--socket <PATH>', 'where to listen')
     .option('--writable', 'take writes into an overlay that is thrown away')
-    .action(async (reference: string, _options, command: Command) => (await import('./commands/export.js')).exportDisk(reference, all(command)));
+    .action(async (reference: string, _options, command: Command) =>
+      (await import('./commands/export.js')).exportDisk(reference, all(command)),
+    );
 }
 
 function addServiceCommands(program: Command): void {
@@ -142,4 +169,3 @@ function addServiceCommands(program: Command): void {
 }
 
 const collect = (value: string, before: string[]): string[] => [...before, value];
-

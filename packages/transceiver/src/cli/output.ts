@@ -29,9 +29,14 @@ export function printError(options: GlobalOptions, error: unknown): ExitCode {
   if (options.json) {
     process.stdout.write(`${JSON.stringify({ error: { code, message, hint, data: known?.data ?? {} } })}\n`);
   } else {
-    process.stderr.write(`collective: ${sentence}${message === sentence ? '' : `: ${message}`}\n${hint === '' ? '' : `  ${hint}\n`}`);
+    process.stderr.write(
+      `collective: ${sentence}${message === sentence ? '' : `: ${message}`}\n${hint === '' ? '' : `  ${hint}\n`}`,
+    );
   }
-  if (options.debug && error instanceof Error) process.stderr.write(`${error.stack ?? ''}\n${error.cause instanceof Error ? `cause: ${error.cause.stack ?? ''}\n` : ''}`);
+  if (options.debug && error instanceof Error)
+    process.stderr.write(
+      `${error.stack ?? ''}\n${error.cause instanceof Error ? `cause: ${error.cause.stack ?? ''}\n` : ''}`,
+    );
   return exitCodeOf(code);
 }
 
@@ -75,7 +80,10 @@ function lineView(): { readonly show: (event: JobEvent) => void; readonly end: (
       if (event.step === step && now - shownAt < 2000) return;
       step = event.step;
       shownAt = now;
-      const share = event.total !== undefined && event.total > 0 && event.done !== undefined ? ` ${String(Math.floor((100 * event.done) / event.total))} %` : '';
+      const share =
+        event.total !== undefined && event.total > 0 && event.done !== undefined
+          ? ` ${String(Math.floor((100 * event.done) / event.total))} %`
+          : '';
       note(`${event.text}${share}`);
     },
     end: () => undefined,

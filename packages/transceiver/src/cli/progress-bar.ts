@@ -24,7 +24,10 @@ export function barView(): { readonly show: (event: JobEvent) => void; readonly 
           process.stderr.write(`${event.text}\n`);
           return;
         }
-        bar = new cliProgress.SingleBar({ format: '{text} [{bar}] {percentage} % {eta_formatted}', stream: process.stderr, hideCursor: true }, cliProgress.Presets.legacy);
+        bar = new cliProgress.SingleBar(
+          { format: '{text} [{bar}] {percentage} % {eta_formatted}', stream: process.stderr, hideCursor: true },
+          cliProgress.Presets.legacy,
+        );
         bar.start(event.total, event.done ?? 0, { text: event.text });
         return;
       }

@@ -17,7 +17,8 @@ export async function askLine(question: string): Promise<string> {
 
 /** Reads a line without showing it. Ctrl-C ends the command, Ctrl-U starts the line again. */
 export async function askHidden(question: string): Promise<string> {
-  if (!isInteractive()) throw new CollectiveError('usage', 'A password can only be typed at a terminal; scripts use --password-stdin.');
+  if (!isInteractive())
+    throw new CollectiveError('usage', 'A password can only be typed at a terminal; scripts use --password-stdin.');
   process.stderr.write(question);
   process.stdin.setRawMode(true);
   process.stdin.setEncoding('utf8');

@@ -20,7 +20,13 @@ import { openImageBytes, type ByteSource, type ImageBytes } from './image-bytes.
 /** Blocks are read in pieces of this many bytes. */
 const READ_BYTES = 1024 * 1024;
 
-export type HashTask = { readonly kind: 'hash'; readonly source: ByteSource; readonly blockBytes: number; readonly firstBlock: number; readonly blockCount: number };
+export type HashTask = {
+  readonly kind: 'hash';
+  readonly source: ByteSource;
+  readonly blockBytes: number;
+  readonly firstBlock: number;
+  readonly blockCount: number;
+};
 /** Per block: its map kind (zero or public) and 32 bytes of digest (zeroes for a zero block). */
 export type HashResult = { readonly kind: 'hash'; readonly kinds: Uint8Array; readonly digests: Uint8Array };
 
@@ -94,7 +100,10 @@ async function encodeBlocks(bytes: ImageBytes, task: EncodeTask): Promise<Encode
     const digest = digestFromBytes(task.digests.subarray(at * 32, (at + 1) * 32));
     if (blockDigest(block) !== digest) {
       const where = task.source.kind === 'file' ? task.source.path : 'the image';
-      throw new CollectiveError('bad-image', `${where} changed while it was being published (block ${String(blockIndex)}).`);
+      throw new CollectiveError(
+        'bad-image',
+        `${where} changed while it was being published (block ${String(blockIndex)}).`,
+      );
     }
     // encodeChunk may hand back a view of a raw block; the batch copies it before the next read.
     const chunk = Buffer.from(encodeChunk(block, { level: task.level }));

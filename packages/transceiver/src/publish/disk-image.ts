@@ -32,12 +32,28 @@ export type DiskImage = {
 };
 
 /** Formats that are one file. Everything else is refused by name. */
-const FORMATS = new Set(['raw', 'qcow2', 'qcow', 'qed', 'vdi', 'vhdx', 'vpc', 'vmdk', 'parallels', 'bochs', 'cloop', 'dmg']);
+const FORMATS = new Set([
+  'raw',
+  'qcow2',
+  'qcow',
+  'qed',
+  'vdi',
+  'vhdx',
+  'vpc',
+  'vmdk',
+  'parallels',
+  'bochs',
+  'cloop',
+  'dmg',
+]);
 /** Formats that `qemu-img check` knows. */
 const CHECKABLE = new Set(['qcow2', 'qed', 'vdi', 'vhdx', 'vmdk', 'parallels']);
 
 /** Looks at an image without changing it. Errors: `not-found`, `bad-image` with what is wrong, `in-use`, `missing-program`. */
-export async function inspectImage(file: string, options: { readonly format?: string; readonly signal?: AbortSignal } = {}): Promise<DiskImage> {
+export async function inspectImage(
+  file: string,
+  options: { readonly format?: string; readonly signal?: AbortSignal } = {},
+): Promise<DiskImage> {
   const path = await realpath(file).catch(() => {
     throw new CollectiveError('not-found', `There is no file ${file}.`);
   });
@@ -48,13 +64,22 @@ export async function inspectImage(file: string, options: { readonly format?: st
   refuseReferences(path, info);
   const { format, diskBytes } = info;
   if (diskBytes > DISK_BYTES_MAX) {
-    throw new CollectiveError('bad-image', `${path} says it has ${String(diskBytes)} bytes; a disk has at most ${String(DISK_BYTES_MAX)} (16 TiB).`);
+    throw new CollectiveError(
+      'bad-image',
+      `${path} says it has ${String(diskBytes)} bytes; a disk has at most ${String(DISK_BYTES_MAX)} (16 TiB).`,
+    );
   }
   if (format === 'raw' && found.size % 512 !== 0) {
-    throw new CollectiveError('bad-image', `${path} has ${String(found.size)} bytes, which is no multiple of 512: it is cut off, or no disk image.`);
+    throw new CollectiveError(
+      'bad-image',
+      `${path} has ${String(found.size)} bytes, which is no multiple of 512: it is cut off, or no disk image.`,
+    );
   }
   if (diskBytes < 512 || diskBytes % 512 !== 0) {
-    throw new CollectiveError('bad-image', `${path} says it has ${String(diskBytes)} bytes, which is no multiple of 512.`);
+    throw new CollectiveError(
+      'bad-image',
+      `${path} says it has ${String(diskBytes)} bytes, which is no multiple of 512.`,
+    );
   }
   if (CHECKABLE.has(format)) await checkImage(path, format, options.signal);
   const extents = await imageExtents({ path, format, diskBytes, fileBytes: found.size }, options.signal);
@@ -67,13 +92,23 @@ export async function inspectImage(file: string, options: { readonly format?: st
 export async function assertUnchanged(image: DiskImage): Promise<void> {
   const now = await stat(image.path).catch(() => undefined);
   if (now === undefined || now.size !== image.fileBytes || now.mtimeMs !== image.changedAtMs) {
-    throw new CollectiveError('bad-image', `${image.path} changed while it was being published. Stop what writes to it and publish again.`);
+    throw new CollectiveError(
+      'bad-image',
+      `${image.path} changed while it was being published. Stop what writes to it and publish again.`,
+    );
   }
 }
 
-type ImageInfo = { readonly format: string; readonly diskBytes: number; readonly value: Readonly<Record<string, unknown>> };
+type ImageInfo = {
+  readonly format: string;
+  readonly diskBytes: number;
+  readonly value: Readonly<Record<string, unknown>>;
+};
 
-async function imageInfo(path: string, options: { readonly format?: string; readonly signal?: AbortSignal }): Promise<ImageInfo> {
+async function imageInfo(
+  path: string,
+  options: { readonly format?: string; readonly signal?: AbortSignal },
+): Promise<ImageInfo> {
   const formatArgs = options.format === undefined ? [] : ['-f', options.format];
   const result = await runProgram('qemu-img', ['info', '--output=json', ...formatArgs, path], signalOf(options.signal));
   if (result.exitCode !== 0) throw refused(path, result.stderr);
@@ -87,7 +122,10 @@ async function imageInfo(path: string, options: { readonly format?: string; read
 function refuseReferences(path: string, info: ImageInfo): void {
   const { value, format } = info;
   const refuse = (what: string): never => {
-    throw new CollectiveError('bad-image', `${path} ${what}. Make it one file first: qemu-img convert -O qcow2 ${path} NEW.qcow2`);
+    throw new CollectiveError(
+      'bad-image',
+      `${path} ${what}. Make it one file first: qemu-img convert -O qcow2 ${path} NEW.qcow2`,
+    );
   };
   if (!FORMATS.has(format)) refuse(`has the format "${format}", which cannot be published`);
   if (value['encrypted'] === true) refuse('is encrypted');
@@ -118,17 +156,25 @@ async function imageExtents(
   image: { readonly path: string; readonly format: string; readonly diskBytes: number; readonly fileBytes: number },
   signal: AbortSignal | undefined,
 ): Promise<ImageExtent[]> {
-  const result = await runProgram('qemu-img', ['map', '--output=json', '-f', image.format, image.path], signalOf(signal));
+  const result = await runProgram(
+    'qemu-img',
+    ['map', '--output=json', '-f', image.format, image.path],
+    signalOf(signal),
+  );
   if (result.exitCode !== 0) throw refused(image.path, result.stderr);
   const list: unknown = JSON.parse(result.stdout);
-  if (!Array.isArray(list) || list.length > EXTENTS_MAX) throw new CollectiveError('bad-image', `${image.path} is in too many pieces.`);
+  if (!Array.isArray(list) || list.length > EXTENTS_MAX)
+    throw new CollectiveError('bad-image', `${image.path} is in too many pieces.`);
   const extents: ImageExtent[] = [];
   let end = 0;
   for (const entry of list) {
     if (!isRecord(entry)) continue;
     const { start, length, zero, offset } = entry;
     if (typeof start !== 'number' || typeof length !== 'number' || start !== end) {
-      throw new CollectiveError('bad-image', `${image.path}: its parts do not follow each other at byte ${String(end)}.`);
+      throw new CollectiveError(
+        'bad-image',
+        `${image.path}: its parts do not follow each other at byte ${String(end)}.`,
+      );
     }
     end = start + length;
     const data = zero !== true;
@@ -139,10 +185,15 @@ async function imageExtents(
       );
     }
     const last = extents.at(-1);
-    if (last !== undefined && last.data === data) extents[extents.length - 1] = { ...last, byteLength: last.byteLength + length };
+    if (last !== undefined && last.data === data)
+      extents[extents.length - 1] = { ...last, byteLength: last.byteLength + length };
     else extents.push({ byteOffset: start, byteLength: length, data });
   }
-  if (end !== image.diskBytes) throw new CollectiveError('bad-image', `${image.path}: its parts end at byte ${String(end)} of ${String(image.diskBytes)}.`);
+  if (end !== image.diskBytes)
+    throw new CollectiveError(
+      'bad-image',
+      `${image.path}: its parts end at byte ${String(end)} of ${String(image.diskBytes)}.`,
+    );
   return extents;
 }
 
@@ -167,7 +218,10 @@ async function checkPartitionTable(path: string, diskBytes: number): Promise<voi
       if (endBytes > diskBytes * 1024) return;
     }
     if (endBytes > diskBytes) {
-      throw new CollectiveError('bad-image', `${path} is cut off: its partitions end at byte ${String(endBytes)}, the file has ${String(diskBytes)}.`);
+      throw new CollectiveError(
+        'bad-image',
+        `${path} is cut off: its partitions end at byte ${String(endBytes)}, the file has ${String(diskBytes)}.`,
+      );
     }
   } finally {
     await file.close();
@@ -176,10 +230,16 @@ async function checkPartitionTable(path: string, diskBytes: number): Promise<voi
 
 function refused(path: string, stderr: string): CollectiveError {
   const said = stderr.trim().split('\n').slice(0, 3).join('; ').slice(0, 400);
-  if (/Failed to get .* lock/.test(said)) return new CollectiveError('in-use', `${path} is in use by another program (${said}).`);
-  return new CollectiveError('bad-image', `${path} cannot be read as a disk image: ${said || 'qemu-img gives no reason'}`);
+  if (/Failed to get .* lock/.test(said))
+    return new CollectiveError('in-use', `${path} is in use by another program (${said}).`);
+  return new CollectiveError(
+    'bad-image',
+    `${path} cannot be read as a disk image: ${said || 'qemu-img gives no reason'}`,
+  );
 }
 
 const roundUp = (bytes: number, unit: number): number => Math.ceil(bytes / unit) * unit;
-const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> => typeof value === 'object' && value !== null && !Array.isArray(value);
-const signalOf = (signal: AbortSignal | undefined): { signal?: AbortSignal } => (signal === undefined ? {} : { signal });
+const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
+const signalOf = (signal: AbortSignal | undefined): { signal?: AbortSignal } =>
+  signal === undefined ? {} : { signal };

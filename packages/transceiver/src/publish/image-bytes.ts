@@ -51,7 +51,10 @@ class FileBytes implements ImageBytes {
     while (filled < inside) {
       const { bytesRead } = await this.#file.read(target, filled, inside - filled, byteOffset + filled);
       if (bytesRead === 0) {
-        throw new CollectiveError('bad-image', `${this.#source.path} ended at byte ${String(byteOffset + filled)} of ${String(this.#source.diskBytes)}.`);
+        throw new CollectiveError(
+          'bad-image',
+          `${this.#source.path} ended at byte ${String(byteOffset + filled)} of ${String(this.#source.diskBytes)}.`,
+        );
       }
       filled += bytesRead;
     }
@@ -76,18 +79,40 @@ export class ImageServer {
   }
 
   /** Errors: `missing-program`, `bad-image`. */
-  static async open(image: { readonly path: string; readonly format: string; readonly diskBytes: number }): Promise<ImageServer> {
+  static async open(image: {
+    readonly path: string;
+    readonly format: string;
+    readonly diskBytes: number;
+  }): Promise<ImageServer> {
     if (image.format === 'raw') return new ImageServer({ kind: 'file', path: image.path, diskBytes: image.diskBytes });
     const folder = await mkdtemp(join(tmpdir(), 'collective-nbd-'));
     const socketPath = join(folder, 's');
-    const child = spawn('qemu-nbd', ['--read-only', '--persistent', '--shared=8', '--cache=writeback', '-f', image.format, '-k', socketPath, image.path], {
-      stdio: ['ignore', 'ignore', 'pipe'],
-    });
+    const child = spawn(
+      'qemu-nbd',
+      [
+        '--read-only',
+        '--persistent',
+        '--shared=8',
+        '--cache=writeback',
+        '-f',
+        image.format,
+        '-k',
+        socketPath,
+        image.path,
+      ],
+      {
+        stdio: ['ignore', 'ignore', 'pipe'],
+      },
+    );
     let said = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-1000)));
     const ended = new Promise<never>((_resolve, reject) => {
-      child.once('error', () => reject(new CollectiveError('missing-program', 'qemu-nbd is not installed (Debian: apt install qemu-utils).')));
-      child.once('exit', () => reject(new CollectiveError('bad-image', `${image.path} cannot be read: ${said.trim() || 'qemu-nbd ended'}`)));
+      child.once('error', () =>
+        reject(new CollectiveError('missing-program', 'qemu-nbd is not installed (Debian: apt install qemu-utils).')),
+      );
+      child.once('exit', () =>
+        reject(new CollectiveError('bad-image', `${image.path} cannot be read: ${said.trim() || 'qemu-nbd ended'}`)),
+      );
     });
     ended.catch(() => undefined);
     try {

@@ -56,7 +56,11 @@ describe('mapImage', () => {
   it('names each block by its digest, finds zero blocks, and pads the last one', async () => {
     const image = await rawImage([1, 0, 2, 1], 512);
     const pool = WorkPool.open({ workers: 0 });
-    const map = await mapImage(image, { source: { kind: 'file', path: image.path, diskBytes: image.diskBytes }, blockBytes: BLOCK, pool });
+    const map = await mapImage(image, {
+      source: { kind: 'file', path: image.path, diskBytes: image.diskBytes },
+      blockBytes: BLOCK,
+      pool,
+    });
     await pool.close();
     expect(map.blockCount).toBe(5);
     expect(map.digestAt(0)).toBe(blockDigest(Buffer.alloc(BLOCK, 1)));
@@ -70,14 +74,18 @@ describe('mapImage', () => {
     const image = await rawImage([1, 2]);
     const pool = WorkPool.open({ workers: 0 });
     const longer = { ...image, diskBytes: 3 * BLOCK, extents: [{ byteOffset: 0, byteLength: 3 * BLOCK, data: true }] };
-    const mapping = mapImage(longer, { source: { kind: 'file', path: image.path, diskBytes: longer.diskBytes }, blockBytes: BLOCK, pool });
+    const mapping = mapImage(longer, {
+      source: { kind: 'file', path: image.path, diskBytes: longer.diskBytes },
+      blockBytes: BLOCK,
+      pool,
+    });
     await expect(mapping).rejects.toMatchObject({ code: 'bad-image' });
     await pool.close();
   });
 });
 
 describe('blocks that travel', () => {
-  it('lists each public digest once, and the server\'s answer picks from them', async () => {
+  it("lists each public digest once, and the server's answer picks from them", async () => {
     const image = await rawImage([1, 0, 2, 1, 3]);
     const pool = WorkPool.open({ workers: 0 });
     const source = { kind: 'file', path: image.path, diskBytes: image.diskBytes } as const;
@@ -103,7 +111,9 @@ describe('blocks that travel', () => {
     const list = distinctBlocks((await mapImage(image, { source, blockBytes: BLOCK, pool })).changesSince(undefined));
     await writeFile(image.path, Buffer.alloc(2 * BLOCK, 7));
     expect(digestFromBytes(list.digests.subarray(0, 32))).toBe(blockDigest(Buffer.alloc(BLOCK, 1)));
-    await expect(pool.run({ kind: 'encode', source, blockBytes: BLOCK, ...list, level: 3 })).rejects.toMatchObject({ code: 'bad-image' });
+    await expect(pool.run({ kind: 'encode', source, blockBytes: BLOCK, ...list, level: 3 })).rejects.toMatchObject({
+      code: 'bad-image',
+    });
     await pool.close();
   });
 });

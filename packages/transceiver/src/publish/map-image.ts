@@ -16,7 +16,10 @@ export const SYSTEM_BLOCK_BYTES = 65_536;
 export const USER_BLOCK_BYTES = 16_384;
 
 /** The block size of a disk that is published: by kind, doubled until the disk has at most 2^24 blocks. */
-export function blockBytesFor(disk: { readonly kind: 'system' | 'user' | 'ephemeral'; readonly diskBytes: number }): number {
+export function blockBytesFor(disk: {
+  readonly kind: 'system' | 'user' | 'ephemeral';
+  readonly diskBytes: number;
+}): number {
   let blockBytes = disk.kind === 'user' ? USER_BLOCK_BYTES : SYSTEM_BLOCK_BYTES;
   while (disk.diskBytes / blockBytes > BLOCKS_MAX && blockBytes < 1_048_576) blockBytes *= 2;
   return blockBytes;
@@ -25,7 +28,11 @@ export function blockBytesFor(disk: { readonly kind: 'system' | 'user' | 'epheme
 export type BlockRange = { readonly firstBlock: number; readonly blockCount: number };
 
 /** The blocks that hold data, in ranges of at most `blocksMax`, ascending, none twice. Pure. */
-export function* dataRanges(extents: readonly ImageExtent[], blockBytes: number, blocksMax: number): Generator<BlockRange> {
+export function* dataRanges(
+  extents: readonly ImageExtent[],
+  blockBytes: number,
+  blocksMax: number,
+): Generator<BlockRange> {
   let next = 0;
   let pending: { first: number; end: number } | undefined;
   for (const extent of extents) {
@@ -74,7 +81,10 @@ export async function mapImage(
       .add(async () => {
         const result = await pool.run({ kind: 'hash', source, blockBytes, ...range });
         if (result.kind !== 'hash') return;
-        take(map, range, { kinds: result.kinds, digests: Buffer.from(result.digests.buffer, result.digests.byteOffset, result.digests.byteLength) });
+        take(map, range, {
+          kinds: result.kinds,
+          digests: Buffer.from(result.digests.buffer, result.digests.byteOffset, result.digests.byteLength),
+        });
         readBytes += range.blockCount * blockBytes;
         options.onProgress?.(readBytes);
       })

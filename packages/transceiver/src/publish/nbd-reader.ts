@@ -41,7 +41,8 @@ export class NbdReader {
     const stream = await ByteStream.connect(socketPath);
     try {
       const greeting = await stream.take(18);
-      if (greeting.readBigUInt64BE(0) !== NBD_MAGIC || greeting.readBigUInt64BE(8) !== OPTION_MAGIC) throw failed('it is no NBD server');
+      if (greeting.readBigUInt64BE(0) !== NBD_MAGIC || greeting.readBigUInt64BE(8) !== OPTION_MAGIC)
+        throw failed('it is no NBD server');
       stream.write(uint32(3)); // fixed newstyle, no zeroes
       const option = Buffer.alloc(22);
       option.writeBigUInt64BE(OPTION_MAGIC, 0);
@@ -122,7 +123,8 @@ async function sizeOfExport(stream: ByteStream): Promise<number> {
     if (kind !== REPLY_INFO) throw failed(`it refuses the export (${String(kind)})`);
     if (bytes >= 10 && payload.readUInt16BE(0) === INFO_EXPORT) diskBytes = Number(payload.readBigUInt64BE(2));
   }
-  if (diskBytes === undefined || !Number.isSafeInteger(diskBytes)) throw failed('it does not say how large the disk is');
+  if (diskBytes === undefined || !Number.isSafeInteger(diskBytes))
+    throw failed('it does not say how large the disk is');
   return diskBytes;
 }
 
@@ -198,4 +200,5 @@ const uint32 = (value: number): Buffer => {
   return bytes;
 };
 
-const failed = (what: string): CollectiveError => new CollectiveError('local-io', `Reading the image through qemu-nbd failed: ${what}.`);
+const failed = (what: string): CollectiveError =>
+  new CollectiveError('local-io', `Reading the image through qemu-nbd failed: ${what}.`);

@@ -68,17 +68,29 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
   const { session, job } = parts;
   const { signal } = job;
   const { name } = request;
-  if (!isApplianceName(name)) throw new CollectiveError('usage', `"${name}" cannot be the name of an appliance: lower-case letters, digits and dashes, at most 63.`);
+  if (!isApplianceName(name))
+    throw new CollectiveError(
+      'usage',
+      `"${name}" cannot be the name of an appliance: lower-case letters, digits and dashes, at most 63.`,
+    );
   const beganAt = performance.now();
   const before = session.client.transferred;
   const recipe = request.machine === undefined ? undefined : parseRecipe(request.machine);
   const images = await inspectImages(request, job);
   const { source, note } = await session.refresh(signal);
-  if (source === undefined) throw new CollectiveError('repository-unreachable', note ?? 'Publishing needs the repository.');
+  if (source === undefined)
+    throw new CollectiveError('repository-unreachable', note ?? 'Publishing needs the repository.');
   const key = await allowedPublishingKey(session, name, signal);
   const isKnown = session.trust.heads?.heads.some((head) => head.appliance === name) ?? false;
   const parent = isKnown ? await session.trust.newest(name, source) : undefined;
-  const draft = draftVersion({ name, images, recipe, parent: parent?.manifest, title: request.title, notes: request.notes });
+  const draft = draftVersion({
+    name,
+    images,
+    recipe,
+    parent: parent?.manifest,
+    title: request.title,
+    notes: request.notes,
+  });
 
   const pool = WorkPool.open();
   const servers: ImageServer[] = [];
@@ -92,7 +104,9 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
     await sendContents(opened.upload, contents, { parts, pool });
     for (const image of images.values()) await assertUnchanged(image);
     if (request.bootTest) await bootOnce(request, { draft, parent, contents, parts });
-    const committed = await commit(opened.upload, { name, draft, parent, contents, key, session, signal }).catch(explainConflict(name));
+    const committed = await commit(opened.upload, { name, draft, parent, contents, key, session, signal }).catch(
+      explainConflict(name),
+    );
     await opened.forget();
     for (const { pages } of contents) await parts.objects.put('page', pages);
     await session.refresh(signal);
@@ -126,10 +140,17 @@ async function inspectImages(request: PublishRequest, job: JobContext): Promise<
 
 async function hashImages(
   draft: VersionDraft,
-  context: { readonly parts: PublishParts; readonly parent: VerifiedVersion | undefined; readonly pool: WorkPool; readonly servers: ImageServer[] },
+  context: {
+    readonly parts: PublishParts;
+    readonly parent: VerifiedVersion | undefined;
+    readonly pool: WorkPool;
+    readonly servers: ImageServer[];
+  },
 ): Promise<NewContent[]> {
   const { parts, parent, pool, servers } = context;
-  const withImages = draft.disks.filter((disk): disk is DraftDisk & { readonly image: DiskImage } => disk.image !== undefined);
+  const withImages = draft.disks.filter(
+    (disk): disk is DraftDisk & { readonly image: DiskImage } => disk.image !== undefined,
+  );
   const total = sum(withImages, ({ image }) => image.usedBytes);
   const known = new Set<string>();
   const contents: NewContent[] = [];
@@ -142,7 +163,8 @@ async function hashImages(
       blockBytes: description.blockBytes,
       pool,
       signal: parts.job.signal,
-      onProgress: (readBytes) => parts.job.emit({ event: 'progress', step: 'hash', text: 'Reading the image', done: done + readBytes, total }),
+      onProgress: (readBytes) =>
+        parts.job.emit({ event: 'progress', step: 'hash', text: 'Reading the image', done: done + readBytes, total }),
     });
     done += image.usedBytes;
     const older = await olderMap(description, parent, parts);
@@ -168,15 +190,27 @@ async function olderMap(
   parts: PublishParts,
 ): Promise<{ readonly map: DiskMap; readonly version: number } | undefined> {
   const disk = parent?.manifest.disks.find((candidate) => candidate.name === description.name);
-  if (parent === undefined || disk === undefined || disk.root === null || disk.blockBytes !== description.blockBytes) return undefined;
+  if (parent === undefined || disk === undefined || disk.root === null || disk.blockBytes !== description.blockBytes)
+    return undefined;
   const { objects, session, job } = parts;
-  const map = await loadDiskMap({ manifest: parent.manifest, disk, objects, client: session.client, signal: job.signal });
+  const map = await loadDiskMap({
+    manifest: parent.manifest,
+    disk,
+    objects,
+    client: session.client,
+    signal: job.signal,
+  });
   return { map, version: parent.manifest.version };
 }
 
 async function bootOnce(
   request: PublishRequest,
-  version: { readonly draft: VersionDraft; readonly parent: VerifiedVersion | undefined; readonly contents: readonly NewContent[]; readonly parts: PublishParts },
+  version: {
+    readonly draft: VersionDraft;
+    readonly parent: VerifiedVersion | undefined;
+    readonly contents: readonly NewContent[];
+    readonly parts: PublishParts;
+  },
 ): Promise<void> {
   const { draft, parent, contents, parts } = version;
   const { job, machines, session, objects } = parts;
@@ -185,8 +219,19 @@ async function bootOnce(
   for (const { description } of draft.disks) {
     const content = contents.find((candidate) => candidate.description.name === description.name);
     if (content !== undefined) disks.push({ description: content.description, map: content.map });
-    else if (parent === undefined || description.root === null) disks.push({ description, map: DiskMap.empty(description) });
-    else disks.push({ description, map: await loadDiskMap({ manifest: parent.manifest, disk: description, objects, client: session.client, signal: job.signal }) });
+    else if (parent === undefined || description.root === null)
+      disks.push({ description, map: DiskMap.empty(description) });
+    else
+      disks.push({
+        description,
+        map: await loadDiskMap({
+          manifest: parent.manifest,
+          disk: description,
+          objects,
+          client: session.client,
+          signal: job.signal,
+        }),
+      });
   }
   await machines.bootTest({
     name: request.name,
@@ -201,7 +246,11 @@ async function bootOnce(
   job.emit({ event: 'note', text: 'It boots.' });
 }
 
-async function sendContents(upload: string, contents: readonly NewContent[], context: { readonly parts: PublishParts; readonly pool: WorkPool }): Promise<void> {
+async function sendContents(
+  upload: string,
+  contents: readonly NewContent[],
+  context: { readonly parts: PublishParts; readonly pool: WorkPool },
+): Promise<void> {
   const { session, job } = context.parts;
   const total = sum(contents, ({ blocks }) => blocks.blockIndexes.length);
   let done = 0;
@@ -213,7 +262,14 @@ async function sendContents(upload: string, contents: readonly NewContent[], con
         client: session.client,
         pool: context.pool,
         signal: job.signal,
-        onProgress: (there) => job.emit({ event: 'progress', step: 'upload', text: 'Sending what the repository lacks', done: done + there, total }),
+        onProgress: (there) =>
+          job.emit({
+            event: 'progress',
+            step: 'upload',
+            text: 'Sending what the repository lacks',
+            done: done + there,
+            total,
+          }),
       },
     );
     done += blocks.blockIndexes.length;
@@ -226,7 +282,10 @@ async function sendContents(upload: string, contents: readonly NewContent[], con
       signal: job.signal,
     });
     if (root !== description.root) {
-      throw new CollectiveError('digest-mismatch', `The repository built the map ${root} for disk ${description.name}, this machine ${String(description.root)}.`);
+      throw new CollectiveError(
+        'digest-mismatch',
+        `The repository built the map ${root} for disk ${description.name}, this machine ${String(description.root)}.`,
+      );
     }
   }
 }
@@ -253,9 +312,16 @@ async function commit(
     title: draft.title,
     notes: draft.notes,
     machine: draft.machine,
-    disks: draft.disks.map(({ description }) => contents.find((content) => content.description.name === description.name)?.description ?? description),
+    disks: draft.disks.map(
+      ({ description }) =>
+        contents.find((content) => content.description.name === description.name)?.description ?? description,
+    ),
   };
-  const envelope = signEnvelope({ payloadType: PAYLOAD_TYPES.version, payload: encodeVersionManifest(manifest), signers: [version.key] });
+  const envelope = signEnvelope({
+    payloadType: PAYLOAD_TYPES.version,
+    payload: encodeVersionManifest(manifest),
+    signers: [version.key],
+  });
   return version.session.client.call('commitUpload', { params: { upload }, body: envelope, signal: version.signal });
 }
 
@@ -272,4 +338,5 @@ const explainConflict =
     );
   };
 
-const sum = <T>(items: readonly T[], of: (item: T) => number): number => items.reduce((total, item) => total + of(item), 0);
+const sum = <T>(items: readonly T[], of: (item: T) => number): number =>
+  items.reduce((total, item) => total + of(item), 0);

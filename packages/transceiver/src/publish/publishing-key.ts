@@ -2,7 +2,13 @@
  * The person's publishing key. It is registered with the account at each login of a publisher, so that an administrator
  * can allow it; what it may publish says the trust file alone.
  */
-import { CollectiveError, derivePersonKeys, publisherKeys, publishingKeyMessage, type SigningKey } from '@collective/shared';
+import {
+  CollectiveError,
+  derivePersonKeys,
+  publisherKeys,
+  publishingKeyMessage,
+  type SigningKey,
+} from '@collective/shared';
 import type { Session } from '../agent/session.js';
 
 /** Tells the repository which key this account publishes with, with a proof that the account has it. Idempotent. */

@@ -56,7 +56,11 @@ export type Recipe = {
   readonly disks?: readonly RecipeDisk[];
 };
 
-const codec = documentCodec(recipeSchema, { what: 'machine description', bytesMax: RECIPE_BYTES_MAX, error: 'bad-machine' });
+const codec = documentCodec(recipeSchema, {
+  what: 'machine description',
+  bytesMax: RECIPE_BYTES_MAX,
+  error: 'bad-machine',
+});
 
 /** Errors: `bad-machine` with the field. */
 export function parseRecipe(text: string): Recipe {
@@ -65,9 +69,12 @@ export function parseRecipe(text: string): Recipe {
     value = parseStrictJson(Buffer.from(text, 'utf8'), { bytesMax: RECIPE_BYTES_MAX });
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new CollectiveError('bad-machine', `The machine description is no JSON that can be used: ${reason}`, { cause });
+    throw new CollectiveError('bad-machine', `The machine description is no JSON that can be used: ${reason}`, {
+      cause,
+    });
   }
-  if (typeof value !== 'object' || value === null || !('machine' in value)) return { machine: checkMachineDescription(value) };
+  if (typeof value !== 'object' || value === null || !('machine' in value))
+    return { machine: checkMachineDescription(value) };
   // First the machine alone, so that its own message is the one that is seen.
   checkMachineDescription(value.machine);
   const { title, notes, machine, disks } = codec.check(value);

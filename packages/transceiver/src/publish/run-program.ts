@@ -12,7 +12,11 @@ export type ProgramOptions = {
 };
 
 /** Errors: `missing-program` with the Debian package that has it; abort rejects with the signal's reason. */
-export async function runProgram(program: string, args: readonly string[], options: ProgramOptions = {}): Promise<ProgramResult> {
+export async function runProgram(
+  program: string,
+  args: readonly string[],
+  options: ProgramOptions = {},
+): Promise<ProgramResult> {
   options.signal?.throwIfAborted();
   return new Promise((resolve, reject) => {
     execFile(
@@ -33,7 +37,12 @@ export async function runProgram(program: string, args: readonly string[], optio
         if (error === null) {
           resolve({ exitCode: 0, stdout, stderr });
         } else if (error.code === 'ENOENT') {
-          reject(new CollectiveError('missing-program', `${program} is not installed (Debian: apt install ${DEBIAN_PACKAGES[program] ?? program}).`));
+          reject(
+            new CollectiveError(
+              'missing-program',
+              `${program} is not installed (Debian: apt install ${DEBIAN_PACKAGES[program] ?? program}).`,
+            ),
+          );
         } else if (typeof error.code === 'number') {
           resolve({ exitCode: error.code, stdout, stderr });
         } else {

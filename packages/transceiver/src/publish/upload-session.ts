@@ -4,7 +4,17 @@
  */
 import { join } from 'node:path';
 import { Type } from 'typebox';
-import { digestField, documentCodec, hasCode, nameField, nullable, numberField, strictObject, uploadField, type Digest } from '@collective/shared';
+import {
+  digestField,
+  documentCodec,
+  hasCode,
+  nameField,
+  nullable,
+  numberField,
+  strictObject,
+  uploadField,
+  type Digest,
+} from '@collective/shared';
 import { readIfThere, removeIfThere, writeDurably } from '../agent/durable-file.js';
 import type { RepositoryClient } from '../repository/repository-client.js';
 
@@ -17,19 +27,28 @@ const schema = strictObject({
 });
 const codec = documentCodec(schema, { what: 'upload session', bytesMax: 4_096 });
 
-export type OpenUpload = { readonly upload: string; readonly isContinued: boolean; readonly forget: () => Promise<void> };
+export type OpenUpload = {
+  readonly upload: string;
+  readonly isContinued: boolean;
+  readonly forget: () => Promise<void>;
+};
 
 /** Continues the session of an earlier attempt when it still lives and has the same parent; else begins one. Errors: `conflict`, `not-allowed`. */
 export async function openUpload(
   wanted: { readonly repository: Digest; readonly appliance: string; readonly parent: number | null },
-  options: { readonly uploadsDirectory: string; readonly client: Pick<RepositoryClient, 'call'>; readonly signal: AbortSignal },
+  options: {
+    readonly uploadsDirectory: string;
+    readonly client: Pick<RepositoryClient, 'call'>;
+    readonly signal: AbortSignal;
+  },
 ): Promise<OpenUpload> {
   const { client, signal } = options;
   const path = join(options.uploadsDirectory, `${wanted.appliance}.json`);
   const forget = async (): Promise<void> => removeIfThere(path);
   const held = await readHeld(path);
   if (held !== undefined) {
-    const isSame = held.repository === wanted.repository && held.appliance === wanted.appliance && held.parent === wanted.parent;
+    const isSame =
+      held.repository === wanted.repository && held.appliance === wanted.appliance && held.parent === wanted.parent;
     const lives = await client.call('upload', { params: { upload: held.upload }, signal }).then(
       (state) => state.appliance === wanted.appliance && state.parent === wanted.parent,
       (error: unknown) => {
@@ -41,7 +60,11 @@ export async function openUpload(
     if (lives) await client.call('abandonUpload', { params: { upload: held.upload }, signal }).catch(() => undefined);
     await forget();
   }
-  const { upload } = await client.call('createUpload', { params: { name: wanted.appliance }, body: { parent: wanted.parent }, signal });
+  const { upload } = await client.call('createUpload', {
+    params: { name: wanted.appliance },
+    body: { parent: wanted.parent },
+    signal,
+  });
   await writeDurably(path, codec.encode({ format: 1, ...wanted, upload }));
   return { upload, isContinued: false, forget };
 }

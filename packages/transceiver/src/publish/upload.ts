@@ -37,7 +37,10 @@ export async function uploadBlocks(
   let sentBlocks = 0;
   for (let first = 0; first < blocks.blockIndexes.length && failures.length === 0; first += DIGESTS_A_QUESTION) {
     const asked = sliceBlocks(blocks, first, DIGESTS_A_QUESTION);
-    const lacking = lackingBlocks(asked, await client.call('lackingChunks', { params: { upload }, body: asked.digests, signal }));
+    const lacking = lackingBlocks(
+      asked,
+      await client.call('lackingChunks', { params: { upload }, body: asked.digests, signal }),
+    );
     there += asked.blockIndexes.length - lacking.blockIndexes.length;
     options.onProgress(there);
     for (let at = 0; at < lacking.blockIndexes.length && failures.length === 0; at += perTask) {
@@ -46,9 +49,16 @@ export async function uploadBlocks(
       void queue
         .add(async () => {
           signal.throwIfAborted();
-          const encoded = await pool.run({ kind: 'encode', source: from.source, blockBytes: from.blockBytes, ...part, level: CHUNK_LEVEL });
+          const encoded = await pool.run({
+            kind: 'encode',
+            source: from.source,
+            blockBytes: from.blockBytes,
+            ...part,
+            level: CHUNK_LEVEL,
+          });
           if (encoded.kind !== 'encode') return;
-          for (const batch of encoded.batches) await client.call('uploadChunks', { params: { upload }, body: batch, signal });
+          for (const batch of encoded.batches)
+            await client.call('uploadChunks', { params: { upload }, body: batch, signal });
           there += part.blockIndexes.length;
           sentBlocks += part.blockIndexes.length;
           options.onProgress(there);

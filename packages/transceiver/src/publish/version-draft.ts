@@ -1,7 +1,13 @@
 /**
  * What the next version will be, before anything is read: its machine, its disks, and which of them get new content. Pure.
  */
-import { CollectiveError, checkMachineDisks, type DiskDescription, type MachineDescription, type VersionManifest } from '@collective/shared';
+import {
+  CollectiveError,
+  checkMachineDisks,
+  type DiskDescription,
+  type MachineDescription,
+  type VersionManifest,
+} from '@collective/shared';
 import type { DiskImage } from './disk-image.js';
 import { blockBytesFor } from './map-image.js';
 import { DEFAULT_MACHINE, type Recipe, type RecipeDisk } from './recipe.js';
@@ -33,14 +39,20 @@ export function draftVersion(options: {
   const layout: readonly RecipeDisk[] = recipe?.disks ?? parent?.disks ?? Array.from(images.keys(), diskByName);
   for (const name of images.keys()) {
     if (!layout.some((disk) => disk.name === name)) {
-      throw new CollectiveError('usage', `There is no disk "${name}" in this appliance; it has ${layout.map((disk) => disk.name).join(', ')}.`);
+      throw new CollectiveError(
+        'usage',
+        `There is no disk "${name}" in this appliance; it has ${layout.map((disk) => disk.name).join(', ')}.`,
+      );
     }
   }
   const disks = layout.map((disk) => draftDisk(disk, images.get(disk.name), parent));
   if (disks.filter(({ description }) => description.kind === 'system').length !== 1) {
     throw new CollectiveError('usage', 'An appliance has exactly one system disk: --disk system=FILE.');
   }
-  checkMachineDisks(machine, disks.map(({ description }) => description));
+  checkMachineDisks(
+    machine,
+    disks.map(({ description }) => description),
+  );
   return {
     machine,
     title: options.title ?? recipe?.title ?? parent?.title ?? options.name,
@@ -58,9 +70,14 @@ function draftDisk(disk: RecipeDisk, image: DiskImage | undefined, parent: Versi
   const { name, kind, bus } = disk;
   const before = parent?.disks.find((candidate) => candidate.name === name);
   if (kind === 'ephemeral') {
-    if (image !== undefined) throw new CollectiveError('usage', `Disk "${name}" is ephemeral: it begins empty and has no image.`);
+    if (image !== undefined)
+      throw new CollectiveError('usage', `Disk "${name}" is ephemeral: it begins empty and has no image.`);
     const diskBytes = disk.diskBytes ?? before?.diskBytes;
-    if (diskBytes === undefined) throw new CollectiveError('usage', `Say how large the ephemeral disk "${name}" is, in the appliance.json of --machine.`);
+    if (diskBytes === undefined)
+      throw new CollectiveError(
+        'usage',
+        `Say how large the ephemeral disk "${name}" is, in the appliance.json of --machine.`,
+      );
     const blockBytes = disk.blockBytes ?? blockBytesFor({ kind, diskBytes });
     return { description: { name, kind, bus, diskBytes, blockBytes, root: null, base: null } };
   }

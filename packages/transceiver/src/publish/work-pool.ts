@@ -14,9 +14,14 @@ import { BlockWork, type WorkResult, type WorkTask } from './block-work.js';
 /** More workers than this only fight for the disk. */
 const WORKERS_MAX = 4;
 
-export type WorkerReply = { readonly ok: WorkResult } | { readonly failed: { readonly code: string; readonly message: string } };
+export type WorkerReply =
+  { readonly ok: WorkResult } | { readonly failed: { readonly code: string; readonly message: string } };
 
-type Waiting = { readonly task: WorkTask; readonly resolve: (result: WorkResult) => void; readonly reject: (error: Error) => void };
+type Waiting = {
+  readonly task: WorkTask;
+  readonly resolve: (result: WorkResult) => void;
+  readonly reject: (error: Error) => void;
+};
 type Slot = { readonly worker: ChildProcess; current: Waiting | undefined };
 
 export class WorkPool {
@@ -49,7 +54,8 @@ export class WorkPool {
 
   async close(): Promise<void> {
     this.#closed = true;
-    for (const waiting of this.#queue.splice(0)) waiting.reject(new CollectiveError('shutting-down', 'The publish has ended.'));
+    for (const waiting of this.#queue.splice(0))
+      waiting.reject(new CollectiveError('shutting-down', 'The publish has ended.'));
     await this.#inline?.close();
     for (const { worker } of this.#slots) {
       if (worker.exitCode !== null || worker.signalCode !== null) continue;
@@ -76,14 +82,19 @@ export class WorkPool {
       const reply = message as WorkerReply;
       finish((waiting) => {
         if ('ok' in reply) waiting.resolve(reply.ok);
-        else waiting.reject(new CollectiveError(isErrorCode(reply.failed.code) ? reply.failed.code : 'internal', reply.failed.message));
+        else
+          waiting.reject(
+            new CollectiveError(isErrorCode(reply.failed.code) ? reply.failed.code : 'internal', reply.failed.message),
+          );
       });
     });
     worker.on('error', (error) => {
       finish((waiting) => waiting.reject(error));
     });
     worker.on('exit', () => {
-      const why = this.#closed ? new CollectiveError('shutting-down', 'The publish has ended.') : new CollectiveError('internal', 'A worker of the publish died.');
+      const why = this.#closed
+        ? new CollectiveError('shutting-down', 'The publish has ended.')
+        : new CollectiveError('internal', 'A worker of the publish died.');
       finish((waiting) => waiting.reject(why));
       for (const waiting of this.#closed ? [] : this.#queue.splice(0)) waiting.reject(why);
     });

@@ -38,9 +38,13 @@ export function pinnedConnector(address: RepositoryAddress): buildConnector.conn
       socket.destroy();
       const shown = found === undefined ? 'none' : found.toString('base64url');
       callback(
-        new CollectiveError('wrong-server', `${address.origin} shows the TLS key ${shown}, the join link names ${pin}.`, {
-          data: { origin: address.origin },
-        }),
+        new CollectiveError(
+          'wrong-server',
+          `${address.origin} shows the TLS key ${shown}, the join link names ${pin}.`,
+          {
+            data: { origin: address.origin },
+          },
+        ),
         null,
       );
     });
@@ -50,7 +54,9 @@ export function pinnedConnector(address: RepositoryAddress): buildConnector.conn
 function keyDigest(socket: TLSSocket): Buffer | undefined {
   const certificate = socket.getPeerX509Certificate();
   if (certificate === undefined) return undefined;
-  return createHash('sha256').update(certificate.publicKey.export({ type: 'spki', format: 'der' })).digest();
+  return createHash('sha256')
+    .update(certificate.publicKey.export({ type: 'spki', format: 'der' }))
+    .digest();
 }
 
 function isSame(found: Buffer, pin: string): boolean {

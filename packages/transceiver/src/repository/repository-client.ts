@@ -36,7 +36,9 @@ export interface TokenSource {
   token(refused?: string): Promise<string>;
 }
 
-type Value<K extends string, T> = T extends undefined ? { readonly [key in K]?: undefined } : { readonly [key in K]: T };
+type Value<K extends string, T> = T extends undefined
+  ? { readonly [key in K]?: undefined }
+  : { readonly [key in K]: T };
 export type CallOptions<N extends RouteName> = Value<'params', RouteParams<N>> &
   Value<'query', RouteQuery<N>> &
   Value<'body', RouteBody<N>> & {
@@ -83,7 +85,8 @@ export class RepositoryClient {
     try {
       return await this.#once(name, options, token);
     } catch (error) {
-      const isStale = error instanceof CollectiveError && (error.code === 'token-expired' || error.code === 'not-logged-in');
+      const isStale =
+        error instanceof CollectiveError && (error.code === 'token-expired' || error.code === 'not-logged-in');
       if (!isStale || options.token !== undefined || token === undefined || this.#tokens === undefined) throw error;
       return this.#once(name, options, await this.#tokens.token(token));
     }
@@ -101,22 +104,36 @@ export class RepositoryClient {
     return this.#tokens.token();
   }
 
-  async #once<N extends RouteName>(name: N, options: CallOptions<N>, token: string | undefined): Promise<RouteResponse<N>> {
+  async #once<N extends RouteName>(
+    name: N,
+    options: CallOptions<N>,
+    token: string | undefined,
+  ): Promise<RouteResponse<N>> {
     const route = ROUTES[name];
     const body = requestBody(route.bodyKind, options.body);
     const headers: Record<string, string> = {};
     if (token !== undefined) headers['authorization'] = `Bearer ${token}`;
-    if (body !== undefined) headers['content-type'] = route.bodyKind === 'json' ? 'application/json' : 'application/octet-stream';
+    if (body !== undefined)
+      headers['content-type'] = route.bodyKind === 'json' ? 'application/json' : 'application/octet-stream';
     const path = routePath(name, options.params ?? {}, options.query ?? {});
     const { status, bytes } = await this.#exchange(
-      { method: route.method, path, headers, body: body ?? null, ...(options.signal === undefined ? {} : { signal: options.signal }) },
+      {
+        method: route.method,
+        path,
+        headers,
+        body: body ?? null,
+        ...(options.signal === undefined ? {} : { signal: options.signal }),
+      },
       route.responseKind === 'json' ? JSON_BYTES_MAX : (options.responseBytesMax ?? BYTES_MAX_DEFAULT),
     );
     if (status !== (('status' in route ? route.status : undefined) ?? 200)) throw this.#errorOf(status, bytes, path);
     return (route.responseKind === 'bytes' ? bytes : checkedJson(name, bytes)) as RouteResponse<N>;
   }
 
-  async #exchange(request: Dispatcher.RequestOptions, bytesMax: number): Promise<{ readonly status: number; readonly bytes: Buffer }> {
+  async #exchange(
+    request: Dispatcher.RequestOptions,
+    bytesMax: number,
+  ): Promise<{ readonly status: number; readonly bytes: Buffer }> {
     try {
       const response = await this.#pool.request(request);
       this.#sentBytes += request.body instanceof Uint8Array ? request.body.length : 0;
@@ -127,7 +144,10 @@ export class RepositoryClient {
         const piece = part as Buffer;
         total += piece.length;
         if (total > limit) {
-          throw new CollectiveError('too-large', `${this.address.origin}${request.path} answers with more than ${String(limit)} bytes.`);
+          throw new CollectiveError(
+            'too-large',
+            `${this.address.origin}${request.path} answers with more than ${String(limit)} bytes.`,
+          );
         }
         parts.push(piece);
       }
@@ -145,23 +165,40 @@ export class RepositoryClient {
     const reason = error instanceof Error ? error : new Error(String(error));
     const code = 'code' in reason && typeof reason.code === 'string' ? reason.code : '';
     if (/CERT|TLS|SSL|SIGNATURE/.test(code) && !code.startsWith('UND_ERR')) {
-      return new CollectiveError('wrong-server', `The certificate of ${this.address.origin} is not valid: ${reason.message} (${code}).`, {
+      return new CollectiveError(
+        'wrong-server',
+        `The certificate of ${this.address.origin} is not valid: ${reason.message} (${code}).`,
+        {
+          cause: error,
+          data: { origin: this.address.origin },
+        },
+      );
+    }
+    return new CollectiveError(
+      'repository-unreachable',
+      `The repository ${this.address.origin} cannot be reached: ${reason.message || code}.`,
+      {
         cause: error,
         data: { origin: this.address.origin },
-      });
-    }
-    return new CollectiveError('repository-unreachable', `The repository ${this.address.origin} cannot be reached: ${reason.message || code}.`, {
-      cause: error,
-      data: { origin: this.address.origin },
-    });
+      },
+    );
   }
 
   #errorOf(status: number, bytes: Buffer, path: string): CollectiveError {
     const where = `${this.address.origin}${path}`;
     try {
       const value: unknown = JSON.parse(bytes.toString('utf8'));
-      if (typeof value === 'object' && value !== null && 'code' in value && typeof value.code === 'string' && isErrorCode(value.code)) {
-        const message = 'message' in value && typeof value.message === 'string' ? value.message.slice(0, 2000) : ERROR_TABLE[value.code].sentence;
+      if (
+        typeof value === 'object' &&
+        value !== null &&
+        'code' in value &&
+        typeof value.code === 'string' &&
+        isErrorCode(value.code)
+      ) {
+        const message =
+          'message' in value && typeof value.message === 'string'
+            ? value.message.slice(0, 2000)
+            : ERROR_TABLE[value.code].sentence;
         return new CollectiveError(value.code, message, { data: 'data' in value ? plainData(value.data) : {} });
       }
     } catch {
@@ -193,13 +230,16 @@ function checkedJson(name: RouteName, bytes: Buffer): unknown {
     validator = Compile(route.response);
     validators.set(name, validator);
   }
-  if (!validator.Check(value)) throw new CollectiveError('malformed', `The answer to ${name} does not have the form that its route documents.`);
+  if (!validator.Check(value))
+    throw new CollectiveError('malformed', `The answer to ${name} does not have the form that its route documents.`);
   return value;
 }
 
 function plainData(value: unknown): Record<string, string | number | boolean> {
   if (typeof value !== 'object' || value === null) return {};
   return Object.fromEntries(
-    Object.entries(value).filter((entry): entry is [string, string | number | boolean] => ['string', 'number', 'boolean'].includes(typeof entry[1])),
+    Object.entries(value).filter((entry): entry is [string, string | number | boolean] =>
+      ['string', 'number', 'boolean'].includes(typeof entry[1]),
+    ),
   );
 }

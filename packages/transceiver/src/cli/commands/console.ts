@@ -1,6 +1,6 @@
 /**
  * collective console NAME: the serial console on this terminal, raw, until Ctrl-]. Without a terminal it copies stdin to
- * the console and the console to stdout until either ends.
+ * the console and the console to stdout until the machine ends or Ctrl-C.
  */
 import { connect, type Socket } from 'node:net';
 import { CollectiveError } from '@collective/shared/errors';
@@ -15,7 +15,8 @@ async function openConsole(path: string, machine: string): Promise<Socket> {
   const socket = connect(path);
   return new Promise((resolve, reject) => {
     let reply = Buffer.alloc(0);
-    const fail = (why: string): void => reject(new CollectiveError('not-found', `The console of ${machine} cannot be opened: ${why}`));
+    const fail = (why: string): void =>
+      reject(new CollectiveError('not-found', `The console of ${machine} cannot be opened: ${why}`));
     const onError = (error: Error): void => fail(error.message);
     const onClose = (): void => fail('the supervisor closed the connection');
     const onData = (bytes: Buffer): void => {
@@ -44,7 +45,9 @@ async function openConsole(path: string, machine: string): Promise<Socket> {
 
 export async function attachConsole(name: string, options: GlobalOptions): Promise<void> {
   const { client } = await findAgent(options);
-  const { socket: path } = (await client.get(`${AGENT_PATHS.console}?name=${encodeURIComponent(name)}`)) as { readonly socket: string };
+  const { socket: path } = (await client.get(`${AGENT_PATHS.console}?name=${encodeURIComponent(name)}`)) as {
+    readonly socket: string;
+  };
   const { stdin, stdout } = process;
   const isTerminal = stdin.isTTY;
   const socket = await openConsole(path, name);

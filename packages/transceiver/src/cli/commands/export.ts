@@ -5,7 +5,10 @@ import { findAgent } from '../agent-process.js';
 import { Interrupted, interruptSignal, note, progressView, type GlobalOptions } from '../output.js';
 import { parseReference } from '../../agent/reference.js';
 
-export async function exportDisk(reference: string, options: GlobalOptions & { readonly disk: string; readonly socket: string; readonly writable?: boolean }): Promise<void> {
+export async function exportDisk(
+  reference: string,
+  options: GlobalOptions & { readonly disk: string; readonly socket: string; readonly writable?: boolean },
+): Promise<void> {
   const { name, version } = parseReference(reference);
   const socket = resolve(options.socket);
   const { client } = await findAgent(options);
@@ -14,12 +17,21 @@ export async function exportDisk(reference: string, options: GlobalOptions & { r
   try {
     await client.job(
       AGENT_PATHS.export,
-      { name, ...(version === undefined ? {} : { version }), disk: options.disk, socket, writable: options.writable === true },
+      {
+        name,
+        ...(version === undefined ? {} : { version }),
+        disk: options.disk,
+        socket,
+        writable: options.writable === true,
+      },
       {
         signal,
         onEvent: (event) => {
           if (event.event === 'progress' && event.step === 'serving') {
-            if (options.json) process.stdout.write(`${JSON.stringify({ serving: true, uri: `nbd+unix:///?socket=${socket}`, socket })}\n`);
+            if (options.json)
+              process.stdout.write(
+                `${JSON.stringify({ serving: true, uri: `nbd+unix:///?socket=${socket}`, socket })}\n`,
+              );
             else note(`${event.text} Ctrl-C ends it.`);
           } else view.show(event);
         },

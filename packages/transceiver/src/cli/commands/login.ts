@@ -20,9 +20,12 @@ const TRIES = 3;
 
 export async function login(target: string | undefined, options: LoginOptions): Promise<void> {
   const { client } = await findAgent(options);
-  const prepared = (await client.post(AGENT_PATHS.loginPrepare, { ...(target === undefined ? {} : { target }) })) as LoginPrepareReply;
+  const prepared = (await client.post(AGENT_PATHS.loginPrepare, {
+    ...(target === undefined ? {} : { target }),
+  })) as LoginPrepareReply;
   const account = options.account ?? prepared.account ?? (await askAccount(prepared, options));
-  const password = options.passwordStdin === true ? await readPasswordLine() : await askPassword(prepared.kind, account);
+  const password =
+    options.passwordStdin === true ? await readPasswordLine() : await askPassword(prepared.kind, account);
   if (prepared.recoveryCode !== undefined) await showRecoveryCode(prepared.recoveryCode, options);
   const reply = (await client.post(AGENT_PATHS.login, {
     ...(target === undefined ? {} : { target }),
@@ -33,7 +36,11 @@ export async function login(target: string | undefined, options: LoginOptions): 
   })) as LoginReply;
   const value = prepared.recoveryCode === undefined ? reply : { ...reply, recoveryCode: prepared.recoveryCode };
   const where = reply.connected ? `at ${reply.origin}` : `without the repository ${reply.origin}`;
-  printResult(options, value, [`Logged in as ${reply.account} ${where}.`, ...(reply.note === undefined ? [] : [reply.note])].join('\n'));
+  printResult(
+    options,
+    value,
+    [`Logged in as ${reply.account} ${where}.`, ...(reply.note === undefined ? [] : [reply.note])].join('\n'),
+  );
 }
 
 async function askAccount(prepared: LoginPrepareReply, options: LoginOptions): Promise<string> {
@@ -60,7 +67,9 @@ async function showRecoveryCode(code: string, options: LoginOptions): Promise<vo
     if (!options.json) note(`Your recovery code: ${code}`);
     return;
   }
-  note(`\nYour recovery code is shown only once. Write it down and keep it where nobody finds it: with it you get back in\nwhen you forget your password. Nobody else can help, not even the administrator.\n\n    ${code}\n`);
+  note(
+    `\nYour recovery code is shown only once. Write it down and keep it where nobody finds it: with it you get back in\nwhen you forget your password. Nobody else can help, not even the administrator.\n\n    ${code}\n`,
+  );
   const last = code.split('-').at(-1) ?? '';
   for (let attempt = 0; attempt < TRIES; attempt += 1) {
     const typed = await askLine('Type its last group: ');

@@ -5,14 +5,21 @@ import { findAgent, runningAgent } from '../agent-process.js';
 import { interruptSignal, megabytes, note, printResult, progressView, timeOf, type GlobalOptions } from '../output.js';
 import { table } from '../table.js';
 
-export type StartOptions = GlobalOptions & { readonly attach?: boolean; readonly waitFor?: string; readonly waitSeconds?: string; readonly accel?: string };
+export type StartOptions = GlobalOptions & {
+  readonly attach?: boolean;
+  readonly waitFor?: string;
+  readonly waitSeconds?: string;
+  readonly accel?: string;
+};
 
 export async function start(names: readonly string[], options: StartOptions): Promise<void> {
-  if (options.attach === true && names.length !== 1) throw new CollectiveError('usage', '--attach wants exactly one appliance.');
+  if (options.attach === true && names.length !== 1)
+    throw new CollectiveError('usage', '--attach wants exactly one appliance.');
   const { client } = await findAgent(options);
   const view = await progressView();
   const seconds = Number(options.waitSeconds ?? 600);
-  if (!Number.isFinite(seconds) || seconds <= 0) throw new CollectiveError('usage', '--wait-seconds wants a number above 0.');
+  if (!Number.isFinite(seconds) || seconds <= 0)
+    throw new CollectiveError('usage', '--wait-seconds wants a number above 0.');
   const started = (await client
     .job(
       AGENT_PATHS.start,
@@ -36,11 +43,24 @@ export async function start(names: readonly string[], options: StartOptions): Pr
   }
 }
 
-export async function stop(names: readonly string[], options: GlobalOptions & { readonly all?: boolean; readonly force?: boolean; readonly wait: boolean }): Promise<void> {
-  if (names.length === 0 && options.all !== true) throw new CollectiveError('usage', 'Say which appliance to stop, or --all.');
+export async function stop(
+  names: readonly string[],
+  options: GlobalOptions & { readonly all?: boolean; readonly force?: boolean; readonly wait: boolean },
+): Promise<void> {
+  if (names.length === 0 && options.all !== true)
+    throw new CollectiveError('usage', 'Say which appliance to stop, or --all.');
   const { client } = await findAgent(options);
-  const stopped = (await client.post(AGENT_PATHS.stop, { names, all: options.all === true, force: options.force === true, wait: options.wait })) as string[];
-  printResult(options, stopped, stopped.length === 0 ? 'Nothing was running.' : `${options.wait ? 'Stopped' : 'Stopping'} ${stopped.join(', ')}.`);
+  const stopped = (await client.post(AGENT_PATHS.stop, {
+    names,
+    all: options.all === true,
+    force: options.force === true,
+    wait: options.wait,
+  })) as string[];
+  printResult(
+    options,
+    stopped,
+    stopped.length === 0 ? 'Nothing was running.' : `${options.wait ? 'Stopped' : 'Stopping'} ${stopped.join(', ')}.`,
+  );
 }
 
 /** Never starts an agent: that there is none is a status, too. */
@@ -66,7 +86,9 @@ function statusText(status: AgentStatus): string {
   ];
   if (repository !== null) {
     const reach = repository.reachable === null ? '' : repository.reachable ? ', reachable' : ', cannot be reached';
-    lines.push(`repository  ${repository.origin}${reach}${repository.newsAt === null ? '' : `, last news ${timeOf(repository.newsAt)}`}`);
+    lines.push(
+      `repository  ${repository.origin}${reach}${repository.newsAt === null ? '' : `, last news ${timeOf(repository.newsAt)}`}`,
+    );
   }
   if (blockd.running) {
     const hits = blockd.cacheHits ?? 0;
@@ -80,10 +102,12 @@ function statusText(status: AgentStatus): string {
   if (status.machines.length === 0) lines.push('machines    none');
   else {
     const rows = status.machines.map((machine) => [
-      `${machine.name}@${String(machine.version)}`,
+      machine.version === 0 ? machine.name : `${machine.name}@${String(machine.version)}`,
       machine.state,
       machine.since === undefined ? '' : timeOf(machine.since),
-      machine.pausedWhy === undefined ? '' : `${machine.pausedWhy}${machine.pausedSince === undefined ? '' : ` (since ${timeOf(machine.pausedSince)})`}`,
+      machine.pausedWhy === undefined
+        ? ''
+        : `${machine.pausedWhy}${machine.pausedSince === undefined ? '' : ` (since ${timeOf(machine.pausedSince)})`}`,
     ]);
     lines.push('', table(['MACHINE', 'STATE', 'SINCE', 'WAITS FOR'], rows));
   }

@@ -18,11 +18,18 @@ export type PublishOptions = GlobalOptions & {
 
 export async function publish(name: string, options: PublishOptions): Promise<void> {
   const given = options.disk.map(parseDisk);
-  const disks = [...given, ...(await recipeDisks(options.machine, given.map((disk) => disk.name)))];
+  const disks = [
+    ...given,
+    ...(await recipeDisks(
+      options.machine,
+      given.map((disk) => disk.name),
+    )),
+  ];
   if (disks.length === 0) throw new CollectiveError('usage', 'Say which file is the system disk: --disk system=FILE.');
   const machine = options.machine === undefined ? undefined : await readText(options.machine);
   const bootSeconds = options.bootSeconds === undefined ? undefined : Number(options.bootSeconds);
-  if (bootSeconds !== undefined && !(bootSeconds > 0)) throw new CollectiveError('usage', '--boot-seconds wants a number above 0.');
+  if (bootSeconds !== undefined && !(bootSeconds > 0))
+    throw new CollectiveError('usage', '--boot-seconds wants a number above 0.');
   const { client } = await findAgent(options);
   const view = await progressView();
   const reply = (await client
@@ -56,11 +63,16 @@ function parseDisk(text: string): { readonly name: string; readonly file: string
   const name = match?.[1] ?? 'system';
   const rest = match?.[2] ?? text;
   const format = /^(raw|qcow2|qcow|qed|vdi|vhdx|vpc|vmdk):(.+)$/.exec(rest);
-  return format?.[2] === undefined || format[1] === undefined ? { name, file: resolve(rest) } : { name, file: resolve(format[2]), format: format[1] };
+  return format?.[2] === undefined || format[1] === undefined
+    ? { name, file: resolve(rest) }
+    : { name, file: resolve(format[2]), format: format[1] };
 }
 
 /** The images that a recipe's appliance.json names beside it, of the disks that were not given. The agent checks the rest. */
-async function recipeDisks(path: string | undefined, given: readonly string[]): Promise<{ readonly name: string; readonly file: string }[]> {
+async function recipeDisks(
+  path: string | undefined,
+  given: readonly string[],
+): Promise<{ readonly name: string; readonly file: string }[]> {
   if (path === undefined) return [];
   let recipe: unknown;
   try {
@@ -74,7 +86,8 @@ async function recipeDisks(path: string | undefined, given: readonly string[]): 
   return disks.flatMap((disk: unknown) => {
     if (typeof disk !== 'object' || disk === null || !('name' in disk) || !('file' in disk)) return [];
     const { name, file } = disk;
-    const isPlain = typeof name === 'string' && typeof file === 'string' && basename(file) === file && !given.includes(name);
+    const isPlain =
+      typeof name === 'string' && typeof file === 'string' && basename(file) === file && !given.includes(name);
     return isPlain ? [{ name, file: resolve(dirname(path), file) }] : [];
   });
 }

@@ -14,8 +14,17 @@ export async function appliances(options: GlobalOptions): Promise<void> {
   const { client } = await findAgent(options);
   const reply = (await client.get(AGENT_PATHS.appliances)) as AppliancesReply;
   if (reply.note !== undefined && !options.json) note(reply.note);
-  const rows = reply.appliances.map((row) => [row.name, row.latest === null ? '-' : String(row.latest), row.access, row.title]);
-  printResult(options, reply, rows.length === 0 ? 'There is no appliance for you yet.' : table(['NAME', 'VERSION', 'ACCESS', 'TITLE'], rows));
+  const rows = reply.appliances.map((row) => [
+    row.name,
+    row.latest === null ? '-' : String(row.latest),
+    row.access,
+    row.title,
+  ]);
+  printResult(
+    options,
+    reply,
+    rows.length === 0 ? 'There is no appliance for you yet.' : table(['NAME', 'VERSION', 'ACCESS', 'TITLE'], rows),
+  );
 }
 
 export async function shutdown(options: GlobalOptions): Promise<void> {
