@@ -3,7 +3,7 @@
  * live. Raising a number costs what its comment says.
  */
 export type Limits = {
-  /** Blocks of one disk; 33 bytes of memory each while its map is loaded, 37 while it is uploaded. */
+  /** Blocks of one disk (2^21: 128 GiB in 64 KiB blocks); about 300 bytes of memory each while it is committed. */
   readonly diskBlocksMax: number;
   /** Memory for maps that are kept loaded between requests. */
   readonly mapCacheBytesMax: number;
@@ -42,7 +42,7 @@ const MIB = 1_048_576;
 const DAY_SECONDS = 86_400;
 
 export const DEFAULT_LIMITS: Limits = {
-  diskBlocksMax: 2 ** 22,
+  diskBlocksMax: 2 ** 21,
   mapCacheBytesMax: 128 * MIB,
   chunkMemoryBytesMax: 256 * MIB,
   bodyBytesInFlightMax: 512 * MIB,

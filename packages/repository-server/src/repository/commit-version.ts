@@ -46,14 +46,14 @@ export const commitVersion = async (
       data: { ...upload.committed },
     });
   }
-  if (await isCommitted(repository, upload, committed)) return committed;
+  if (await isCommitted(repository, upload, envelope, committed)) return committed;
 
   const before = await catalogue.versions.collectionNumber();
   await checkDisks(repository, upload, manifest);
   let chunks = await presentChunks(repository, upload, readable, manifest);
   return catalogue.exclusively(async () => {
     await healAppliance(repository, upload.appliance);
-    if (await isCommitted(repository, upload, committed)) return committed;
+    if (await isCommitted(repository, upload, envelope, committed)) return committed;
     await checkHead(repository, manifest);
     if ((await catalogue.versions.collectionNumber()) !== before) {
       chunks = await presentChunks(repository, upload, readable, manifest);
@@ -103,12 +103,21 @@ const grantToMaker = async ({ catalogue }: Repository, upload: Upload): Promise<
   await catalogue.people.setAccess(upload.account, { name: upload.appliance, access: 'publish' });
 };
 
-/** Was this very manifest committed before: the answer got lost, or a crash came after the manifest. */
-const isCommitted = async (repository: Repository, upload: Upload, committed: CommittedVersion): Promise<boolean> => {
-  const { versions, uploads } = repository.catalogue;
+/**
+ * Was this very manifest committed before: the answer got lost, or a crash came after the manifest. Others may know its
+ * bytes too, so only the account whose own key signed it becomes its maker.
+ */
+const isCommitted = async (
+  repository: Repository,
+  upload: Upload,
+  envelope: Envelope,
+  committed: CommittedVersion,
+): Promise<boolean> => {
+  const { people, versions, uploads } = repository.catalogue;
   const there = await versions.version(upload.appliance, committed.version);
   if (there?.manifest !== committed.manifest) return false;
-  await grantToMaker(repository, upload);
+  const key = (await people.account(upload.account))?.publishingKey;
+  if (key !== undefined && countValidSignatures(envelope, [key]).length > 0) await grantToMaker(repository, upload);
   await uploads.markCommitted(upload.id, committed);
   return true;
 };

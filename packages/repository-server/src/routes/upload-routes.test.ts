@@ -347,6 +347,16 @@ describe('who may upload', () => {
     await server.repository.catalogue.people.removeAccess('alice', 'debian');
     expect((await publisher.sendChunks(upload, [9])).status).toBe(404);
   });
+  test('whoever posts a manifest that another publisher made does not become its maker', async () => {
+    const mallory = await server.join('mallory', 'publisher');
+    const hers = new TestPublisher(server, mallory);
+    const upload = await hers.openUpload('debian', null);
+    const { file } = await publisher.publish(first);
+    expect((await hers.commit(upload, file)).status).toBe(201);
+    expect(await server.repository.catalogue.people.accessOf('mallory')).toEqual([]);
+    expect((await hers.tryOpenUpload('debian', 1)).status).toBe(404);
+    expect(await server.repository.catalogue.people.accessOf('alice')).toEqual([{ name: 'debian', access: 'publish' }]);
+  });
   test('a session expires, and its end is prolonged by what it stores', async () => {
     const upload = await publisher.openUpload('debian', null);
     const { uploadIdleSeconds } = server.repository.limits;

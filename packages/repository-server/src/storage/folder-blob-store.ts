@@ -5,7 +5,7 @@
  * that a cold or failing disk does not stop the other requests.
  */
 import { closeSync, fstatSync, openSync, readSync, type Dirent } from 'node:fs';
-import { mkdir, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError, type Digest, isDigest } from '@collective/shared';
 import { type BlobName } from './blob-names.js';
@@ -25,6 +25,7 @@ const SLOW_READ_MS = 2;
 const SLOW_READS_MAX = 4;
 const ASYNC_AFTER_SLOW_MS = 500;
 const REMOVES_AT_ONCE = 8;
+const FREE_BYTES_MIN = 256 * 1_048_576;
 
 export class FolderBlobStore implements BlobStore {
   readonly #folder: string;
@@ -105,6 +106,7 @@ export class FolderBlobStore implements BlobStore {
   }
 
   async storeChunks(chunks: readonly StoredChunk[]): Promise<void> {
+    await this.#requireRoom(chunks.reduce((sum, { chunk }) => sum + chunk.length, 0));
     const files = chunks.map(({ digest, chunk }) => ({ path: this.#chunkPath(digest), bytes: chunk }));
     await replaceFiles(files, { tempFolder: this.#tempFolder });
   }
@@ -136,6 +138,17 @@ export class FolderBlobStore implements BlobStore {
       }
     }
     return strays;
+  }
+
+  // Uploads stop before the disk is full, so that the catalogue, manifests and heads can still be written.
+  async #requireRoom(chunkBytes: number): Promise<void> {
+    const { bavail, bsize } = await statfs(this.#folder);
+    const freeBytes = bavail * bsize;
+    if (freeBytes - chunkBytes >= FREE_BYTES_MIN) return;
+    throw new CollectiveError(
+      'disk-full',
+      `${freeBytes} bytes are free on the repository's disk; ${FREE_BYTES_MIN} are kept free`,
+    );
   }
 
   #watchSpeed(endMs: number, startMs: number): void {
