@@ -14,7 +14,9 @@ export const startBlockd = (home: string, words: readonly string[] = []): Child 
 
 /** libnbd's Python shell; Debian's Python has its module, another one that comes first in the path has not. */
 export const nbdsh = async (uri: string, ...commands: readonly string[]): Promise<RunResult> =>
-  await run('nbdsh', ['-u', uri, ...commands.flatMap((command) => ['-c', command])], { env: { ...process.env, PATH: '/usr/bin:/bin' } });
+  await run('nbdsh', ['-u', uri, ...commands.flatMap((command) => ['-c', command])], {
+    env: { ...process.env, PATH: '/usr/bin:/bin' },
+  });
 
 export class BlockdUnderTest implements AsyncDisposable {
   readonly home: string;
@@ -24,7 +26,13 @@ export class BlockdUnderTest implements AsyncDisposable {
   process: Child;
   client: ControlClient;
 
-  private constructor(parts: { home: string; disk: TestDisk; repository: TestRepository; process: Child; client: ControlClient }) {
+  private constructor(parts: {
+    home: string;
+    disk: TestDisk;
+    repository: TestRepository;
+    process: Child;
+    client: ControlClient;
+  }) {
     this.home = parts.home;
     this.disk = parts.disk;
     this.repository = parts.repository;
@@ -32,7 +40,11 @@ export class BlockdUnderTest implements AsyncDisposable {
     this.client = parts.client;
   }
 
-  static async open(options: { readonly diskBytes: number; readonly blockBytes: number; readonly words?: readonly string[] }): Promise<BlockdUnderTest> {
+  static async open(options: {
+    readonly diskBytes: number;
+    readonly blockBytes: number;
+    readonly words?: readonly string[];
+  }): Promise<BlockdUnderTest> {
     const home = await mkdtemp(path.join(os.tmpdir(), 'collective-blockd-'));
     const disk = testDisk(options);
     await writeFile(path.join(home, 'map'), encodeChangedPairs(disk.map.changesSince(undefined)));
@@ -56,10 +68,20 @@ export class BlockdUnderTest implements AsyncDisposable {
 
   get source() {
     const { map, root } = this.disk;
-    return { kind: 'published' as const, appliance: 'test', version: 3, diskBytes: map.diskBytes, blockBytes: map.blockBytes, root, map: path.join(this.home, 'map') };
+    return {
+      kind: 'published' as const,
+      appliance: 'test',
+      version: 3,
+      diskBytes: map.diskBytes,
+      blockBytes: map.blockBytes,
+      root,
+      map: path.join(this.home, 'map'),
+    };
   }
 
-  async attach(options: { readonly overlay?: 'temporary' | 'persistent'; readonly fresh?: boolean; readonly waitMs?: number } = {}): Promise<void> {
+  async attach(
+    options: { readonly overlay?: 'temporary' | 'persistent'; readonly fresh?: boolean; readonly waitMs?: number } = {},
+  ): Promise<void> {
     const { overlay, fresh = false, waitMs = 5_000 } = options;
     await rm(this.socket, { force: true });
     await this.client.request('attach', {
@@ -81,7 +103,10 @@ export class BlockdUnderTest implements AsyncDisposable {
   }
 
   async #connect(): Promise<void> {
-    this.client = await ControlClient.connect(path.join(this.home, 'run/blockd.sock'), { waitMs: 20_000, onEvent: (event) => this.events.push(event) });
+    this.client = await ControlClient.connect(path.join(this.home, 'run/blockd.sock'), {
+      waitMs: 20_000,
+      onEvent: (event) => this.events.push(event),
+    });
     await this.client.request('events', {});
     await this.client.request('repository', { origin: this.repository.origin });
   }
@@ -92,7 +117,8 @@ export class BlockdUnderTest implements AsyncDisposable {
     for (;;) {
       const found = this.events.find((event) => event.event === name);
       if (found !== undefined) return found;
-      if (performance.now() > deadlineMs) throw new Error(`no event ${name}; there were ${JSON.stringify(this.events)}`);
+      if (performance.now() > deadlineMs)
+        throw new Error(`no event ${name}; there were ${JSON.stringify(this.events)}`);
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
   }

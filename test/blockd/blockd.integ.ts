@@ -15,7 +15,8 @@ const size = { diskBytes: 150 * BLOCK + 5 * 512, blockBytes: BLOCK };
 const recordsInTable = async (file: string): Promise<number> => {
   const table = await readFile(file);
   let used = 0;
-  for (let at = TABLE_HEADER_BYTES; at + RECORD_BYTES <= table.length; at += RECORD_BYTES) if ((table.readUInt8(at + FLAGS_WORD * 4) & SLOT_USED) !== 0) used += 1;
+  for (let at = TABLE_HEADER_BYTES; at + RECORD_BYTES <= table.length; at += RECORD_BYTES)
+    if ((table.readUInt8(at + FLAGS_WORD * 4) & SLOT_USED) !== 0) used += 1;
   return used;
 };
 
@@ -27,12 +28,22 @@ describe('blockd', () => {
       await runOrThrow('nbdcopy', [blockd.uri, path.join(blockd.home, copy)]);
       expect((await readFile(path.join(blockd.home, copy))).equals(blockd.disk.bytes)).toBe(true);
     }
-    await runOrThrow('qemu-img', ['compare', '-f', 'raw', '-F', 'raw', path.join(blockd.home, 'expected.raw'), blockd.uri]);
+    await runOrThrow('qemu-img', [
+      'compare',
+      '-f',
+      'raw',
+      '-F',
+      'raw',
+      path.join(blockd.home, 'expected.raw'),
+      blockd.uri,
+    ]);
     expect(blockd.repository.requests.length).toBe(blockd.disk.chunks.size);
     const status = await blockd.client.request('status', {});
     expect(status.cache.filled).toBe(blockd.disk.chunks.size);
     expect(status.disks).toMatchObject([{ session: 's', disk: 'system', byteLength: size.diskBytes, waiting: [] }]);
-    expect(status.fetch.link.bytes).toBe([...blockd.disk.chunks.values()].reduce((sum, chunk) => sum + chunk.length, 0));
+    expect(status.fetch.link.bytes).toBe(
+      [...blockd.disk.chunks.values()].reduce((sum, chunk) => sum + chunk.length, 0),
+    );
   });
 
   it('fetches the first block before anybody connects, and knows the first touches afterwards', async () => {
@@ -47,16 +58,24 @@ describe('blockd', () => {
     const { trace } = await blockd.client.request('trace', { session: 's', disk: 'system' });
     const decoded = decodeBootTrace(Buffer.from(trace, 'base64'));
     expect(decoded).toMatchObject({ version: 3, root: blockd.disk.root, blockBytes: BLOCK });
-    expect(decoded.touches.map(({ blockIndex, phase }) => [blockIndex, phase])).toEqual([[5, 0], [0, 0], [9, 2]]);
+    expect(decoded.touches.map(({ blockIndex, phase }) => [blockIndex, phase])).toEqual([
+      [5, 0],
+      [0, 0],
+      [9, 2],
+    ]);
   });
 
   it('keeps acknowledged writes and the cache through kill -9, and needs no repository for what it has', async () => {
     await using blockd = await BlockdUnderTest.open(size);
     await blockd.attach({ overlay: 'temporary', fresh: true });
     await runOrThrow('nbdcopy', [blockd.uri, path.join(blockd.home, 'copy.raw')]);
-    expect(await blockd.nbdsh(`h.pwrite(b"\\xab" * 4096, 8192)`, `h.pwrite(b"\\xcd" * 700, ${40 * BLOCK + 100})`)).toMatchObject({ code: 0 });
+    expect(
+      await blockd.nbdsh(`h.pwrite(b"\\xab" * 4096, 8192)`, `h.pwrite(b"\\xcd" * 700, ${40 * BLOCK + 100})`),
+    ).toMatchObject({ code: 0 });
     // The table is written 0.2 s after a fill: what it has not seen is fetched again, which this test must not need.
-    await expect.poll(() => recordsInTable(path.join(blockd.home, 'cache', `${BLOCK}.table`)), { timeout: 10_000 }).toBe(blockd.disk.chunks.size);
+    await expect
+      .poll(() => recordsInTable(path.join(blockd.home, 'cache', `${BLOCK}.table`)), { timeout: 10_000 })
+      .toBe(blockd.disk.chunks.size);
     await blockd.restart();
     await blockd.repository.goAway();
     await blockd.attach({ overlay: 'temporary' });
@@ -87,15 +106,28 @@ describe('blockd', () => {
     const refused = await blockd.nbdsh(`h.pread(4096, ${20 * BLOCK})`);
     expect(refused.code).not.toBe(0);
     expect(refused.stderr).toMatch(/Input\/output error|EIO/);
-    expect(await blockd.waitForEvent('block-unavailable')).toMatchObject({ session: 's', disk: 'system', blockIndex: 20, reason: expect.stringContaining('ECONNREFUSED') as string });
+    expect(await blockd.waitForEvent('block-unavailable')).toMatchObject({
+      session: 's',
+      disk: 'system',
+      blockIndex: 20,
+      reason: expect.stringContaining('ECONNREFUSED') as string,
+    });
     const status = await blockd.client.request('status', {});
-    expect(status.disks[0]?.waiting).toMatchObject([{ blockIndex: 20, isUnavailable: true, reason: expect.stringContaining('ECONNREFUSED') as string }]);
+    expect(status.disks[0]?.waiting).toMatchObject([
+      { blockIndex: 20, isUnavailable: true, reason: expect.stringContaining('ECONNREFUSED') as string },
+    ]);
     expect(status.lastError).toMatchObject({ code: 'repository-unreachable' });
     await blockd.repository.comeBack();
     expect(await blockd.waitForEvent('block-arrived')).toMatchObject({ blockIndex: 20, stillUnavailable: 0 });
-    const served = await blockd.nbdsh(`import hashlib; print(hashlib.sha256(h.pread(4096, ${20 * BLOCK})).hexdigest())`);
+    const served = await blockd.nbdsh(
+      `import hashlib; print(hashlib.sha256(h.pread(4096, ${20 * BLOCK})).hexdigest())`,
+    );
     const { createHash } = await import('node:crypto');
-    expect(served.stdout.trim()).toBe(createHash('sha256').update(blockd.disk.bytes.subarray(20 * BLOCK, 20 * BLOCK + 4096)).digest('hex'));
+    expect(served.stdout.trim()).toBe(
+      createHash('sha256')
+        .update(blockd.disk.bytes.subarray(20 * BLOCK, 20 * BLOCK + 4096))
+        .digest('hex'),
+    );
     expect((await blockd.client.request('status', {})).disks[0]?.waiting).toEqual([]);
   });
 
@@ -103,7 +135,8 @@ describe('blockd', () => {
     await using blockd = await BlockdUnderTest.open({ ...size, diskBytes: 40 * BLOCK });
     const lies = ['wrong-bytes', 'other-block', 'garbage', 'short', 'reset', { status: 503 }] as const;
     let request = 0;
-    blockd.repository.behave = (_, attempt) => (attempt === 1 ? (lies[(request += 1) % lies.length] ?? 'serve') : 'serve');
+    blockd.repository.behave = (_, attempt) =>
+      attempt === 1 ? (lies[(request += 1) % lies.length] ?? 'serve') : 'serve';
     await blockd.attach();
     await runOrThrow('nbdcopy', [blockd.uri, path.join(blockd.home, 'copy.raw')]);
     expect((await readFile(path.join(blockd.home, 'copy.raw'))).equals(blockd.disk.bytes)).toBe(true);
@@ -145,12 +178,28 @@ describe('blockd', () => {
     await using blockd = await BlockdUnderTest.open(size);
     await using second = startBlockd(blockd.home);
     expect((await second.exit()).code).toBe(3);
-    const attach = { session: 's', disk: 'system', source: blockd.source, waitMs: 1000, listen: { path: blockd.socket } };
-    await expect(blockd.client.request('attach', { ...attach, source: { ...blockd.source, root: 'ab'.repeat(32) } })).rejects.toMatchObject({ code: 'digest-mismatch' });
-    await expect(blockd.client.request('attach', { ...attach, source: { ...blockd.source, diskBytes: 512 } })).rejects.toMatchObject({ code: 'malformed' });
-    await expect(blockd.client.request('attach', { ...attach, source: { ...blockd.source, map: '/nowhere' } })).rejects.toMatchObject({ code: 'not-found' });
-    await expect(blockd.client.request('attach', { ...attach, session: '../../etc' })).rejects.toMatchObject({ code: 'bad-request' });
-    await expect(blockd.client.request('detach', { session: 's', disk: 'system' })).rejects.toMatchObject({ code: 'not-found' });
+    const attach = {
+      session: 's',
+      disk: 'system',
+      source: blockd.source,
+      waitMs: 1000,
+      listen: { path: blockd.socket },
+    };
+    await expect(
+      blockd.client.request('attach', { ...attach, source: { ...blockd.source, root: 'ab'.repeat(32) } }),
+    ).rejects.toMatchObject({ code: 'digest-mismatch' });
+    await expect(
+      blockd.client.request('attach', { ...attach, source: { ...blockd.source, diskBytes: 512 } }),
+    ).rejects.toMatchObject({ code: 'malformed' });
+    await expect(
+      blockd.client.request('attach', { ...attach, source: { ...blockd.source, map: '/nowhere' } }),
+    ).rejects.toMatchObject({ code: 'not-found' });
+    await expect(blockd.client.request('attach', { ...attach, session: '../../etc' })).rejects.toMatchObject({
+      code: 'bad-request',
+    });
+    await expect(blockd.client.request('detach', { session: 's', disk: 'system' })).rejects.toMatchObject({
+      code: 'not-found',
+    });
     expect((await blockd.client.request('status', {})).disks).toEqual([]);
     await blockd.attach();
     await expect(blockd.attach()).rejects.toMatchObject({ code: 'exists' });
@@ -163,10 +212,19 @@ describe('blockd', () => {
   it('serves a disk that nobody published as zeroes, and keeps what is written to it', async () => {
     await using blockd = await BlockdUnderTest.open(size);
     const overlay = { path: path.join(blockd.home, 'ephemeral'), mode: 'persistent' as const };
-    const attach = { session: 's', disk: 'ephemeral', source: { kind: 'zero' as const, diskBytes: 1 << 20 }, overlay, waitMs: 1000, listen: { path: blockd.socket } };
+    const attach = {
+      session: 's',
+      disk: 'ephemeral',
+      source: { kind: 'zero' as const, diskBytes: 1 << 20 },
+      overlay,
+      waitMs: 1000,
+      listen: { path: blockd.socket },
+    };
     await blockd.client.request('attach', attach);
     const uri = `nbd+unix:///ephemeral?socket=${blockd.socket}`;
-    expect(await nbdsh(uri, 'assert h.pread(4096, 0) == bytes(4096)', 'h.pwrite(b"z" * 4096, 4096)')).toMatchObject({ code: 0 });
+    expect(await nbdsh(uri, 'assert h.pread(4096, 0) == bytes(4096)', 'h.pwrite(b"z" * 4096, 4096)')).toMatchObject({
+      code: 0,
+    });
     await blockd.client.request('detach', { session: 's' });
     await blockd.client.request('attach', attach);
     expect(await nbdsh(uri, 'assert h.pread(4096, 4096) == b"z" * 4096')).toMatchObject({ code: 0 });

@@ -6,7 +6,16 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { expect, it } from 'vitest';
-import { CachedStore, FetchThread, ImageDevice, LocalFileSystem, SlotReader, TestRepository, slotFileName, testDisk } from '@collective/transceiver';
+import {
+  CachedStore,
+  FetchThread,
+  ImageDevice,
+  LocalFileSystem,
+  SlotReader,
+  TestRepository,
+  slotFileName,
+  testDisk,
+} from '@collective/transceiver';
 import { ROOT } from '../support/paths.js';
 
 const BLOCK = 16_384;
@@ -20,7 +29,11 @@ it.each([
   await using repository = await TestRepository.open(disk.chunks);
   const folder = await mkdtemp(path.join(os.tmpdir(), 'collective-race-'));
   const fetcher = new FetchThread(
-    { cacheFolder: folder, cache: { cacheBytesMax: 40 * BLOCK, reserveBytes: 0 }, repository: { origin: repository.origin } },
+    {
+      cacheFolder: folder,
+      cache: { cacheBytesMax: 40 * BLOCK, reserveBytes: 0 },
+      repository: { origin: repository.origin },
+    },
     { onDeath: (error) => expect.unreachable(`the fetching thread died: ${error.message}`) },
     WORKER,
   );
@@ -34,7 +47,8 @@ it.each([
   const next = (below: number): number => (random = (Math.imul(random, 1_103_515_245) + 12_345) >>> 0) % below;
   let synchronous = 0;
   const check = (target: Buffer, byteOffset: number): void => {
-    if (!target.equals(disk.bytes.subarray(byteOffset, byteOffset + target.length))) expect.unreachable(`wrong bytes at ${byteOffset}`);
+    if (!target.equals(disk.bytes.subarray(byteOffset, byteOffset + target.length)))
+      expect.unreachable(`wrong bytes at ${byteOffset}`);
   };
   const readLoop = async (): Promise<void> => {
     const target = Buffer.alloc(4096);

@@ -23,7 +23,16 @@ import {
   slotTableName,
   syscalls,
 } from '@collective/transceiver';
-import { atMost, describeMachine, informs, interval, median, type BenchCase, type BenchOptions, type BenchResult } from '../bench-result.js';
+import {
+  atMost,
+  describeMachine,
+  informs,
+  interval,
+  median,
+  type BenchCase,
+  type BenchOptions,
+  type BenchResult,
+} from '../bench-result.js';
 import { runOrThrow } from '../../support/child.js';
 
 const BLOCK_BYTES = 65_536;
@@ -92,10 +101,16 @@ const measureOpening = async (options: BenchOptions): Promise<BenchCase[]> => {
     const coldMs = of(cold, (each) => each.openMs);
     const rssBytes = of(all, (each) => each.rssBytes / blocks);
     return [
-      atMost(`open ${blocks} blocks from the page cache`, median(warmMs), 150, { unit: 'ms', note: interval(warmMs, 0) }),
+      atMost(`open ${blocks} blocks from the page cache`, median(warmMs), 150, {
+        unit: 'ms',
+        note: interval(warmMs, 0),
+      }),
       atMost(`open ${blocks} blocks, pages dropped`, median(coldMs), 1000, { unit: 'ms', note: interval(coldMs, 0) }),
       atMost('memory a block, allocated', median(of(all, (each) => each.memoryBytes / blocks)), 48, { unit: 'bytes' }),
-      atMost('memory a block, growth of the process', median(rssBytes), 48, { unit: 'bytes', note: `with all that opening needs; ${interval(rssBytes, 1)}` }),
+      atMost('memory a block, growth of the process', median(rssBytes), 48, {
+        unit: 'bytes',
+        note: `with all that opening needs; ${interval(rssBytes, 1)}`,
+      }),
       informs('lookup by digest', median(of(all, (each) => each.lookupUs)), 'us', 'random, four of five there'),
     ];
   } finally {
@@ -107,17 +122,27 @@ const measureFilling = async (options: BenchOptions): Promise<BenchCase[]> => {
   const count = options.quick ? 500 : 4000;
   const folder = await mkdtemp(path.join(os.tmpdir(), 'collective-bench-cache-'));
   const fileSystem = new LocalFileSystem();
-  const writer = await CacheWriter.open(fileSystem, folder, { cacheBytesMax: 2 * count * BLOCK_BYTES, reserveBytes: 0 });
+  const writer = await CacheWriter.open(fileSystem, folder, {
+    cacheBytesMax: 2 * count * BLOCK_BYTES,
+    reserveBytes: 0,
+  });
   try {
     const blocks = Array.from({ length: count }, () => randomFillSync(Buffer.allocUnsafeSlow(BLOCK_BYTES)));
-    const requests = blocks.map((block, index) => ({ digest: blockDigest(block), blockBytes: BLOCK_BYTES, neighbourhood: index >> 7 }));
+    const requests = blocks.map((block, index) => ({
+      digest: blockDigest(block),
+      blockBytes: BLOCK_BYTES,
+      neighbourhood: index >> 7,
+    }));
     options.log(`filling ${count} blocks`);
     const beganMs = performance.now();
     for (const [index, request] of requests.entries()) await writer.fill(request, blocks[index] ?? Buffer.alloc(0));
     const fillSeconds = (performance.now() - beganMs) / 1000;
 
     const file = await writer.file(BLOCK_BYTES);
-    const reader = new SlotReader(file.memory, await fileSystem.open(path.join(folder, slotFileName(BLOCK_BYTES)), 'read'));
+    const reader = new SlotReader(
+      file.memory,
+      await fileSystem.open(path.join(folder, slotFileName(BLOCK_BYTES)), 'read'),
+    );
     const words = new Uint32Array(count * 4);
     requests.forEach((request, index) => putDigestWords(request.digest, words, index * 4));
     const slots = requests.map((_, index) => reader.find(words, index * 4));
@@ -128,7 +153,7 @@ const measureFilling = async (options: BenchOptions): Promise<BenchCase[]> => {
     for (let read = 0; read < reads; read += 1) {
       const index = Math.imul(read, 2_654_435_761) >>> 0;
       const at = index % count;
-      if (!reader.tryRead(slots[at] ?? 0, words, at * 4, target, (index >>> 16) % 16 << 12)) refused += 1;
+      if (!reader.tryRead(slots[at] ?? 0, words, at * 4, target, ((index >>> 16) % 16) << 12)) refused += 1;
     }
     const readUs = ((performance.now() - readBeganMs) * 1000) / reads;
     await reader.close();

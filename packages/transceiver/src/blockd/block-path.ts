@@ -20,7 +20,9 @@ import { ImageDevice, type ImageDeviceOptions } from './image-device.js';
 import { Overlay } from './overlay/overlay.js';
 import { Recorder } from './recorder.js';
 
-export type FetchingHalfOptions = HttpStoreOptions & { readonly onFailure: NonNullable<RetryingStoreOptions['onFailure']> };
+export type FetchingHalfOptions = HttpStoreOptions & {
+  readonly onFailure: NonNullable<RetryingStoreOptions['onFailure']>;
+};
 
 /** The fetching thread's half, from the line up. */
 export const buildFetchingHalf = (cache: CacheWriter, repository: Repository, options: FetchingHalfOptions) => {
@@ -43,7 +45,10 @@ export const buildServingHalf = async (
 ) => {
   const image = new ImageDevice(map, store, options);
   const recorder = new Recorder(image, { blockBytes: map.blockBytes, clock: options.clock ?? systemClock });
-  const overlay = options.overlayFolder === undefined ? undefined : await Overlay.open(options.fileSystem, options.overlayFolder, recorder);
+  const overlay =
+    options.overlayFolder === undefined
+      ? undefined
+      : await Overlay.open(options.fileSystem, options.overlayFolder, recorder);
   return { top: overlay ?? recorder, overlay, recorder, image };
 };
 

@@ -35,10 +35,12 @@ export type BlockRequest = {
 export const FETCH_CLASSES = ['demand', 'trace', 'hoard', 'background'] as const;
 export type FetchClass = (typeof FETCH_CLASSES)[number];
 
-export const isFetchClass = (text: string): text is FetchClass => FETCH_CLASSES.some((fetchClass) => fetchClass === text);
+export const isFetchClass = (text: string): text is FetchClass =>
+  FETCH_CLASSES.some((fetchClass) => fetchClass === text);
 
 /** Whether `a` goes before `b`. */
-export const isBetterClass = (a: FetchClass, b: FetchClass): boolean => FETCH_CLASSES.indexOf(a) < FETCH_CLASSES.indexOf(b);
+export const isBetterClass = (a: FetchClass, b: FetchClass): boolean =>
+  FETCH_CLASSES.indexOf(a) < FETCH_CLASSES.indexOf(b);
 
 /** The class of a request, which a later and more urgent waiter can raise while the request is queued or backing off. */
 export interface FetchRank {

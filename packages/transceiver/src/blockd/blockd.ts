@@ -86,7 +86,9 @@ export class Blockd {
       case 'detach':
         return { detached: await this.#detach(request.params) };
       case 'warm':
-        await this.#disk(request.params).warm(request.params.blocks ?? [0], AbortSignal.timeout(request.params.timeoutMs ?? WARM_TIMEOUT_MS)).catch(asUnavailable);
+        await this.#disk(request.params)
+          .warm(request.params.blocks ?? [0], AbortSignal.timeout(request.params.timeoutMs ?? WARM_TIMEOUT_MS))
+          .catch(asUnavailable);
         return {};
       case 'status':
         return await this.status();
@@ -138,7 +140,9 @@ export class Blockd {
   close(): Promise<void> {
     this.#closed ??= (async () => {
       clearInterval(this.#epochTimer);
-      const results = await Promise.allSettled([...this.#disks.values()].map((disk) => disk.close({ removeTemporary: false })));
+      const results = await Promise.allSettled(
+        [...this.#disks.values()].map((disk) => disk.close({ removeTemporary: false })),
+      );
       for (const server of this.#handles.values()) server.close();
       results.push(...(await Promise.allSettled([this.#fetcher.close()])));
       results.push(...(await Promise.allSettled([this.#store.close()])));
@@ -151,7 +155,8 @@ export class Blockd {
   async #attach(params: AttachParams): Promise<{ readonly byteLength: number }> {
     const { session, disk } = params;
     const key = `${session}/${disk}`;
-    if (this.#disks.has(key) || this.#attaching.has(key)) throw new CollectiveError('exists', `${key} is attached already`);
+    if (this.#disks.has(key) || this.#attaching.has(key))
+      throw new CollectiveError('exists', `${key} is attached already`);
     this.#attaching.add(key);
     try {
       const { onEvent, fileSystem } = this.#options;
@@ -161,9 +166,22 @@ export class Blockd {
         openBlockSize: (blockBytes) => this.#openBlockSize(blockBytes),
         listener: async (listen) => ('handle' in listen ? { server: await this.#handle(listen.handle) } : listen),
         onUnavailable: (blockIndex, digest) =>
-          onEvent({ event: 'block-unavailable', session, disk, blockIndex, reason: this.#troubles.get(digest) ?? 'the line is slow' }),
+          onEvent({
+            event: 'block-unavailable',
+            session,
+            disk,
+            blockIndex,
+            reason: this.#troubles.get(digest) ?? 'the line is slow',
+          }),
         onArrived: (blockIndex, waitedMs) =>
-          onEvent({ event: 'block-arrived', session, disk, blockIndex, waitedMs: Math.round(waitedMs), stillUnavailable: attached.unavailableCount }),
+          onEvent({
+            event: 'block-arrived',
+            session,
+            disk,
+            blockIndex,
+            waitedMs: Math.round(waitedMs),
+            stillUnavailable: attached.unavailableCount,
+          }),
         onFailed: (error) => {
           if (hasCode(error, 'disk-full')) onEvent({ event: 'disk-full', session, disk, message: error.message });
           else if (!hasCode(error, 'block-unavailable')) console.error(`blockd: ${key}:`, error);
@@ -207,7 +225,10 @@ export class Blockd {
     if (opening === undefined) {
       opening = (async () => {
         const memory = await this.#fetcher.openSlotFile(blockBytes);
-        const file = await this.#options.fileSystem.open(`${this.#options.cacheFolder}/${slotFileName(blockBytes)}`, 'read');
+        const file = await this.#options.fileSystem.open(
+          `${this.#options.cacheFolder}/${slotFileName(blockBytes)}`,
+          'read',
+        );
         this.#store.addReader(new SlotReader(memory, file));
       })();
       this.#openings.set(blockBytes, opening);
@@ -226,7 +247,10 @@ export class Blockd {
     try {
       return await new Promise<net.Server>((resolve, reject) => {
         this.#handleWaiters.set(name, resolve);
-        timer = setTimeout(() => reject(new CollectiveError('not-found', `no listening socket ${name} was handed over`)), HANDLE_WAIT_MS);
+        timer = setTimeout(
+          () => reject(new CollectiveError('not-found', `no listening socket ${name} was handed over`)),
+          HANDLE_WAIT_MS,
+        );
       });
     } finally {
       clearTimeout(timer);
@@ -246,6 +270,7 @@ export class Blockd {
 }
 
 const asUnavailable = (error: unknown): never => {
-  if (error instanceof DOMException) throw new CollectiveError('block-unavailable', 'the blocks did not come in time', { cause: error });
+  if (error instanceof DOMException)
+    throw new CollectiveError('block-unavailable', 'the blocks did not come in time', { cause: error });
   throw error;
 };

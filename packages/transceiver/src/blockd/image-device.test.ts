@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { DiskMap, type Digest } from '@collective/shared';
+import { CollectiveError, DiskMap, type Digest } from '@collective/shared';
 import type { BlockStore } from './block-store.js';
 import { SingleFlightStore } from './fetch/single-flight-store.js';
 import { ImageDevice, type ImageDeviceOptions } from './image-device.js';
@@ -19,7 +19,10 @@ afterEach(async () => {
   for (const close of closers.splice(0).reverse()) await close();
 });
 
-const open = async (below: BlockStore, options: Partial<ImageDeviceOptions> & { readonly cacheBytesMax?: number } = {}) => {
+const open = async (
+  below: BlockStore,
+  options: Partial<ImageDeviceOptions> & { readonly cacheBytesMax?: number } = {},
+) => {
   const temporary = await temporaryFolder();
   closers.push(() => temporary[Symbol.asyncDispose]());
   const { cacheBytesMax = 64 << 20, ...rest } = options;
@@ -45,12 +48,18 @@ describe('image device', () => {
       const byteOffset = next(disk.bytes.length);
       const byteLength = Math.min(disk.bytes.length - byteOffset, 1 + next(next(10) === 0 ? 5 * BLOCK : 9000));
       const read = await readAny(device, byteOffset, byteLength);
-      expect(read.equals(disk.bytes.subarray(byteOffset, byteOffset + byteLength)), `${byteLength} bytes at ${byteOffset}`).toBe(true);
+      expect(
+        read.equals(disk.bytes.subarray(byteOffset, byteOffset + byteLength)),
+        `${byteLength} bytes at ${byteOffset}`,
+      ).toBe(true);
     }
   });
 
   it('reads the same with many reads at the same time', async () => {
-    const { device } = await open(new SingleFlightStore(new MemoryStore(disk.blocks)), { cacheBytesMax: 8 * BLOCK, readahead: true });
+    const { device } = await open(new SingleFlightStore(new MemoryStore(disk.blocks)), {
+      cacheBytesMax: 8 * BLOCK,
+      readahead: true,
+    });
     let random = 3;
     const next = (below: number): number => (random = (Math.imul(random, 1_103_515_245) + 12_345) >>> 0) % below;
     for (let round = 0; round < 20; round += 1) {
@@ -98,7 +107,9 @@ describe('image device', () => {
     const { cache } = await open(new MemoryStore(disk.blocks));
     const map = DiskMap.empty({ diskBytes: BLOCK, blockBytes: BLOCK });
     map.set(0, { kind: 'private', digest: 'ab'.repeat(32) as Digest });
-    expect(() => new ImageDevice(map, cache.store, { name: 'x', waitMs: 1 })).toThrow(expect.objectContaining({ code: 'malformed' }) as Error);
+    expect(() => new ImageDevice(map, cache.store, { name: 'x', waitMs: 1 })).toThrow(
+      expect.objectContaining({ code: 'malformed' }) as Error,
+    );
   });
 
   it('gives up a read after its waiting time, keeps fetching, says when the block has come, and serves it then', async () => {
@@ -127,7 +138,9 @@ describe('image device', () => {
     expect(events).toEqual(['unavailable 2', 'arrived 2 after 65000']);
     expect(target.equals(Buffer.alloc(4096, 0xcc))).toBe(true); // nothing is written to a buffer that was given back
     expect(device.waiting).toEqual([]);
-    expect((await readAny(device, 2 * BLOCK, 4096)).equals(disk.bytes.subarray(2 * BLOCK, 2 * BLOCK + 4096))).toBe(true);
+    expect((await readAny(device, 2 * BLOCK, 4096)).equals(disk.bytes.subarray(2 * BLOCK, 2 * BLOCK + 4096))).toBe(
+      true,
+    );
     expect(gated.calls.length).toBe(1);
   });
 
@@ -144,6 +157,24 @@ describe('image device', () => {
     gated.call(0).resolve(disk.blocks.get(gated.call(0).request.digest) ?? Buffer.alloc(0));
     expect((await second).equals(disk.bytes.subarray(0, 512))).toBe(true);
     expect(gated.calls.length).toBe(1);
+  });
+
+  it('asks again for a block that a machine is paused for when its fetch has failed for good', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    let arrived = 0;
+    const { device } = await open(gated, { clock, onArrived: () => (arrived += 1) });
+    const reading = device.read(Buffer.alloc(512), 0);
+    await eventually('the fetch', () => gated.calls.length === 1);
+    clock.advance(5_000);
+    await expect(reading).rejects.toMatchObject({ code: 'block-unavailable' });
+    gated.call(0).reject(new CollectiveError('local-io'));
+    await eventually('the pause', () => clock.sleeperCount === 1);
+    clock.advance(2_000);
+    await eventually('the second fetch', () => gated.calls.length === 2);
+    expect(device.waiting).toMatchObject([{ blockIndex: 0, waitedMs: 7_000, isUnavailable: true }]);
+    gated.call(1).resolve(disk.blocks.get(gated.call(1).request.digest) ?? Buffer.alloc(0));
+    await eventually('the arrival', () => arrived === 1);
   });
 
   it('stops a fetch when its only reader leaves before the waiting time is over', async () => {
@@ -176,13 +207,21 @@ describe('image device', () => {
     };
     for (const blockIndex of [7, 8]) {
       const reading = readAny(device, blockIndex * BLOCK, 512);
-      await eventually(`block ${blockIndex}`, () => gated.calls.some((call) => call.request.digest === disk.map.digestAt(blockIndex)));
+      await eventually(`block ${blockIndex}`, () =>
+        gated.calls.some((call) => call.request.digest === disk.map.digestAt(blockIndex)),
+      );
       answer();
       await reading;
     }
     // Blocks 9 to 12; block 10 is zero.
     await eventually('the readahead', () => gated.calls.length === 5);
-    expect(gated.calls.map((call) => call.options.rank.fetchClass)).toEqual(['demand', 'demand', 'trace', 'trace', 'trace']);
+    expect(gated.calls.map((call) => call.options.rank.fetchClass)).toEqual([
+      'demand',
+      'demand',
+      'trace',
+      'trace',
+      'trace',
+    ]);
     answer();
   });
 

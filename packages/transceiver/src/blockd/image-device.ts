@@ -60,6 +60,8 @@ const NEIGHBOURHOOD_BLOCKS_LOG2 = 7;
 const WORDS_PER_DIGEST = 8;
 const DIGEST_BYTES = 32;
 const WARM_BLOCKS_MAX = 8_192;
+/** When the fetch of a block for which a machine is paused has failed for good. */
+const ASK_AGAIN_MS = 2_000;
 
 export class ImageDevice implements BlockDevice {
   readonly byteLength: number;
@@ -84,7 +86,10 @@ export class ImageDevice implements BlockDevice {
   /** The store has a reader for blocks of the map's size. Errors: `malformed` for a map with blocks that are not public. */
   constructor(map: DiskMap, store: CachedStore, options: ImageDeviceOptions) {
     if (map.kinds.some((kind) => kind !== MAP_KIND.zero && kind !== MAP_KIND.public)) {
-      throw new CollectiveError('malformed', `${options.name}: the map of a published disk has blocks that are not public`);
+      throw new CollectiveError(
+        'malformed',
+        `${options.name}: the map of a published disk has blocks that are not public`,
+      );
     }
     this.byteLength = map.diskBytes;
     this.#store = store;
@@ -106,7 +111,7 @@ export class ImageDevice implements BlockDevice {
     if (within + target.length <= blockBytes) {
       if (!this.#tryBlock(index, within, target)) return false;
     } else {
-      for (let at = 0; at < target.length; ) {
+      for (let at = 0; at < target.length;) {
         const piece = this.#pieceAt(byteOffset, at, target.length);
         if (!this.#tryBlock(piece.index, piece.within, target.subarray(at, at + piece.byteLength))) return false;
         at += piece.byteLength;
@@ -122,7 +127,7 @@ export class ImageDevice implements BlockDevice {
     this.#assertOpen();
     options.signal?.throwIfAborted();
     const missing: Piece[] = [];
-    for (let at = 0; at < target.length; ) {
+    for (let at = 0; at < target.length;) {
       const piece = this.#pieceAt(byteOffset, at, target.length);
       if (!this.#tryBlock(piece.index, piece.within, target.subarray(at, at + piece.byteLength))) missing.push(piece);
       at += piece.byteLength;
@@ -168,7 +173,7 @@ export class ImageDevice implements BlockDevice {
 
   extents(byteOffset: number, byteLength: number): Extent[] {
     const extents: { byteLength: number; kind: Extent['kind'] }[] = [];
-    for (let at = 0; at < byteLength; ) {
+    for (let at = 0; at < byteLength;) {
       const piece = this.#pieceAt(byteOffset, at, byteLength);
       const kind = this.#kinds[piece.index] === MAP_KIND.zero ? 'hole' : 'data';
       const last = extents.at(-1);
@@ -199,7 +204,8 @@ export class ImageDevice implements BlockDevice {
 
   close(): Promise<void> {
     this.#closed = true;
-    for (const wait of this.#waits.values()) wait.abort.abort(new CollectiveError('shutting-down', `${this.#options.name} is being closed`));
+    for (const wait of this.#waits.values())
+      wait.abort.abort(new CollectiveError('shutting-down', `${this.#options.name} is being closed`));
     return Promise.allSettled([...this.#waits.values()].map((wait) => wait.block)).then(() => undefined);
   }
 
@@ -236,7 +242,8 @@ export class ImageDevice implements BlockDevice {
         for (const { piece, wait } of waits) this.#leave(piece.index, wait);
         settle();
       };
-      const onAbort = (): void => end(() => reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted')));
+      const onAbort = (): void =>
+        end(() => reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted')));
       const deadline = new AbortController();
       if (signal !== undefined) setMaxListeners(0, signal); // one signal for all reads of a session
       signal?.addEventListener('abort', onAbort, { once: true });
@@ -264,7 +271,15 @@ export class ImageDevice implements BlockDevice {
     });
   }
 
-  #waitFor(index: number): Wait {
+  async #askAgain(index: number, sinceMs: number): Promise<void> {
+    await this.#clock.sleep(ASK_AGAIN_MS);
+    if (this.#closed) return;
+    const wait = this.#waitFor(index, sinceMs);
+    wait.isUnavailable = true; // before it is left, so that the fetch goes on without a reader
+    this.#leave(index, wait);
+  }
+
+  #waitFor(index: number, sinceMs = this.#clock.nowMs()): Wait {
     const known = this.#waits.get(index);
     if (known !== undefined) {
       known.readers += 1;
@@ -272,7 +287,6 @@ export class ImageDevice implements BlockDevice {
     }
     const request = this.#requestFor(index);
     const abort = new AbortController();
-    const sinceMs = this.#clock.nowMs();
     const block = this.#store.get(request, { rank: RANK.demand, signal: abort.signal });
     const wait: Wait = { block, abort, digest: request.digest, sinceMs, readers: 1, isUnavailable: false };
     this.#waits.set(index, wait);
@@ -281,7 +295,11 @@ export class ImageDevice implements BlockDevice {
         this.#waits.delete(index);
         if (wait.isUnavailable) this.#options.onArrived?.(index, this.#clock.nowMs() - sinceMs);
       },
-      () => this.#waits.delete(index),
+      () => {
+        this.#waits.delete(index);
+        // The fetch itself failed for good (the local disk, say). A machine is paused for this block: ask again.
+        if (wait.isUnavailable && !this.#closed) void this.#askAgain(index, sinceMs);
+      },
     );
     return wait;
   }
@@ -313,7 +331,12 @@ export class ImageDevice implements BlockDevice {
   #readAhead(firstBlock: number, endBlock: number): void {
     for (let block = firstBlock; block < endBlock; block += 1) this.#marks[block] = 0;
     if (this.#options.readahead === false) return;
-    const step = planReadahead(this.#streams, { firstBlock, endBlock, blockBytes: this.#blockBytes, blockCount: this.#kinds.length });
+    const step = planReadahead(this.#streams, {
+      firstBlock,
+      endBlock,
+      blockBytes: this.#blockBytes,
+      blockCount: this.#kinds.length,
+    });
     this.#streams = step.streams;
     if (step.markBlock !== undefined) this.#marks[step.markBlock] = 1;
     this.#warmBlocks(step.fromBlock, step.toBlock);

@@ -10,12 +10,18 @@ const none = { demand: 0, trace: 0, hoard: 0, background: 0 };
 
 describe('space plan', () => {
   it('allows what is configured while the file system has room', () => {
-    expect(cacheBytesAllowed({ cacheBytesMax: 10 * GiB, usedBytes: GiB, freeBytes: 50 * GiB, reserveBytes: GiB })).toBe(10 * GiB);
+    expect(cacheBytesAllowed({ cacheBytesMax: 10 * GiB, usedBytes: GiB, freeBytes: 50 * GiB, reserveBytes: GiB })).toBe(
+      10 * GiB,
+    );
   });
 
   it('allows only so much that the reserve stays free', () => {
-    expect(cacheBytesAllowed({ cacheBytesMax: 10 * GiB, usedBytes: 4 * GiB, freeBytes: 2 * GiB, reserveBytes: GiB })).toBe(5 * GiB);
-    expect(cacheBytesAllowed({ cacheBytesMax: 10 * GiB, usedBytes: 4 * GiB, freeBytes: 0, reserveBytes: GiB })).toBe(3 * GiB);
+    expect(
+      cacheBytesAllowed({ cacheBytesMax: 10 * GiB, usedBytes: 4 * GiB, freeBytes: 2 * GiB, reserveBytes: GiB }),
+    ).toBe(5 * GiB);
+    expect(cacheBytesAllowed({ cacheBytesMax: 10 * GiB, usedBytes: 4 * GiB, freeBytes: 0, reserveBytes: GiB })).toBe(
+      3 * GiB,
+    );
     expect(cacheBytesAllowed({ cacheBytesMax: 10 * GiB, usedBytes: 0, freeBytes: 0, reserveBytes: GiB })).toBe(0);
   });
 
@@ -38,7 +44,10 @@ describe('space plan', () => {
 describe('quiet limit', () => {
   it('is two seconds on a fast line and grows with what is in front', () => {
     expect(quietLimitMs({ roundTripMs: 20, bytesPerSecond: 12e6, outstandingBytes: 500_000 })).toBe(2_000);
-    expect(quietLimitMs({ roundTripMs: 40, bytesPerSecond: 187_500, outstandingBytes: 1_000_000 })).toBeCloseTo(160 + 10_667, -1);
+    expect(quietLimitMs({ roundTripMs: 40, bytesPerSecond: 187_500, outstandingBytes: 1_000_000 })).toBeCloseTo(
+      160 + 10_667,
+      -1,
+    );
     expect(quietLimitMs({ roundTripMs: 900, bytesPerSecond: 0, outstandingBytes: 0 })).toBe(3_600);
     expect(quietLimitMs({ roundTripMs: 900, bytesPerSecond: 1, outstandingBytes: 1e9 })).toBe(QUIET_LIMIT_MAX_MS);
   });
@@ -46,7 +55,9 @@ describe('quiet limit', () => {
 
 describe('retry plan', () => {
   it('keeps jitter within half of the delay', () => {
-    const delays = [0, 0.5, 0.999].map((random) => planRetry({ code: 'internal', fetchClass: 'demand', failures: 3, random }));
+    const delays = [0, 0.5, 0.999].map((random) =>
+      planRetry({ code: 'internal', fetchClass: 'demand', failures: 3, random }),
+    );
     expect(delays).toEqual([
       { kind: 'again', delayMs: 400 },
       { kind: 'again', delayMs: 600 },

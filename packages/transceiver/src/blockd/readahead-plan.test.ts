@@ -70,6 +70,11 @@ describe('readahead plan', () => {
   });
 
   it('remembers a bounded number of streams', () => {
-    expect(play(range(0, 500).map((step) => step * 50), 100_000).streams.length).toBe(8);
+    expect(
+      play(
+        range(0, 500).map((step) => step * 50),
+        100_000,
+      ).streams.length,
+    ).toBe(8);
   });
 });

@@ -57,7 +57,10 @@ export const planReadahead = (streams: readonly Stream[], touch: Touch): Readahe
     return { streams: [{ ...known, nextBlock: endBlock }, ...others], ...nothingToWarm };
   }
   const firstWindow = Math.max(1, READAHEAD.firstBytes / blockBytes);
-  const windowBlocks = known.windowBlocks === 0 ? firstWindow : Math.min(known.windowBlocks * 2, Math.max(1, READAHEAD.maxBytes / blockBytes));
+  const windowBlocks =
+    known.windowBlocks === 0
+      ? firstWindow
+      : Math.min(known.windowBlocks * 2, Math.max(1, READAHEAD.maxBytes / blockBytes));
   const fromBlock = Math.min(blockCount, Math.max(known.aheadEnd, endBlock));
   const toBlock = Math.min(blockCount, Math.max(fromBlock, endBlock + windowBlocks));
   const markBlock = Math.max(endBlock, toBlock - Math.ceil(windowBlocks / 2));

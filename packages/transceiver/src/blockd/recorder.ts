@@ -97,7 +97,11 @@ export class Recorder implements BlockDevice {
     for (let index = Math.floor(byteOffset / this.blockBytes); index <= last; index += 1) {
       if (this.#touched[index] !== 0 || this.#touches.length >= TRACE_TOUCHES_MAX) continue;
       this.#touched[index] = 1;
-      this.#touches.push({ blockIndex: index, afterMs: Math.round(this.#clock.nowMs() - this.#beganMs), phase: this.#phase });
+      this.#touches.push({
+        blockIndex: index,
+        afterMs: Math.round(this.#clock.nowMs() - this.#beganMs),
+        phase: this.#phase,
+      });
     }
   }
 }

@@ -92,10 +92,12 @@ export class CacheWriter {
     let opening = this.#opening.get(blockBytes);
     if (opening === undefined) {
       const capacity = Math.max(1, Math.floor(this.#options.cacheBytesMax / blockBytes));
-      opening = SlotFile.open(this.#fileSystem, this.#folder, { blockBytes, capacity, nowMs: this.#nowMs }).then((file) => {
-        this.#files.set(blockBytes, file);
-        return file;
-      });
+      opening = SlotFile.open(this.#fileSystem, this.#folder, { blockBytes, capacity, nowMs: this.#nowMs }).then(
+        (file) => {
+          this.#files.set(blockBytes, file);
+          return file;
+        },
+      );
       this.#opening.set(blockBytes, opening);
       opening.catch(() => this.#opening.delete(blockBytes));
     }
@@ -161,7 +163,14 @@ export class CacheWriter {
       evicted += file.counters.evicted;
       badRecords += file.counters.badRecords;
     }
-    return { usedBytes: this.#usedBytes(), filled: this.#filled, evicted, dropped: this.#dropped, unfilled: this.#unfilled, badRecords };
+    return {
+      usedBytes: this.#usedBytes(),
+      filled: this.#filled,
+      evicted,
+      dropped: this.#dropped,
+      unfilled: this.#unfilled,
+      badRecords,
+    };
   }
 
   /** Waits for fills under way, writes the tables and closes the files. Idempotent. */
@@ -197,7 +206,9 @@ export class CacheWriter {
   }
 
   #isSpaceCheckDue(): boolean {
-    return Math.abs(this.#nowMs() - this.#spaceCheckedMs) >= SPACE_CHECK_MS || this.#filledSinceCheck >= SPACE_CHECK_BYTES;
+    return (
+      Math.abs(this.#nowMs() - this.#spaceCheckedMs) >= SPACE_CHECK_MS || this.#filledSinceCheck >= SPACE_CHECK_BYTES
+    );
   }
 
   async #checkSpace(): Promise<void> {

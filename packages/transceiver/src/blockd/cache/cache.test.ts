@@ -96,10 +96,18 @@ describe.each([
     const digest = digests[5] ?? ('' as Digest);
     await cache.store.get(requestFor(digest), demand);
     await cache.store.get(requestFor(digest), demand);
-    for (const [within, byteLength] of [[0, 4096], [4096, 512], [1000, 5000], [65_535, 1], [0, 65_536]] as const) {
+    for (const [within, byteLength] of [
+      [0, 4096],
+      [4096, 512],
+      [1000, 5000],
+      [65_535, 1],
+      [0, 65_536],
+    ] as const) {
       const target = Buffer.alloc(byteLength);
       expect(tryRead(cache, digest, target, within), `${byteLength} at ${within}`).toBe(true);
-      expect(target.equals(disk.blocks.get(digest)?.subarray(within, within + byteLength) ?? Buffer.alloc(0))).toBe(true);
+      expect(target.equals(disk.blocks.get(digest)?.subarray(within, within + byteLength) ?? Buffer.alloc(0))).toBe(
+        true,
+      );
     }
   });
 
@@ -142,16 +150,28 @@ describe.each([
   });
 
   it.each([
-    ['the slots file is cut in the middle of a block', async () => truncate(`${temporary.folder}/${BLOCK}.slots`, 9 * BLOCK + 100)],
+    [
+      'the slots file is cut in the middle of a block',
+      async () => truncate(`${temporary.folder}/${BLOCK}.slots`, 9 * BLOCK + 100),
+    ],
     ['the slots file is gone', async () => truncate(`${temporary.folder}/${BLOCK}.slots`, 0)],
-    ['the table is cut in the middle of a record', async () => truncate(`${temporary.folder}/${BLOCK}.table`, TABLE_HEADER_BYTES + 5 * RECORD_BYTES + 7)],
+    [
+      'the table is cut in the middle of a record',
+      async () => truncate(`${temporary.folder}/${BLOCK}.table`, TABLE_HEADER_BYTES + 5 * RECORD_BYTES + 7),
+    ],
     ['the table is gone', async () => truncate(`${temporary.folder}/${BLOCK}.table`, 0)],
-    ['the table is of another program', async () => writeFile(`${temporary.folder}/${BLOCK}.table`, Buffer.alloc(10_000, 0x41))],
+    [
+      'the table is of another program',
+      async () => writeFile(`${temporary.folder}/${BLOCK}.table`, Buffer.alloc(10_000, 0x41)),
+    ],
     [
       'every byte of the table has a flipped bit',
       async () => {
         const table = await readFile(`${temporary.folder}/${BLOCK}.table`);
-        await writeFile(`${temporary.folder}/${BLOCK}.table`, table.map((byte, at) => (at < TABLE_HEADER_BYTES ? byte : byte ^ 16)));
+        await writeFile(
+          `${temporary.folder}/${BLOCK}.table`,
+          table.map((byte, at) => (at < TABLE_HEADER_BYTES ? byte : byte ^ 16)),
+        );
       },
     ],
     [
@@ -159,7 +179,11 @@ describe.each([
       async () => {
         const table = await readFile(`${temporary.folder}/${BLOCK}.table`);
         const records = table.subarray(TABLE_HEADER_BYTES);
-        const turned = Buffer.concat([table.subarray(0, TABLE_HEADER_BYTES), records.subarray(RECORD_BYTES), records.subarray(0, RECORD_BYTES)]);
+        const turned = Buffer.concat([
+          table.subarray(0, TABLE_HEADER_BYTES),
+          records.subarray(RECORD_BYTES),
+          records.subarray(0, RECORD_BYTES),
+        ]);
         await writeFile(`${temporary.folder}/${BLOCK}.table`, turned);
       },
     ],
@@ -196,7 +220,8 @@ describe('cache', () => {
     const small = testDisk({ diskBytes: 1 << 20, blockBytes: 16_384, seed: 2 });
     const cache = await openCache({ cacheBytesMax: 16 * BLOCK });
     await readAll(cache);
-    for (const [digest, block] of small.blocks) expect(await cache.writer.fill(requestFor(digest, 16_384), block)).toBe(true);
+    for (const [digest, block] of small.blocks)
+      expect(await cache.writer.fill(requestFor(digest, 16_384), block)).toBe(true);
     expect(cache.writer.counters.usedBytes).toBeLessThanOrEqual(16 * BLOCK);
     const [last] = [...small.blocks.keys()].slice(-1);
     expect(cache.writer.has({ digest: last ?? ('' as Digest), blockBytes: 16_384 })).toBe(true);
@@ -206,7 +231,11 @@ describe('cache', () => {
   it('gives way when the file system runs low, gives the space back, and goes on serving', async () => {
     let freeBytes = 1 << 30;
     let nowMs = 1_000_000;
-    const cache = await openCache({ reserveBytes: 20 * BLOCK, freeBytes: () => Promise.resolve(freeBytes), nowMs: () => nowMs });
+    const cache = await openCache({
+      reserveBytes: 20 * BLOCK,
+      freeBytes: () => Promise.resolve(freeBytes),
+      nowMs: () => nowMs,
+    });
     await readAll(cache);
     const before = await stat(`${temporary.folder}/${BLOCK}.slots`);
     freeBytes = 5 * BLOCK; // somebody else takes the space: 15 blocks too little is left

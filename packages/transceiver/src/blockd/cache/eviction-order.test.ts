@@ -110,7 +110,9 @@ describe('eviction order', () => {
     [{ isPinned: true, isHeld: true }, 'leave-queue'],
     [{ isUsed: false }, 'leave-queue'],
   ])('judges %o: %s', (candidate, verdict) => {
-    expect(judge({ queue: 'small', frequency: 0, isUsed: true, isPinned: false, isHeld: false, ...candidate })).toBe(verdict);
+    expect(judge({ queue: 'small', frequency: 0, isUsed: true, isPinned: false, isHeld: false, ...candidate })).toBe(
+      verdict,
+    );
   });
 
   it('relieves the small queue only while it is more than a tenth', () => {

@@ -42,7 +42,9 @@ export const judge = (candidate: Candidate): Verdict => {
 
 /** Which queue has to give. */
 export const queueToRelieve = (counts: { readonly small: number; readonly main: number }): EvictionQueue =>
-  counts.main === 0 || (counts.small > 0 && counts.small > (counts.small + counts.main) * SMALL_PART) ? 'small' : 'main';
+  counts.main === 0 || (counts.small > 0 && counts.small > (counts.small + counts.main) * SMALL_PART)
+    ? 'small'
+    : 'main';
 
 export class EvictionOrder {
   readonly #arrays: SlotArrays;
@@ -114,7 +116,10 @@ export class EvictionOrder {
    * The next slot to give up, out of its queue already; undefined when none can be. `onLeft` hears of slots that left
    * their queue because they had been dropped.
    */
-  takeVictim(options: { readonly isHeld: (slot: number) => boolean; readonly onLeft: (slot: number) => void }): number | undefined {
+  takeVictim(options: {
+    readonly isHeld: (slot: number) => boolean;
+    readonly onLeft: (slot: number) => void;
+  }): number | undefined {
     // Each slot goes round at most once for each touch that it can have, and once more while it is held.
     const stepsMax = (this.#queues.small.count + this.#queues.main.count) * 5;
     for (let step = 0; step < stepsMax; step += 1) {
@@ -177,6 +182,6 @@ export class EvictionOrder {
   }
 
   #ghostMark(slot: number): number {
-    return ((this.#arrays.records[slot * RECORD_WORDS + 3] ?? 0) & 0xffff) || 1;
+    return (this.#arrays.records[slot * RECORD_WORDS + 3] ?? 0) & 0xffff || 1;
   }
 }

@@ -20,7 +20,11 @@ export class Placement {
   #runCount = 0;
 
   /** `isFree` says of a slot whether it holds nothing and nobody has taken it. */
-  constructor(options: { readonly blockBytes: number; readonly capacity: number; readonly isFree: (slot: number) => boolean }) {
+  constructor(options: {
+    readonly blockBytes: number;
+    readonly capacity: number;
+    readonly isFree: (slot: number) => boolean;
+  }) {
     this.#runSlots = Math.max(1, RUN_BYTES / options.blockBytes);
     this.#capacity = options.capacity;
     this.#isFree = options.isFree;

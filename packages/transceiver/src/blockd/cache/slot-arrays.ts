@@ -42,7 +42,11 @@ export type SlotArrays = {
 };
 
 /** Zeroed memory for so many slots; pages that are never touched cost nothing. */
-export const allocateSlotMemory = (options: { readonly blockBytes: number; readonly capacity: number; readonly seed: number }): SlotMemory => ({
+export const allocateSlotMemory = (options: {
+  readonly blockBytes: number;
+  readonly capacity: number;
+  readonly seed: number;
+}): SlotMemory => ({
   ...options,
   records: new SharedArrayBuffer(options.capacity * RECORD_BYTES),
   index: new SharedArrayBuffer(Math.max(2, options.capacity * 2) * 4),
@@ -64,4 +68,8 @@ export const slotArrays = (memory: SlotMemory): SlotArrays => ({
 
 /** The bytes of memory that belong to a slot file, with what only the writer holds. */
 export const slotMemoryBytes = (memory: SlotMemory): number =>
-  memory.records.byteLength + memory.index.byteLength + memory.states.byteLength + memory.readers.byteLength + memory.touches.byteLength;
+  memory.records.byteLength +
+  memory.index.byteLength +
+  memory.states.byteLength +
+  memory.readers.byteLength +
+  memory.touches.byteLength;

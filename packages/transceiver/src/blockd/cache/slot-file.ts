@@ -14,7 +14,16 @@ import type { FileSystem, RandomFile } from '../../storage/file-system.js';
 import { syscalls } from '../syscalls.js';
 import { EvictionOrder } from './eviction-order.js';
 import { Placement } from './placement.js';
-import { DIGEST_WORDS, RECORD_BYTES, RECORD_WORDS, allocateSlotMemory, slotArrays, slotMemoryBytes, type SlotArrays, type SlotMemory } from './slot-arrays.js';
+import {
+  DIGEST_WORDS,
+  RECORD_BYTES,
+  RECORD_WORDS,
+  allocateSlotMemory,
+  slotArrays,
+  slotMemoryBytes,
+  type SlotArrays,
+  type SlotMemory,
+} from './slot-arrays.js';
 import { NO_SLOT, SlotIndex, putDigestWords } from './slot-index.js';
 import { invalidate, isHeld, markVerified } from './slot-state.js';
 import {
@@ -107,7 +116,8 @@ export class SlotFile {
     const recordsInTable = Math.floor((tableBytes - TABLE_HEADER_BYTES) / RECORD_BYTES);
     const count = Math.min(slotsInFile, recordsInTable, this.memory.capacity);
     if (slotsInFile > this.memory.capacity) await this.#slots.setByteLength(this.memory.capacity * this.blockBytes);
-    if (count > 0) await this.#table.read(new Uint8Array(this.memory.records, 0, count * RECORD_BYTES), TABLE_HEADER_BYTES);
+    if (count > 0)
+      await this.#table.read(new Uint8Array(this.memory.records, 0, count * RECORD_BYTES), TABLE_HEADER_BYTES);
     const loaded = loadRecords(this.#arrays, this.#order, count);
     this.#usedSlots = loaded.usedSlots;
     this.#badRecords = loaded.badRecords;
@@ -240,7 +250,8 @@ export class SlotFile {
 
   async #writeRecords(firstSlot: number, slotCount: number): Promise<void> {
     for (let slot = firstSlot; slot < firstSlot + slotCount; slot += 1) {
-      if ((this.#flagsOf(slot) & SLOT_USED) !== 0) sealRecord(this.#arrays.records, slot, frequencyOf(this.#arrays.touches[slot] ?? 0));
+      if ((this.#flagsOf(slot) & SLOT_USED) !== 0)
+        sealRecord(this.#arrays.records, slot, frequencyOf(this.#arrays.touches[slot] ?? 0));
     }
     const bytes = new Uint8Array(this.memory.records, firstSlot * RECORD_BYTES, slotCount * RECORD_BYTES);
     await this.#table.write(bytes, recordByteOffset(firstSlot));

@@ -79,6 +79,8 @@ describe('slot index', () => {
   });
 
   it('takes 41 bytes a slot in shared memory', () => {
-    expect(slotMemoryBytes(allocateSlotMemory({ blockBytes: 65_536, capacity: 1000, seed: 0 })) / 1000).toBeLessThanOrEqual(42);
+    expect(
+      slotMemoryBytes(allocateSlotMemory({ blockBytes: 65_536, capacity: 1000, seed: 0 })) / 1000,
+    ).toBeLessThanOrEqual(42);
   });
 });

@@ -5,7 +5,16 @@ import type { RandomFile } from '../../storage/file-system.js';
 import { RECORD_WORDS, allocateSlotMemory, slotArrays, type SlotArrays } from './slot-arrays.js';
 import { SlotIndex, putDigestWords } from './slot-index.js';
 import { SlotReader } from './slot-reader.js';
-import { VERIFIED, holdSlot, invalidate, isHeld, isSameContent, isVerified, markVerified, releaseSlot } from './slot-state.js';
+import {
+  VERIFIED,
+  holdSlot,
+  invalidate,
+  isHeld,
+  isSameContent,
+  isVerified,
+  markVerified,
+  releaseSlot,
+} from './slot-state.js';
 
 const BLOCK = 16_384;
 const good = Buffer.alloc(BLOCK, 7);

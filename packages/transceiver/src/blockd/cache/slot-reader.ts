@@ -38,7 +38,11 @@ export class SlotReader {
   #epoch: number;
 
   /** Takes over the file. `useNowait: false` reads as where the call is missing. */
-  constructor(memory: SlotMemory, file: RandomFile, options: { readonly nowMs?: () => number; readonly useNowait?: boolean } = {}) {
+  constructor(
+    memory: SlotMemory,
+    file: RandomFile,
+    options: { readonly nowMs?: () => number; readonly useNowait?: boolean } = {},
+  ) {
     this.blockBytes = memory.blockBytes;
     this.#arrays = slotArrays(memory);
     this.#index = new SlotIndex(this.#arrays);
@@ -166,7 +170,10 @@ class PageSums {
       const from = (page - firstPage) * PAGE_BYTES;
       if (crc32(pages.subarray(from, from + PAGE_BYTES)) !== this.#sums[slot * this.#pagesPerSlot + page]) return false;
     }
-    if (!isWholePages) target.set(this.#scratch.subarray(within - firstPage * PAGE_BYTES, within - firstPage * PAGE_BYTES + target.length));
+    if (!isWholePages)
+      target.set(
+        this.#scratch.subarray(within - firstPage * PAGE_BYTES, within - firstPage * PAGE_BYTES + target.length),
+      );
     return true;
   }
 }

@@ -7,7 +7,7 @@
  * It is written lazily and never synced: a record that is lost, stale or torn costs a fetch, because the content of a
  * slot is checked against its digest before anything is served. What this file decides is only what is worth a look.
  */
-import { EvictionOrder } from './eviction-order.js';
+import type { EvictionOrder } from './eviction-order.js';
 import { RECORD_BYTES, RECORD_WORDS, type SlotArrays } from './slot-arrays.js';
 import { homePosition } from './slot-index.js';
 import { FREQUENCY_MAX, freshTouch } from './touches.js';

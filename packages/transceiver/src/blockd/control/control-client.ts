@@ -30,13 +30,20 @@ export class ControlClient {
         resolve();
       });
     });
-    readJsonLines(socket, { lineBytesMax: REPLY_BYTES_MAX, onValue: (value) => this.#take(value as ControlReply | ControlEvent) });
+    readJsonLines(socket, {
+      lineBytesMax: REPLY_BYTES_MAX,
+      onValue: (value) => this.#take(value as ControlReply | ControlEvent),
+    });
   }
 
   /** Connects; waits up to `waitMs` for the socket to be there. Events come only after a request `events`. */
   static async connect(
     path: string,
-    options: { readonly waitMs?: number; readonly signal?: AbortSignal; readonly onEvent?: (event: ControlEvent) => void } = {},
+    options: {
+      readonly waitMs?: number;
+      readonly signal?: AbortSignal;
+      readonly onEvent?: (event: ControlEvent) => void;
+    } = {},
   ): Promise<ControlClient> {
     const { onEvent, ...rest } = options;
     return new ControlClient(await connectUnix(path, rest), onEvent ?? (() => undefined));

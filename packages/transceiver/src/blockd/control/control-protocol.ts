@@ -61,8 +61,8 @@ const publishedSource = strict({
 const zeroSource = strict({ kind: Type.Literal('zero'), diskBytes });
 
 export const CONTROL_METHODS = {
-  'hello': strict({}),
-  'attach': strict({
+  hello: strict({}),
+  attach: strict({
     session: name,
     disk: name,
     source: Type.Union([publishedSource, zeroSource]),
@@ -74,27 +74,34 @@ export const CONTROL_METHODS = {
       }),
     ),
     waitMs: Type.Integer({ minimum: 100, maximum: 600_000 }),
-    listen: Type.Union([strict({ path }), strict({ fd: Type.Integer({ minimum: 3, maximum: 1 << 20 }) }), strict({ handle: name })]),
+    listen: Type.Union([
+      strict({ path }),
+      strict({ fd: Type.Integer({ minimum: 3, maximum: 1 << 20 }) }),
+      strict({ handle: name }),
+    ]),
   }),
-  'detach': strict({ session: name, disk: Type.Optional(name) }),
-  'warm': strict({
+  detach: strict({ session: name, disk: Type.Optional(name) }),
+  warm: strict({
     session: name,
     disk: name,
     blocks: Type.Optional(Type.Array(Type.Integer({ minimum: 0, maximum: 2 ** 32 }), { maxItems: 1024 })),
     timeoutMs: Type.Optional(Type.Integer({ minimum: 1, maximum: 600_000 })),
   }),
-  'status': strict({}),
-  'repository': strict({
+  status: strict({}),
+  repository: strict({
     origin: Type.String({ maxLength: 2000, pattern: '^https?://' }),
     pin: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{43}$' })),
     token: Type.Optional(Type.String({ maxLength: 1000 })),
   }),
   'network-back': strict({}),
   'trace-start': strict({ session: name }),
-  'phase': strict({ session: name, phase: Type.Union([Type.Literal(0), Type.Literal(1), Type.Literal(2), Type.Literal(3)]) }),
-  'trace': strict({ session: name, disk: name }),
-  'events': strict({}),
-  'shutdown': strict({}),
+  phase: strict({
+    session: name,
+    phase: Type.Union([Type.Literal(0), Type.Literal(1), Type.Literal(2), Type.Literal(3)]),
+  }),
+  trace: strict({ session: name, disk: name }),
+  events: strict({}),
+  shutdown: strict({}),
 } as const satisfies Record<string, TSchema>;
 
 export type ControlMethod = keyof typeof CONTROL_METHODS;
@@ -117,7 +124,12 @@ export type BlockdStatus = {
   readonly startedAt: number;
   readonly repository: string | null;
   readonly disks: readonly DiskStatus[];
-  readonly cache: FetchStatus['cache'] & { readonly hits: number; readonly misses: number; readonly verified: number; readonly damaged: number };
+  readonly cache: FetchStatus['cache'] & {
+    readonly hits: number;
+    readonly misses: number;
+    readonly verified: number;
+    readonly damaged: number;
+  };
   readonly fetch: Omit<FetchStatus, 'cache'>;
   /** The last failed attempt to fetch anything. */
   readonly lastError: { readonly at: number; readonly code: ErrorCode; readonly message: string } | null;
@@ -139,7 +151,13 @@ export type ControlResults = {
 };
 
 export type ControlEvent =
-  | { readonly event: 'block-unavailable'; readonly session: string; readonly disk: string; readonly blockIndex: number; readonly reason: string }
+  | {
+      readonly event: 'block-unavailable';
+      readonly session: string;
+      readonly disk: string;
+      readonly blockIndex: number;
+      readonly reason: string;
+    }
   | {
       readonly event: 'block-arrived';
       readonly session: string;
@@ -152,13 +170,22 @@ export type ControlEvent =
   | { readonly event: 'disk-full'; readonly session: string; readonly disk: string; readonly message: string }
   | { readonly event: 'token-refused' };
 
-export type ControlRequest = { [M in ControlMethod]: { readonly id: number; readonly method: M; readonly params: ControlParams<M> } }[ControlMethod];
+export type ControlRequest = {
+  [M in ControlMethod]: { readonly id: number; readonly method: M; readonly params: ControlParams<M> };
+}[ControlMethod];
 export type ControlReply =
   | { readonly id: number; readonly result: object }
-  | { readonly id: number; readonly error: { readonly code: ErrorCode; readonly message: string; readonly data: ControlError['data'] } };
+  | {
+      readonly id: number;
+      readonly error: { readonly code: ErrorCode; readonly message: string; readonly data: ControlError['data'] };
+    };
 
 const requestFrame = Compile(
-  strict({ id: Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }), method: Type.String({ maxLength: 40 }), params: Type.Optional(Type.Unknown()) }),
+  strict({
+    id: Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER }),
+    method: Type.String({ maxLength: 40 }),
+    params: Type.Optional(Type.Unknown()),
+  }),
 );
 const checks = Object.fromEntries(Object.entries(CONTROL_METHODS).map(([method, schema]) => [method, Compile(schema)]));
 
@@ -168,10 +195,15 @@ export const parseControlRequest = (value: unknown): ControlRequest => {
   const { id, method } = value;
   const params = value.params ?? {};
   const check = checks[method];
-  if (check === undefined || !Object.hasOwn(CONTROL_METHODS, method)) throw new CollectiveError('bad-request', `there is no method ${method}`, { data: { id } });
+  if (check === undefined || !Object.hasOwn(CONTROL_METHODS, method))
+    throw new CollectiveError('bad-request', `there is no method ${method}`, { data: { id } });
   if (!check.Check(params)) {
     const [first] = check.Errors(params);
-    throw new CollectiveError('bad-request', `${method}: ${first === undefined ? 'params are not valid' : `${first.instancePath} ${first.message}`}`, { data: { id } });
+    throw new CollectiveError(
+      'bad-request',
+      `${method}: ${first === undefined ? 'params are not valid' : `${first.instancePath} ${first.message}`}`,
+      { data: { id } },
+    );
   }
   return { id, method, params } as ControlRequest;
 };

@@ -3,13 +3,22 @@ import { chmod, rm } from 'node:fs/promises';
 import net from 'node:net';
 import { CollectiveError } from '@collective/shared';
 import { readJsonLines, writeJsonLine } from '../../machine/json-lines.js';
-import { CONTROL_LINE_BYTES_MAX, parseControlRequest, type ControlEvent, type ControlReply, type ControlRequest } from './control-protocol.js';
+import {
+  CONTROL_LINE_BYTES_MAX,
+  parseControlRequest,
+  type ControlEvent,
+  type ControlReply,
+  type ControlRequest,
+} from './control-protocol.js';
 
 /** A client that does not read its replies is closed when so much is queued for it. */
 const UNSENT_BYTES_MAX = 4 << 20;
 const CONNECTIONS_MAX = 64;
 
-export type ControlHandler = (request: ControlRequest, connection: { readonly wantEvents: () => void }) => Promise<object>;
+export type ControlHandler = (
+  request: ControlRequest,
+  connection: { readonly wantEvents: () => void },
+) => Promise<object>;
 
 export class ControlServer {
   readonly #server: net.Server;
@@ -27,7 +36,9 @@ export class ControlServer {
     const server = new ControlServer(handle);
     await rm(path, { force: true });
     await new Promise<void>((resolve, reject) => {
-      server.#server.once('error', (error) => reject(new CollectiveError('local-io', `cannot listen on ${path}: ${error.message}`, { cause: error })));
+      server.#server.once('error', (error) =>
+        reject(new CollectiveError('local-io', `cannot listen on ${path}: ${error.message}`, { cause: error })),
+      );
       server.#server.listen(path, resolve);
     });
     await chmod(path, 0o600);
@@ -56,7 +67,10 @@ export class ControlServer {
       this.#sockets.delete(socket);
       this.#listeners.delete(socket);
     });
-    readJsonLines(socket, { lineBytesMax: CONTROL_LINE_BYTES_MAX, onValue: (value) => void this.#answer(socket, value) });
+    readJsonLines(socket, {
+      lineBytesMax: CONTROL_LINE_BYTES_MAX,
+      onValue: (value) => void this.#answer(socket, value),
+    });
   }
 
   async #answer(socket: net.Socket, value: unknown): Promise<void> {
@@ -67,10 +81,16 @@ export class ControlServer {
       id = request.id;
       reply = { id, result: await this.#handle(request, { wantEvents: () => this.#listeners.add(socket) }) };
     } catch (error) {
-      const known = error instanceof CollectiveError ? error : new CollectiveError('internal', error instanceof Error ? error.message : String(error));
+      const known =
+        error instanceof CollectiveError
+          ? error
+          : new CollectiveError('internal', error instanceof Error ? error.message : String(error));
       if (!(error instanceof CollectiveError)) console.error('blockd: a request failed:', error);
       const badId = known.data['id'];
-      reply = { id: typeof badId === 'number' ? badId : id, error: { code: known.code, message: known.message, data: known.data } };
+      reply = {
+        id: typeof badId === 'number' ? badId : id,
+        error: { code: known.code, message: known.message, data: known.data },
+      };
     }
     this.#send(socket, reply);
   }

@@ -9,7 +9,14 @@ import type { BlockRequest, FetchRank, GetOptions } from '../block-store.js';
 import type { CacheFiller } from '../cache/cached-store.js';
 import type { SlotMemory } from '../cache/slot-arrays.js';
 import type { Repository } from './http-store.js';
-import { MessageBatch, type FetchStatus, type FetchWorkerData, type FromFetcher, type SentError, type ToFetcher } from './thread-messages.js';
+import {
+  MessageBatch,
+  type FetchStatus,
+  type FetchWorkerData,
+  type FromFetcher,
+  type SentError,
+  type ToFetcher,
+} from './thread-messages.js';
 
 export type FetchThreadEvents = {
   /** An attempt to fetch this block failed; it goes on. */
@@ -31,7 +38,11 @@ export class FetchThread implements CacheFiller {
   #closing: Promise<void> | undefined;
 
   /** `script`: the built fetch-worker.js; only tests that run on the sources give another. */
-  constructor(data: FetchWorkerData, events: FetchThreadEvents, script: URL = new URL('./fetch-worker.js', import.meta.url)) {
+  constructor(
+    data: FetchWorkerData,
+    events: FetchThreadEvents,
+    script: URL = new URL('./fetch-worker.js', import.meta.url),
+  ) {
     this.#events = events;
     this.#worker = new Worker(script, { workerData: data, name: 'fetch' });
     this.#requests = new MessageBatch((messages) => this.#worker.postMessage(messages));
@@ -42,7 +53,10 @@ export class FetchThread implements CacheFiller {
     this.#worker.once('exit', () => this.#die(new CollectiveError('shutting-down', 'the fetching thread has ended')));
   }
 
-  async bring(request: BlockRequest, options: GetOptions & { readonly wantBytes: boolean }): Promise<Buffer | undefined> {
+  async bring(
+    request: BlockRequest,
+    options: GetOptions & { readonly wantBytes: boolean },
+  ): Promise<Buffer | undefined> {
     const { digest, blockBytes, neighbourhood } = request;
     const { rank, signal, wantBytes } = options;
     signal?.throwIfAborted();
@@ -50,7 +64,15 @@ export class FetchThread implements CacheFiller {
     const leave = (): void => this.#requests.add({ kind: 'leave', id });
     signal?.addEventListener('abort', leave, { once: true });
     try {
-      const answer = await this.#ask({ kind: 'bring', id, digest, blockBytes, neighbourhood, fetchClass: rank.fetchClass, wantBytes });
+      const answer = await this.#ask({
+        kind: 'bring',
+        id,
+        digest,
+        blockBytes,
+        neighbourhood,
+        fetchClass: rank.fetchClass,
+        wantBytes,
+      });
       if (answer.kind !== 'brought' || answer.bytes === undefined) return undefined;
       return Buffer.from(answer.bytes.buffer, answer.bytes.byteOffset, answer.bytes.byteLength);
     } catch (error) {
@@ -118,7 +140,8 @@ export class FetchThread implements CacheFiller {
       default: {
         const pending = this.#pending.get(message.id);
         this.#pending.delete(message.id);
-        if (message.kind === 'failed') pending?.reject(new CollectiveError(message.error.code, message.error.message, { data: message.error.data }));
+        if (message.kind === 'failed')
+          pending?.reject(new CollectiveError(message.error.code, message.error.message, { data: message.error.data }));
         else pending?.resolve(message);
       }
     }

@@ -10,7 +10,14 @@ import { RANK } from '../block-store.js';
 import { CacheWriter } from '../cache/cache-writer.js';
 import type { Repository } from './http-store.js';
 import { LinkMeter } from './link-meter.js';
-import { MessageBatch, type FetchStatus, type FetchWorkerData, type FromFetcher, type SentError, type ToFetcher } from './thread-messages.js';
+import {
+  MessageBatch,
+  type FetchStatus,
+  type FetchWorkerData,
+  type FromFetcher,
+  type SentError,
+  type ToFetcher,
+} from './thread-messages.js';
 
 const sentError = (error: unknown): SentError =>
   error instanceof CollectiveError
@@ -36,7 +43,8 @@ class FetchWorker {
     this.#chain = buildFetchingHalf(cache, repository ?? NO_REPOSITORY, {
       meter: this.#meter,
       onTokenRefused: () => this.#replies.add({ kind: 'token-refused' }),
-      onFailure: ({ request, error }) => this.#replies.add({ kind: 'trouble', digest: request.digest, error: sentError(error) }),
+      onFailure: ({ request, error }) =>
+        this.#replies.add({ kind: 'trouble', digest: request.digest, error: sentError(error) }),
     });
     port.on('message', (messages: readonly ToFetcher[]) => {
       for (const message of messages) this.#take(message);
@@ -90,7 +98,11 @@ class FetchWorker {
     const abort = new AbortController();
     this.#waiting.set(id, abort);
     await this.#answer(id, async () => {
-      const block = await this.#chain.filling.bring(message, { rank: RANK[fetchClass], signal: abort.signal, wantBytes });
+      const block = await this.#chain.filling.bring(message, {
+        rank: RANK[fetchClass],
+        signal: abort.signal,
+        wantBytes,
+      });
       // Copied: other waiters hold the same buffer, and it may be a part of a pool.
       return block === undefined ? { kind: 'brought', id } : { kind: 'brought', id, bytes: new Uint8Array(block) };
     });

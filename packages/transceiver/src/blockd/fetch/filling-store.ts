@@ -20,7 +20,10 @@ export class FillingStore implements CacheFiller {
     setMaxListeners(0, this.#abort.signal); // one a block that is being warmed
   }
 
-  async bring(request: BlockRequest, options: GetOptions & { readonly wantBytes: boolean }): Promise<Buffer | undefined> {
+  async bring(
+    request: BlockRequest,
+    options: GetOptions & { readonly wantBytes: boolean },
+  ): Promise<Buffer | undefined> {
     if (!options.wantBytes && this.#cache.has(request)) return undefined;
     const block = await this.#next.get(request, options);
     const isInCache = await this.#cache.fill(request, block);

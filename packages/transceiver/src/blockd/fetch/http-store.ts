@@ -66,7 +66,8 @@ export class HttpStore implements ChunkStore {
   /** An address of this machine has changed, or the network is back: what was open is not to be trusted. */
   renewConnections(): void {
     this.#retire();
-    for (const fail of [...this.#active]) fail(new CollectiveError('repository-unreachable', 'the connection was given up: the network has changed'));
+    for (const fail of [...this.#active])
+      fail(new CollectiveError('repository-unreachable', 'the connection was given up: the network has changed'));
   }
 
   async getChunk(request: BlockRequest, { rank, signal }: GetOptions): Promise<Buffer> {
@@ -92,7 +93,12 @@ export class HttpStore implements ChunkStore {
 
   #request(
     path: string,
-    options: { readonly isDemand: boolean; readonly bodyBytesMax: number; readonly expectedBytes: number; readonly signal: AbortSignal | undefined },
+    options: {
+      readonly isDemand: boolean;
+      readonly bodyBytesMax: number;
+      readonly expectedBytes: number;
+      readonly signal: AbortSignal | undefined;
+    },
   ): Promise<Answer> {
     const { signal } = options;
     const meter = this.#options.meter;
@@ -157,11 +163,17 @@ export class HttpStore implements ChunkStore {
             meter.addBytes(part.length);
             bodyBytes += part.length;
             const bytesMax = status === 200 ? options.bodyBytesMax : ERROR_BODY_BYTES_MAX;
-            if (bodyBytes > bytesMax) fail(new CollectiveError('block-corrupt', `${origin}${path} sent more than ${bytesMax} bytes`));
+            if (bodyBytes > bytesMax)
+              fail(new CollectiveError('block-corrupt', `${origin}${path} sent more than ${bytesMax} bytes`));
             else parts.push(part);
           },
           onResponseEnd: () => {
-            if (settle()) resolve({ status, retryAfter, body: parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts) });
+            if (settle())
+              resolve({
+                status,
+                retryAfter,
+                body: parts.length === 1 && parts[0] !== undefined ? parts[0] : Buffer.concat(parts),
+              });
           },
           onResponseError: (_, error) => fail(transportError(error, origin)),
         },
@@ -204,7 +216,14 @@ const openConnections = (repository: Repository): Connections => {
       ? buildConnector({ timeout: CONNECT_TIMEOUT_MS })
       : pinnedConnector(repository.pin, { connectTimeoutMs: CONNECT_TIMEOUT_MS });
   // The quiet limit replaces undici's time-outs; 0 switches them off.
-  const common = { connect, pipelining: 1, headersTimeout: 0, bodyTimeout: 0, keepAliveTimeout: KEEP_ALIVE_MS, allowH2: false };
+  const common = {
+    connect,
+    pipelining: 1,
+    headersTimeout: 0,
+    bodyTimeout: 0,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    allowH2: false,
+  };
   return {
     demand: new Pool(repository.origin, { ...common, connections: DEMAND_CONNECTIONS }),
     bulk: new Pool(repository.origin, { ...common, connections: BULK_CONNECTIONS }),

@@ -45,7 +45,8 @@ export class LinkMeter {
   get status(): LinkStatus {
     const now = Math.floor(this.#nowMs() / WINDOW_MS);
     let bytes = 0;
-    for (let at = 0; at < WINDOWS; at += 1) if (now - (this.#windowNumbers[at] ?? -1) < WINDOWS) bytes += this.#windowBytes[at] ?? 0;
+    for (let at = 0; at < WINDOWS; at += 1)
+      if (now - (this.#windowNumbers[at] ?? -1) < WINDOWS) bytes += this.#windowBytes[at] ?? 0;
     return {
       bytes: this.#bytes,
       bytesPerSecond: Math.round((bytes * 1000) / (WINDOW_MS * WINDOWS)),

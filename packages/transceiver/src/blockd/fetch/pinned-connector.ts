@@ -8,10 +8,17 @@ import { CollectiveError } from '@collective/shared';
 import { buildConnector } from 'undici';
 
 /** `pin`: SHA-256 of the SubjectPublicKeyInfo, base64url. Errors while connecting: `wrong-server`. */
-export const pinnedConnector = (pin: string, options: { readonly connectTimeoutMs: number }): buildConnector.connector => {
+export const pinnedConnector = (
+  pin: string,
+  options: { readonly connectTimeoutMs: number },
+): buildConnector.connector => {
   const expected = Buffer.from(pin, 'base64url');
   // No cached sessions: a resumed one shows no certificate.
-  const connect = buildConnector({ rejectUnauthorized: false, maxCachedSessions: 0, timeout: options.connectTimeoutMs });
+  const connect = buildConnector({
+    rejectUnauthorized: false,
+    maxCachedSessions: 0,
+    timeout: options.connectTimeoutMs,
+  });
   return (connectOptions, callback) => {
     connect(connectOptions, (...result) => {
       const [error, socket] = result;
@@ -23,7 +30,10 @@ export const pinnedConnector = (pin: string, options: { readonly connectTimeoutM
         if (found === undefined || found.length !== expected.length || !timingSafeEqual(found, expected)) {
           socket.destroy();
           return callback(
-            new CollectiveError('wrong-server', `the server at ${connectOptions.hostname} shows key ${found?.toString('base64url') ?? 'none'}, expected ${pin}`),
+            new CollectiveError(
+              'wrong-server',
+              `the server at ${connectOptions.hostname} shows key ${found?.toString('base64url') ?? 'none'}, expected ${pin}`,
+            ),
             null,
           );
         }

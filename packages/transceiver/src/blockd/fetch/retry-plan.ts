@@ -45,5 +45,8 @@ export const planRetry = (state: RetryState): RetryDecision => {
   const delayMaxMs = isDemand ? RETRY_LIMITS.demandDelayMaxMs : RETRY_LIMITS.otherDelayMaxMs;
   const doubled = RETRY_LIMITS.firstDelayMs * 2 ** Math.min(20, state.failures - 1);
   const backoffMs = Math.min(delayMaxMs, doubled) * (0.5 + state.random / 2);
-  return { kind: 'again', delayMs: Math.max(backoffMs, Math.min(state.retryAfterMs ?? 0, RETRY_LIMITS.otherDelayMaxMs)) };
+  return {
+    kind: 'again',
+    delayMs: Math.max(backoffMs, Math.min(state.retryAfterMs ?? 0, RETRY_LIMITS.otherDelayMaxMs)),
+  };
 };

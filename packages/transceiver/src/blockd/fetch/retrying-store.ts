@@ -11,7 +11,11 @@ export type RetryingStoreOptions = {
   readonly clock: Clock;
   readonly random?: () => number;
   /** Hears of each failed attempt that is followed by another. */
-  readonly onFailure?: (failure: { readonly request: BlockRequest; readonly error: CollectiveError; readonly failures: number }) => void;
+  readonly onFailure?: (failure: {
+    readonly request: BlockRequest;
+    readonly error: CollectiveError;
+    readonly failures: number;
+  }) => void;
 };
 
 export class RetryingStore implements BlockStore {

@@ -13,7 +13,12 @@ type Ticket = { fetchClass: FetchClass; isOutstanding: boolean; start: () => voi
 
 export class SchedulingStore implements ChunkStore {
   readonly #next: ChunkStore;
-  readonly #queues: Record<FetchClass, Set<Ticket>> = { demand: new Set(), trace: new Set(), hoard: new Set(), background: new Set() };
+  readonly #queues: Record<FetchClass, Set<Ticket>> = {
+    demand: new Set(),
+    trace: new Set(),
+    hoard: new Set(),
+    background: new Set(),
+  };
   readonly #outstanding: Record<FetchClass, number> = { demand: 0, trace: 0, hoard: 0, background: 0 };
 
   constructor(next: ChunkStore) {
@@ -51,7 +56,10 @@ export class SchedulingStore implements ChunkStore {
   #turn(ticket: Ticket, signal: AbortSignal | undefined): Promise<void> {
     const queued = this.queued;
     // Nobody in front, and room on the line: no need to queue.
-    if (queued[ticket.fetchClass] === 0 && nextClass({ ...queued, [ticket.fetchClass]: 1 }, this.#outstanding) === ticket.fetchClass) {
+    if (
+      queued[ticket.fetchClass] === 0 &&
+      nextClass({ ...queued, [ticket.fetchClass]: 1 }, this.#outstanding) === ticket.fetchClass
+    ) {
       this.#begin(ticket);
       return Promise.resolve();
     }

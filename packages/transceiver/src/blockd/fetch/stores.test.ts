@@ -21,10 +21,16 @@ const B = 'bb'.repeat(32) as Digest;
 const bytes = Buffer.from('block');
 
 describe('memory store', () => itIsABlockStore(async (blocks) => ({ store: new MemoryStore(blocks) })));
-describe('single-flight store', () => itIsABlockStore(async (blocks) => ({ store: new SingleFlightStore(new MemoryStore(blocks)) })));
-describe('retrying store', () => itIsABlockStore(async (blocks) => ({ store: new RetryingStore(new MemoryStore(blocks), { clock: new ManualClock() }) })));
-describe('verifying store', () => itIsABlockStore(async (_, chunks) => ({ store: new VerifyingStore(new MemoryStore(chunks)) })));
-describe('verifying over scheduling store', () => itIsABlockStore(async (_, chunks) => ({ store: new VerifyingStore(new SchedulingStore(new MemoryStore(chunks))) })));
+describe('single-flight store', () =>
+  itIsABlockStore(async (blocks) => ({ store: new SingleFlightStore(new MemoryStore(blocks)) })));
+describe('retrying store', () =>
+  itIsABlockStore(async (blocks) => ({
+    store: new RetryingStore(new MemoryStore(blocks), { clock: new ManualClock() }),
+  })));
+describe('verifying store', () =>
+  itIsABlockStore(async (_, chunks) => ({ store: new VerifyingStore(new MemoryStore(chunks)) })));
+describe('verifying over scheduling store', () =>
+  itIsABlockStore(async (_, chunks) => ({ store: new VerifyingStore(new SchedulingStore(new MemoryStore(chunks))) })));
 describe('cached store', () =>
   itIsABlockStore(async (blocks) => {
     const temporary = await temporaryFolder();
@@ -42,7 +48,9 @@ describe('the chain down to HTTP', () =>
     const repository = await TestRepository.open(chunks);
     const http = new HttpStore({ origin: repository.origin }, { meter: new LinkMeter(() => performance.now()) });
     return {
-      store: new SingleFlightStore(new RetryingStore(new VerifyingStore(new SchedulingStore(http)), { clock: new ManualClock() })),
+      store: new SingleFlightStore(
+        new RetryingStore(new VerifyingStore(new SchedulingStore(http)), { clock: new ManualClock() }),
+      ),
       close: async () => {
         await http.close();
         await repository[Symbol.asyncDispose]();
@@ -119,7 +127,11 @@ describe('retry', () => {
     const gated = new GatedStore();
     const clock = new ManualClock();
     const failures: string[] = [];
-    const store = new RetryingStore(gated, { clock, random: () => 0.5, onFailure: ({ error }) => failures.push(error.code) });
+    const store = new RetryingStore(gated, {
+      clock,
+      random: () => 0.5,
+      onFailure: ({ error }) => failures.push(error.code),
+    });
     return { gated, clock, store, failures };
   };
   const failAndWait = async (gated: GatedStore, index: number, error: Error): Promise<void> => {
@@ -220,7 +232,9 @@ describe('scheduler', () => {
     expect(gated.calls.length).toBe(8);
     gated.call(0).resolve(bytes);
     await settle();
-    expect(gated.calls.map((call) => call.request.digest)).toEqual(Array.from({ length: 9 }, (_, number) => digestOf(number)));
+    expect(gated.calls.map((call) => call.request.digest)).toEqual(
+      Array.from({ length: 9 }, (_, number) => digestOf(number)),
+    );
   });
 
   it('lets demand pass everything that is queued', async () => {
@@ -302,7 +316,10 @@ describe('over HTTP', () => {
     closers.push(() => repository[Symbol.asyncDispose]());
     let refusals = 0;
     const meter = new LinkMeter(() => performance.now());
-    const http = new HttpStore({ origin: repository.origin, token: options.token }, { meter, onTokenRefused: () => (refusals += 1) });
+    const http = new HttpStore(
+      { origin: repository.origin, token: options.token },
+      { meter, onTokenRefused: () => (refusals += 1) },
+    );
     closers.push(() => http.close());
     const verifying = new VerifyingStore(new SchedulingStore(http));
     const clock = new ManualClock();
@@ -315,16 +332,27 @@ describe('over HTTP', () => {
     return { repository, http, verifying, retrying, store, troubles, meter, refusals: () => refusals };
   };
 
-  it.each(['wrong-bytes', 'other-block', 'garbage', 'huge'] as const)('refuses %s and fetches again until the block is right', async (behaviour) => {
-    const { repository, store, verifying, troubles } = await open();
-    repository.behave = (_, attempt) => (attempt <= 3 ? behaviour : 'serve');
-    const block = await store.get(requestFor(first), { rank: RANK.demand });
-    expect(block.equals(disk.blocks.get(first) ?? bytes)).toBe(true);
-    expect(troubles).toEqual(['block-corrupt', 'block-corrupt', 'block-corrupt']);
-    if (behaviour !== 'huge') expect(verifying.corrupt).toBe(3);
-  });
+  it.each(['wrong-bytes', 'other-block', 'garbage', 'huge'] as const)(
+    'refuses %s and fetches again until the block is right',
+    async (behaviour) => {
+      const { repository, store, verifying, troubles } = await open();
+      repository.behave = (_, attempt) => (attempt <= 3 ? behaviour : 'serve');
+      const block = await store.get(requestFor(first), { rank: RANK.demand });
+      expect(block.equals(disk.blocks.get(first) ?? bytes)).toBe(true);
+      expect(troubles).toEqual(['block-corrupt', 'block-corrupt', 'block-corrupt']);
+      if (behaviour !== 'huge') expect(verifying.corrupt).toBe(3);
+    },
+  );
 
-  it.each([{ status: 503, retryAfter: 2 }, { status: 500 }, { status: 404 }, { status: 301 }, { status: 429 }, 'reset', 'short'] as const)('goes on after %o', async (behaviour) => {
+  it.each([
+    { status: 503, retryAfter: 2 },
+    { status: 500 },
+    { status: 404 },
+    { status: 301 },
+    { status: 429 },
+    'reset',
+    'short',
+  ] as const)('goes on after %o', async (behaviour) => {
     const { repository, store } = await open();
     repository.behave = (_, attempt) => (attempt <= 2 ? behaviour : 'serve');
     const block = await store.get(requestFor(first), { rank: RANK.demand });
@@ -332,20 +360,26 @@ describe('over HTTP', () => {
     expect(repository.attemptsOf(first)).toBe(3);
   });
 
-  it.each(['silent', 'stall'] as const)('repeats a request that is %s on a new connection after two seconds', async (behaviour) => {
-    const { repository, store, troubles } = await open();
-    repository.behave = (_, attempt) => (attempt <= 1 ? behaviour : 'serve');
-    const beganMs = performance.now();
-    const block = await store.get(requestFor(first), { rank: RANK.demand });
-    expect(block.equals(disk.blocks.get(first) ?? bytes)).toBe(true);
-    expect(performance.now() - beganMs).toBeGreaterThan(1900);
-    expect(performance.now() - beganMs).toBeLessThan(6000);
-    expect(troubles).toEqual(['repository-unreachable']);
-  });
+  it.each(['silent', 'stall'] as const)(
+    'repeats a request that is %s on a new connection after two seconds',
+    async (behaviour) => {
+      const { repository, store, troubles } = await open();
+      repository.behave = (_, attempt) => (attempt <= 1 ? behaviour : 'serve');
+      const beganMs = performance.now();
+      const block = await store.get(requestFor(first), { rank: RANK.demand });
+      expect(block.equals(disk.blocks.get(first) ?? bytes)).toBe(true);
+      expect(performance.now() - beganMs).toBeGreaterThan(1900);
+      expect(performance.now() - beganMs).toBeLessThan(6000);
+      expect(troubles).toEqual(['repository-unreachable']);
+    },
+  );
 
   it('says that the token was refused and uses the new one', async () => {
     const { repository, store, http, retrying, refusals } = await open({ token: 'old' });
-    repository.behave = (digest) => (repository.requests.filter((request) => request.digest === digest).at(-1)?.authorization === 'Bearer new' ? 'serve' : { status: 401 });
+    repository.behave = (digest) =>
+      repository.requests.filter((request) => request.digest === digest).at(-1)?.authorization === 'Bearer new'
+        ? 'serve'
+        : { status: 401 };
     const waiting = store.get(requestFor(first), { rank: RANK.demand });
     await eventually('the refusal of the token', () => refusals() > 0);
     http.setRepository({ origin: repository.origin, token: 'new' });
@@ -392,6 +426,8 @@ describe('over HTTP', () => {
     await eventually('the request', () => repository.requests.length > 0);
     await http.close();
     await expect(waiting).rejects.toMatchObject({ code: 'shutting-down' });
-    await expect(http.getChunk(requestFor(first), { rank: RANK.demand })).rejects.toMatchObject({ code: 'shutting-down' });
+    await expect(http.getChunk(requestFor(first), { rank: RANK.demand })).rejects.toMatchObject({
+      code: 'shutting-down',
+    });
   });
 });

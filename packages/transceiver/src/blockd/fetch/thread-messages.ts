@@ -11,10 +11,19 @@ import type { LinkStatus } from './link-meter.js';
 import type { PerClass } from './scheduler-plan.js';
 
 /** What the fetching thread is started with. */
-export type FetchWorkerData = { readonly cacheFolder: string; readonly cache: CacheOptions; readonly repository: Repository | undefined };
+export type FetchWorkerData = {
+  readonly cacheFolder: string;
+  readonly cache: CacheOptions;
+  readonly repository: Repository | undefined;
+};
 
 export type ToFetcher =
-  | ({ readonly kind: 'bring'; readonly id: number; readonly fetchClass: FetchClass; readonly wantBytes: boolean } & BlockRequest)
+  | ({
+      readonly kind: 'bring';
+      readonly id: number;
+      readonly fetchClass: FetchClass;
+      readonly wantBytes: boolean;
+    } & BlockRequest)
   | { readonly kind: 'leave'; readonly id: number }
   | { readonly kind: 'warm'; readonly requests: readonly BlockRequest[]; readonly fetchClass: FetchClass }
   | { readonly kind: 'damage'; readonly digest: Digest; readonly blockBytes: number }
@@ -34,7 +43,11 @@ export type FetchStatus = {
   readonly corrupt: number;
 };
 
-export type SentError = { readonly code: ErrorCode; readonly message: string; readonly data: Readonly<Record<string, string | number | boolean>> };
+export type SentError = {
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly data: Readonly<Record<string, string | number | boolean>>;
+};
 
 export type FromFetcher =
   | { readonly kind: 'brought'; readonly id: number; readonly bytes?: Uint8Array<ArrayBuffer> }

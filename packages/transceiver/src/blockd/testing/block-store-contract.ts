@@ -10,7 +10,9 @@ const BLOCK = 65_536;
 export type ContractStore = { readonly store: BlockStore; readonly close?: () => Promise<void> };
 
 /** `open` gets the blocks that the store has to have. */
-export const itIsABlockStore = (open: (blocks: ReadonlyMap<Digest, Buffer>, chunks: ReadonlyMap<Digest, Buffer>) => Promise<ContractStore>): void => {
+export const itIsABlockStore = (
+  open: (blocks: ReadonlyMap<Digest, Buffer>, chunks: ReadonlyMap<Digest, Buffer>) => Promise<ContractStore>,
+): void => {
   const disk = testDisk({ diskBytes: 8 * BLOCK, blockBytes: BLOCK, noZeroes: true });
   const digests = [...disk.blocks.keys()];
   const withStore = async (work: (store: BlockStore) => Promise<void>): Promise<void> => {
@@ -34,7 +36,9 @@ export const itIsABlockStore = (open: (blocks: ReadonlyMap<Digest, Buffer>, chun
   it('gives the same block to many at once, in every class', () =>
     withStore(async (store) => {
       const requests = (['demand', 'trace', 'hoard', 'background'] as const).flatMap((fetchClass) =>
-        digests.map(async (digest) => blockDigest(await store.get(requestFor(digest), { rank: RANK[fetchClass] })) === digest),
+        digests.map(
+          async (digest) => blockDigest(await store.get(requestFor(digest), { rank: RANK[fetchClass] })) === digest,
+        ),
       );
       expect((await Promise.all(requests)).every(Boolean)).toBe(true);
     }));
@@ -42,12 +46,16 @@ export const itIsABlockStore = (open: (blocks: ReadonlyMap<Digest, Buffer>, chun
   it('rejects with the reason of a signal that was aborted before', () =>
     withStore(async (store) => {
       const reason = new Error('not wanted');
-      await expect(store.get(requestFor(digests[0] ?? ('' as Digest)), { rank: RANK.demand, signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+      await expect(
+        store.get(requestFor(digests[0] ?? ('' as Digest)), { rank: RANK.demand, signal: AbortSignal.abort(reason) }),
+      ).rejects.toBe(reason);
     }));
 
   it('says block-missing for what is not there when nobody waits for ever', () =>
     withStore(async (store) => {
       const missing = 'ee'.repeat(32) as Digest;
-      await expect(store.get(requestFor(missing), { rank: RANK.background })).rejects.toMatchObject({ code: 'block-missing' });
+      await expect(store.get(requestFor(missing), { rank: RANK.background })).rejects.toMatchObject({
+        code: 'block-missing',
+      });
     }));
 };

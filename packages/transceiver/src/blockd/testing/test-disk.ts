@@ -12,7 +12,11 @@ export type TestDisk = {
   readonly blocks: ReadonlyMap<Digest, Buffer>;
 };
 
-export const patternBlock = (options: { readonly seed: number; readonly blockIndex: number; readonly blockBytes: number }): Buffer => {
+export const patternBlock = (options: {
+  readonly seed: number;
+  readonly blockIndex: number;
+  readonly blockBytes: number;
+}): Buffer => {
   const block = Buffer.alloc(options.blockBytes);
   for (let at = 0; at < options.blockBytes; at += 8) {
     block.writeUInt32LE(options.seed, at);
@@ -21,7 +25,12 @@ export const patternBlock = (options: { readonly seed: number; readonly blockInd
   return block;
 };
 
-export const testDisk = (options: { readonly diskBytes: number; readonly blockBytes: number; readonly seed?: number; readonly noZeroes?: boolean }): TestDisk => {
+export const testDisk = (options: {
+  readonly diskBytes: number;
+  readonly blockBytes: number;
+  readonly seed?: number;
+  readonly noZeroes?: boolean;
+}): TestDisk => {
   const { diskBytes, blockBytes, seed = 1, noZeroes = false } = options;
   const bytes = Buffer.alloc(diskBytes);
   const map = DiskMap.empty({ diskBytes, blockBytes });

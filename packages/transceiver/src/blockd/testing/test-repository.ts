@@ -4,7 +4,17 @@ import type { AddressInfo } from 'node:net';
 import type { Digest } from '@collective/shared';
 
 /** `silent`: takes the request and never answers. `stall`: sends half of the answer and stops. `reset`: closes the connection. */
-export type Behaviour = 'serve' | 'wrong-bytes' | 'other-block' | 'short' | 'huge' | 'garbage' | 'silent' | 'stall' | 'reset' | { readonly status: number; readonly retryAfter?: number };
+export type Behaviour =
+  | 'serve'
+  | 'wrong-bytes'
+  | 'other-block'
+  | 'short'
+  | 'huge'
+  | 'garbage'
+  | 'silent'
+  | 'stall'
+  | 'reset'
+  | { readonly status: number; readonly retryAfter?: number };
 
 export class TestRepository implements AsyncDisposable {
   readonly #chunks: ReadonlyMap<Digest, Buffer>;

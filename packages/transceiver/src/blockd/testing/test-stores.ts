@@ -2,7 +2,11 @@
 import { CollectiveError, type Digest } from '@collective/shared';
 import type { BlockRequest, BlockStore, ChunkStore, GetOptions } from '../block-store.js';
 
-export const requestFor = (digest: Digest, blockBytes = 65_536): BlockRequest => ({ digest, blockBytes, neighbourhood: 0 });
+export const requestFor = (digest: Digest, blockBytes = 65_536): BlockRequest => ({
+  digest,
+  blockBytes,
+  neighbourhood: 0,
+});
 
 /** Answers from a map; `block-missing` for what is not there. */
 export class MemoryStore implements BlockStore, ChunkStore {
@@ -17,7 +21,9 @@ export class MemoryStore implements BlockStore, ChunkStore {
     if (options.signal?.aborted === true) return Promise.reject(options.signal.reason as Error);
     this.asked.push(request.digest);
     const found = this.#content.get(request.digest);
-    return found === undefined ? Promise.reject(new CollectiveError('block-missing', request.digest)) : Promise.resolve(found);
+    return found === undefined
+      ? Promise.reject(new CollectiveError('block-missing', request.digest))
+      : Promise.resolve(found);
   }
 
   getChunk(request: BlockRequest, options: GetOptions): Promise<Buffer> {
