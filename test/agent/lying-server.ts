@@ -18,13 +18,13 @@ export class LyingServer implements AsyncDisposable {
   }
 
   static async before(realPort: number): Promise<LyingServer> {
-    let lying: LyingServer | undefined;
+    const truth: { lying?: LyingServer } = {};
     const server = createServer((incoming, outgoing) => {
       const forward = request(
         { host: '127.0.0.1', port: realPort, method: incoming.method, path: incoming.url, headers: incoming.headers },
         (answer) => {
           void read(answer).then((real) => {
-            const lie = lying?.lieFor(incoming.url ?? '');
+            const lie = truth.lying?.lieFor(incoming.url ?? '');
             if (lie === undefined) {
               outgoing
                 .writeHead(answer.statusCode ?? 500, { 'content-type': answer.headers['content-type'] ?? '' })
@@ -46,7 +46,8 @@ export class LyingServer implements AsyncDisposable {
       incoming.pipe(forward);
     });
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    lying = new LyingServer(server, (server.address() as AddressInfo).port);
+    const lying = new LyingServer(server, (server.address() as AddressInfo).port);
+    truth.lying = lying;
     return lying;
   }
 
