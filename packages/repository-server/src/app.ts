@@ -45,6 +45,8 @@ const JSON_BYTES_MAX = Math.max(
     .map(({ bytesMax }) => bytesMax),
 );
 const KEEP_ALIVE_MS = 75_000;
+const HEADERS_MS_MAX = 20_000;
+const TIMEOUT_CHECK_MS = 5_000;
 
 /** Errors: those of `assembleRepository`. */
 export const buildApp = async (options: AppOptions): Promise<App> => {
@@ -64,12 +66,18 @@ export const buildApp = async (options: AppOptions): Promise<App> => {
     return503OnClosing: true,
     forceCloseConnections: 'idle' as const,
   };
+  // Node looks for requests that take too long only so often.
+  const socketOptions = {
+    headersTimeout: Math.min(HEADERS_MS_MAX, limits.requestMsMax),
+    connectionsCheckingInterval: Math.min(TIMEOUT_CHECK_MS, limits.requestMsMax / 2),
+  };
+  const { tls } = options;
   const app: FastifyInstance =
-    options.tls === undefined
-      ? Fastify(fastifyOptions)
+    tls === undefined
+      ? Fastify({ ...fastifyOptions, http: socketOptions })
       : Fastify({
           ...fastifyOptions,
-          https: { cert: options.tls.certificate, key: options.tls.key, minVersion: 'TLSv1.2' },
+          https: { ...socketOptions, cert: tls.certificate, key: tls.key, minVersion: 'TLSv1.2' },
         });
   app.server.maxConnections = limits.connectionsMax;
   app.decorateRequest('caller', undefined);
