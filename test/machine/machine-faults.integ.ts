@@ -1,15 +1,9 @@
 /** What happens around a guest while it runs: processes are killed, the repository goes away, a machine is stopped in an outage. */
 import { existsSync } from 'node:fs';
-import { expect, onTestFailed, test } from 'vitest';
-import { eventually, MachineLab } from './machine-lab.js';
+import { expect, test } from 'vitest';
+import { eventually, type MachineLab, withLab } from './machine-lab.js';
 
 const READY = /TINY READY/;
-
-const withLab = async (work: (lab: MachineLab) => Promise<void>): Promise<void> => {
-  await using lab = await MachineLab.open();
-  onTestFailed(async () => console.error(await lab.log().catch(String)));
-  await work(lab);
-};
 
 /** The guest has read its kernel in part: far from the beginning and the end of a boot. */
 const midBoot = async (lab: MachineLab): Promise<void> =>

@@ -218,3 +218,14 @@ export class MachineLab implements AsyncDisposable {
     return existsSync(folder) ? [folder] : [];
   }
 }
+
+/** A lab for one test; when the test fails, what supervisor and block daemon wrote is shown. */
+export const withLab = async (work: (lab: MachineLab) => Promise<void>): Promise<void> => {
+  await using lab = await MachineLab.open();
+  try {
+    await work(lab);
+  } catch (error) {
+    console.error(await lab.log());
+    throw error;
+  }
+};

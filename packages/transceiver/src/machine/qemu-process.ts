@@ -51,7 +51,11 @@ export class QemuProcess extends EventEmitter<QemuProcessEvents> {
 
   /** Starts QEMU, stopped, and connects. `onSpawn` is awaited before anything else, so that its record is durable before the guest runs. */
   static async launch(
-    options: LaunchOptions & { readonly onSpawn: (identity: ProcessIdentity) => Promise<void> },
+    options: LaunchOptions & {
+      readonly onSpawn: (identity: ProcessIdentity) => Promise<void>;
+      /** Abort kills QEMU. */
+      readonly signal: AbortSignal;
+    },
   ): Promise<QemuProcess> {
     const child = await launchQemu(options);
     child.unref();
@@ -61,7 +65,10 @@ export class QemuProcess extends EventEmitter<QemuProcessEvents> {
       throw new CollectiveError('local-io', `QEMU ended at once: ${await readTail(paths.stderr)}`);
     const qemu = new QemuProcess(identity, paths);
     child.once('exit', () => void qemu.#look());
+    const onAbort = (): void => void qemu.kill().catch(() => undefined);
+    options.signal.addEventListener('abort', onAbort, { once: true });
     try {
+      options.signal.throwIfAborted();
       await options.onSpawn(identity);
       await qemu.#connect(paths.qmp);
     } catch (error) {
@@ -71,6 +78,8 @@ export class QemuProcess extends EventEmitter<QemuProcessEvents> {
       throw new CollectiveError('local-io', `QEMU did not start: ${said === '' ? messageOf(error) : said}`, {
         cause: error,
       });
+    } finally {
+      options.signal.removeEventListener('abort', onAbort);
     }
     return qemu;
   }

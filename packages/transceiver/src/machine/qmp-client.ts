@@ -36,7 +36,8 @@ export type ExecuteOptions = {
 
 const LINE_BYTES_MAX = 4 << 20;
 const COMMAND_TIMEOUT_MS = 5_000;
-const GREETING_TIMEOUT_MS = 10_000;
+/** QEMU greets when all its disks are open, which takes a while when the block path is just being restarted. */
+const GREETING_TIMEOUT_MS = 30_000;
 
 export class QmpClient extends EventEmitter<QmpClientEvents> implements Disposable {
   readonly #socket: Socket;

@@ -227,11 +227,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
       listen: daemon.takesSockets && held !== undefined ? { handle: name } : { path: socketPath },
     });
     if (daemon.takesSockets && held !== undefined) daemon.handOver(name, held);
-    try {
-      await request;
-    } catch (error) {
-      if (!hasCode(error, 'exists')) throw error;
-    }
+    await request;
     await letQemuConnect(socketPath, qemuUser);
   }
 

@@ -145,12 +145,6 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
     return this.#qemu;
   }
 
-  /** Lets go of a running machine: it goes on, and a later supervisor adopts it. */
-  abandon(): void {
-    this.#qemu?.close();
-    this.console.close();
-  }
-
   async #live(adopted: QemuProcess | undefined): Promise<void> {
     try {
       if (adopted === undefined) await this.#prepare();
@@ -252,6 +246,7 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
         restrictNetwork: spec.restrictNetwork ?? false,
       },
       onSpawn: (identity) => this.#writeRecord(identity),
+      signal: this.#abort.signal,
     });
     this.#qemu = qemu;
     this.#abort.signal.throwIfAborted();

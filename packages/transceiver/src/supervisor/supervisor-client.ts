@@ -1,5 +1,5 @@
 /** A client of the supervisor's control socket, for the agent and tests; starts the supervisor when there is none. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { EventEmitter } from 'node:events';
 import { mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -24,7 +24,7 @@ export type SupervisorHome = Pick<Home, 'directory' | 'supervisorSocket' | 'logD
 
 /** Adopting many machines on a busy host takes its time. */
 const START_WAIT_MS = 30_000;
-const START_ATTEMPTS = 5;
+const START_ATTEMPTS = 20;
 const START_RETRY_MS = 200;
 
 type Pending = {
@@ -75,11 +75,17 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
     // More than once: one that was just killed may still hold the lock, and a client of another agent may start one too.
     for (let attempt = 1; ; attempt += 1) {
       const running = await SupervisorClient.#connectAlive(home, {}).catch(() => undefined);
-      if (running !== undefined) return running;
+      if (running !== undefined) return running.client;
       const ended = new AbortController();
-      await spawnSupervisor(home, options.words ?? [], () => ended.abort());
+      const child = await spawnSupervisor(home, options.words ?? [], () => ended.abort());
       try {
-        return await SupervisorClient.#connectAlive(home, { waitMs: START_WAIT_MS, signal: ended.signal });
+        const { client, pid } = await SupervisorClient.#connectAlive(home, {
+          waitMs: START_WAIT_MS,
+          signal: ended.signal,
+        });
+        // Another agent's was faster. Ours would end at the lock, or live on if that one ended just before.
+        if (pid !== child.pid) child.kill('SIGKILL');
+        return client;
       } catch (error) {
         if (attempt >= START_ATTEMPTS) {
           throw new CollectiveError('local-io', `The supervisor did not start; see ${logFileOf(home)}`, {
@@ -95,11 +101,11 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
   static async #connectAlive(
     home: SupervisorHome,
     options: { readonly waitMs?: number; readonly signal?: AbortSignal },
-  ): Promise<SupervisorClient> {
+  ): Promise<{ readonly client: SupervisorClient; readonly pid: number }> {
     const client = await SupervisorClient.connect(home, options);
     try {
-      await client.request('status', {});
-      return client;
+      const { pid } = await client.request('status', {});
+      return { client, pid };
     } catch (error) {
       client.close();
       throw error;
@@ -208,7 +214,11 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
 
 const logFileOf = (home: SupervisorHome): string => join(home.logDirectory, 'supervisor.log');
 
-async function spawnSupervisor(home: SupervisorHome, words: readonly string[], onEnd: () => void): Promise<void> {
+async function spawnSupervisor(
+  home: SupervisorHome,
+  words: readonly string[],
+  onEnd: () => void,
+): Promise<ChildProcess> {
   await mkdir(home.logDirectory, { recursive: true, mode: 0o700 });
   const log = await open(logFileOf(home), 'a', 0o600);
   try {
@@ -221,6 +231,7 @@ async function spawnSupervisor(home: SupervisorHome, words: readonly string[], o
     child.once('error', onEnd);
     child.once('exit', () => void delay(0).then(onEnd));
     child.unref();
+    return child;
   } finally {
     await log.close();
   }

@@ -6,7 +6,7 @@ import { EventEmitter } from 'node:events';
 import { createHash } from 'node:crypto';
 import { chmod, constants, mkdir, open, rm } from 'node:fs/promises';
 import { join, sep } from 'node:path';
-import { CollectiveError } from '@collective/shared';
+import { checkMachineDescription, checkMachineDisks, CollectiveError } from '@collective/shared';
 import type { Home } from '../agent/home.js';
 import { qemuUser } from '../machine/qemu-user.js';
 import { BlockdKeeper } from './blockd-keeper.js';
@@ -94,7 +94,7 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
     };
   }
 
-  /** Errors: `exists`, `bad-request` (an overlay outside the home, too many machines), `shutting-down`. */
+  /** Errors: `exists`, `bad-machine`, `bad-request` (an overlay outside the home, too many machines), `shutting-down`. */
   start(spec: MachineSpec): MachineState {
     if (this.#closing) throw new CollectiveError('shutting-down', 'The supervisor is shutting down');
     const known = this.#units.get(spec.machine);
@@ -103,6 +103,7 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
     if (known === undefined && this.#units.size >= MACHINES_MAX) this.#forgetOver();
     if (this.running.length >= MACHINES_MAX)
       throw new CollectiveError('bad-request', `At most ${MACHINES_MAX} machines run at once`);
+    checkSpec(spec);
     for (const { overlay } of spec.disks) {
       // A temporary overlay is removed as a whole: never anything that is not the home's own.
       if (overlay !== undefined && !isInside(overlay.path, this.#options.home.directory)) {
@@ -196,6 +197,15 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
 
   #forgetOver(): void {
     for (const [machine, unit] of this.#units) if (isOver(unit.state)) this.#units.delete(machine);
+  }
+}
+
+/** What the schema cannot say. Errors: `bad-machine`. */
+function checkSpec({ description, disks }: MachineSpec): void {
+  checkMachineDescription(description);
+  checkMachineDisks(description, disks);
+  if (new Set(disks.map(({ name }) => name)).size !== disks.length) {
+    throw new CollectiveError('bad-machine', 'Two disks of the machine have one name');
   }
 }
 

@@ -1,0 +1,95 @@
+/** The supervisor as a process: one a home, refusals, its end. No guest runs here. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { stat } from 'node:fs/promises';
+import path from 'node:path';
+import { expect, test } from 'vitest';
+import { type MachineSpec, SupervisorClient } from '@collective/transceiver';
+import { ROOT } from '../support/paths.js';
+import { eventually, withLab } from './machine-lab.js';
+
+const MAIN = path.join(ROOT, 'packages/transceiver/dist/supervisor/main.js');
+
+test('a second supervisor of one home ends with exit code 3 and leaves the first alone', () =>
+  withLab(async (lab) => {
+    const second = spawn(process.execPath, [MAIN, '--home', lab.home.directory], { stdio: 'ignore' });
+    expect(await once(second, 'exit')).toEqual([3, null]);
+    expect((await lab.client.request('status', {})).machines).toEqual([]);
+  }));
+
+test('two agents that open the home at once get the same supervisor', () =>
+  withLab(async (lab) => {
+    const { pid } = await lab.client.request('status', {});
+    await lab.kill(pid);
+    const clients = await Promise.all([SupervisorClient.open(lab.home), SupervisorClient.open(lab.home)]);
+    const pids = await Promise.all(clients.map(async (client) => (await client.request('status', {})).pid));
+    expect(pids[0]).toBe(pids[1]);
+    for (const client of clients) client.close();
+    await lab.reconnect();
+  }));
+
+test('sockets are for the owner alone', () =>
+  withLab(async (lab) => {
+    for (const socket of [lab.home.supervisorSocket, lab.home.blockdSocket]) {
+      expect((await stat(socket)).mode & 0o777).toBe(0o600);
+    }
+  }));
+
+test('SIGTERM is refused while a machine is there, and ends supervisor and block daemon when none is', () =>
+  withLab(async (lab) => {
+    await lab.repository.goAway(); // so that the machine stays in preparing
+    await lab.start('one');
+    const { pid } = await lab.client.request('status', {});
+    process.kill(pid, 'SIGTERM');
+    await eventually('the refusal is logged', async () =>
+      /SIGTERM: .*1 machines are running: one/.test(await lab.log()),
+    );
+    await expect(lab.client.request('shutdown', {})).rejects.toMatchObject({ code: 'in-use' });
+    await lab.client.request('stop', { machine: 'one' });
+    await lab.reaches('one', 'stopped');
+    process.kill(pid, 'SIGTERM');
+    await eventually('nothing is left', async () => (await lab.processes()).length === 0, 30_000);
+  }));
+
+test('requests that are wrong get an error of the table and change nothing', () =>
+  withLab(async (lab) => {
+    const spec: MachineSpec = {
+      machine: 'one',
+      description: {
+        memoryBytes: 1 << 28,
+        cpus: 1,
+        chipset: 'q35',
+        firmware: 'bios',
+        network: 'none',
+        display: 'none',
+        guestAgent: false,
+        clock: 'utc',
+      },
+      disks: [],
+      uuid: '5e0d1d5e-6a67-4c39-9a5c-1b1f0d6a7b10',
+      macAddress: '52:54:00:12:34:56',
+    };
+    const zero: MachineSpec['disks'][number] = {
+      name: 'system',
+      bus: 'virtio',
+      source: { kind: 'zero', diskBytes: 1 << 20 },
+    };
+    const wrong = [
+      { ...spec, machine: '../one' },
+      { ...spec, description: { ...spec.description, cpus: 1_000 } },
+      { ...spec, description: { ...spec.description, kernel: '/etc/passwd' } },
+      { ...spec, macAddress: '52:54:00:12:34:56,script=/bin/sh' },
+      { ...spec, disks: [{ ...zero, name: 'a,b' }] },
+      { ...spec, disks: [{ ...zero, overlay: { path: '/etc', mode: 'temporary' } as const }] },
+      {
+        ...spec,
+        disks: [{ ...zero, overlay: { path: `${lab.home.directory}/../x`, mode: 'temporary' } as const }],
+      },
+    ];
+    for (const each of wrong)
+      await expect(lab.client.request('start', each)).rejects.toMatchObject({ code: 'bad-request' });
+    for (const method of ['stop', 'kill', 'screendump', 'console'] as const) {
+      await expect(lab.client.request(method, { machine: 'none' })).rejects.toMatchObject({ code: 'not-found' });
+    }
+    expect((await lab.client.request('status', {})).machines).toEqual([]);
+  }));
