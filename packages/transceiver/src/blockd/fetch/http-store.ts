@@ -5,10 +5,10 @@
  * they are as old and probably as dead. The next attempt (retry, above) finds new ones.
  */
 import { CHUNK_HEADER_BYTES, CollectiveError } from '@collective/shared';
-import { Pool, buildConnector, type Dispatcher } from 'undici';
+import { Pool, type Dispatcher } from 'undici';
+import { pinnedConnector } from '../../repository/pinned-connector.js';
 import type { BlockRequest, ChunkStore, GetOptions } from '../block-store.js';
 import type { LinkMeter } from './link-meter.js';
-import { pinnedConnector } from './pinned-connector.js';
 import { quietLimitMs } from './quiet-limit.js';
 
 /** Where chunks come from. */
@@ -29,7 +29,6 @@ export type HttpStoreOptions = {
 
 const DEMAND_CONNECTIONS = 16;
 const BULK_CONNECTIONS = 8;
-const CONNECT_TIMEOUT_MS = 10_000;
 const KEEP_ALIVE_MS = 30_000;
 const ERROR_BODY_BYTES_MAX = 64 << 10;
 
@@ -210,11 +209,8 @@ export class HttpStore implements ChunkStore {
   }
 }
 
-const openConnections = (repository: Repository): Connections => {
-  const connect =
-    repository.pin === undefined
-      ? buildConnector({ timeout: CONNECT_TIMEOUT_MS })
-      : pinnedConnector(repository.pin, { connectTimeoutMs: CONNECT_TIMEOUT_MS });
+const openConnections = ({ origin, pin }: Repository): Connections => {
+  const connect = pinnedConnector(pin === undefined ? { origin } : { origin, pin });
   // The quiet limit replaces undici's time-outs; 0 switches them off.
   const common = {
     connect,
@@ -225,8 +221,8 @@ const openConnections = (repository: Repository): Connections => {
     allowH2: false,
   };
   return {
-    demand: new Pool(repository.origin, { ...common, connections: DEMAND_CONNECTIONS }),
-    bulk: new Pool(repository.origin, { ...common, connections: BULK_CONNECTIONS }),
+    demand: new Pool(origin, { ...common, connections: DEMAND_CONNECTIONS }),
+    bulk: new Pool(origin, { ...common, connections: BULK_CONNECTIONS }),
     users: 0,
     isRetired: false,
   };
