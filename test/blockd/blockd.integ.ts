@@ -6,6 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { decodeBootTrace } from '@collective/shared';
 import { FLAGS_WORD, RECORD_BYTES, SLOT_USED, TABLE_HEADER_BYTES } from '@collective/transceiver';
 import { runOrThrow } from '../support/child.js';
+import { Link } from '../support/link.js';
 import { BlockdUnderTest, nbdsh, startBlockd } from './blockd-process.js';
 
 const BLOCK = 65_536;
@@ -142,6 +143,27 @@ describe('blockd', () => {
     expect((await readFile(path.join(blockd.home, 'copy.raw'))).equals(blockd.disk.bytes)).toBe(true);
     expect((await blockd.client.request('status', {})).fetch.corrupt).toBeGreaterThan(5);
   });
+
+  it.each(['down', 'silence'] as const)(
+    'goes on by itself when the link was in %s for a while in the middle of a copy',
+    async (outage) => {
+      await using blockd = await BlockdUnderTest.open(size);
+      await using link = await Link.open({ toPort: Number(new URL(blockd.repository.origin).port), profile: 'lan' });
+      await blockd.client.request('repository', { origin: `http://127.0.0.1:${link.port}` });
+      await blockd.attach({ waitMs: 60_000 });
+      const copying = runOrThrow('nbdcopy', [blockd.uri, path.join(blockd.home, 'copy.raw')]);
+      await expect.poll(() => blockd.repository.requests.length, { timeout: 20_000, interval: 2 }).toBeGreaterThan(20);
+      link[outage]();
+      await expect
+        .poll(async () => (await blockd.client.request('status', {})).lastError?.code, { timeout: 20_000 })
+        .toBe('repository-unreachable');
+      const { disks } = await blockd.client.request('status', {});
+      expect(disks[0]?.waiting.length).toBeGreaterThan(0);
+      link.up();
+      await copying;
+      expect((await readFile(path.join(blockd.home, 'copy.raw'))).equals(blockd.disk.bytes)).toBe(true);
+    },
+  );
 
   it('finds damage that was done to its cache while it did not run, and fetches what was damaged', async () => {
     await using blockd = await BlockdUnderTest.open(size);
