@@ -227,7 +227,7 @@ test('SQLite answers every sequence of calls as the model does', async () => {
       }
       await real.close();
     }),
-    { numRuns: 60 },
+    { numRuns: 40 },
   );
   await end();
 }, 120_000);

@@ -283,6 +283,6 @@ test('whatever publishers and the collector do in whatever order, nothing that a
       expect([problems, orphans]).toEqual([[], []]);
       await one.close();
     }),
-    { numRuns: 25 },
+    { numRuns: 12 },
   );
 }, 180_000);

@@ -71,6 +71,16 @@ describe('a folder as a blob store', () => {
     expect(await store.read(HEADS)).toBeUndefined();
     await end();
   });
+  test('takes no chunks when the disk would be too full afterwards, but still manifests and heads', async () => {
+    const { folder, end } = await temporary();
+    const store = await FolderBlobStore.open(folder, { freeBytesMin: Number.MAX_SAFE_INTEGER });
+    const block = Buffer.from('block');
+    const chunk = { digest: sha256(block), chunk: encodeChunk(block) };
+    await expect(store.storeChunks([chunk])).rejects.toMatchObject({ code: 'disk-full' });
+    expect(await store.readChunk(chunk.digest)).toBeUndefined();
+    await store.replace(HEADS, Buffer.from('x'));
+    await end();
+  });
 });
 
 describe('chunk memory', () => {

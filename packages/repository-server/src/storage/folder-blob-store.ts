@@ -25,23 +25,26 @@ const SLOW_READ_MS = 2;
 const SLOW_READS_MAX = 4;
 const ASYNC_AFTER_SLOW_MS = 500;
 const REMOVES_AT_ONCE = 8;
+/** Left free on the disk by uploads. */
 const FREE_BYTES_MIN = 256 * 1_048_576;
 
 export class FolderBlobStore implements BlobStore {
   readonly #folder: string;
   readonly #tempFolder: string;
+  readonly #freeBytesMin: number;
   /** Slow reads, forgotten at a rate of one in 64 reads. */
   #slowReads = 0;
   #asyncUntilMs = 0;
 
-  private constructor(folder: string) {
+  private constructor(folder: string, freeBytesMin: number) {
+    this.#freeBytesMin = freeBytesMin;
     this.#folder = folder;
     this.#tempFolder = join(folder, 'tmp');
   }
 
   /** Makes what is missing of the folder's skeleton (`tmp` and `users`, closed to others; the 256 chunk folders). */
-  static async open(folder: string): Promise<FolderBlobStore> {
-    const store = new FolderBlobStore(folder);
+  static async open(folder: string, options: { readonly freeBytesMin?: number } = {}): Promise<FolderBlobStore> {
+    const store = new FolderBlobStore(folder, options.freeBytesMin ?? FREE_BYTES_MIN);
     await makeFolder(store.#tempFolder, 0o700);
     await makeFolder(join(folder, 'users'), 0o700);
     await makeFolder(join(folder, 'chunks'));
@@ -144,10 +147,10 @@ export class FolderBlobStore implements BlobStore {
   async #requireRoom(chunkBytes: number): Promise<void> {
     const { bavail, bsize } = await statfs(this.#folder);
     const freeBytes = bavail * bsize;
-    if (freeBytes - chunkBytes >= FREE_BYTES_MIN) return;
+    if (freeBytes - chunkBytes >= this.#freeBytesMin) return;
     throw new CollectiveError(
       'disk-full',
-      `${freeBytes} bytes are free on the repository's disk; ${FREE_BYTES_MIN} are kept free`,
+      `${freeBytes} bytes are free on the repository's disk; ${this.#freeBytesMin} are kept free`,
     );
   }
 
