@@ -13,7 +13,6 @@ export const consolePattern = (text: string): RegExp =>
 
 /** The end of a console for people: without control sequences, the last lines. */
 export function readableTail(text: string, lines = 12): string {
-   
   const plain = text.replace(/\u001b\[[0-9;?]*[A-Za-z]|[\u0000-\u0008\u000b-\u001f\u007f]/g, '');
   return plain.trimEnd().split('\n').slice(-lines).join('\n');
 }

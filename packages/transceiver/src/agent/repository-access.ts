@@ -12,7 +12,7 @@ import {
   type SigningKey,
 } from '@collective/shared';
 import type { RepositoryAddress } from '../repository/pinned-connector.js';
-import type { RepositoryClient} from '../repository/repository-client.js';
+import type { RepositoryClient } from '../repository/repository-client.js';
 import { type TokenSource } from '../repository/repository-client.js';
 import type { TrustSource } from './trust-client.js';
 

@@ -32,12 +32,18 @@ export class AgentClient {
     const response = await this.#send('POST', path, body, options.signal);
     if (response.statusCode !== 200) return readJson(response);
     let last: JobEvent | undefined;
-    for await (const line of createInterface({ input: response, crlfDelay: Infinity })) {
-      const event = JSON.parse(line) as JobEvent;
-      last = event;
-      if (event.event === 'error') throw errorOf(event.error);
-      if (event.event === 'result') return event.value;
-      options.onEvent(event);
+    try {
+      for await (const line of createInterface({ input: response, crlfDelay: Infinity })) {
+        const event = JSON.parse(line) as JobEvent;
+        last = event;
+        if (event.event === 'error') throw errorOf(event.error);
+        if (event.event === 'result') return event.value;
+        options.onEvent(event);
+      }
+    } catch (error) {
+      // An interrupted request breaks off in several ways; why it did is in the signal.
+      options.signal?.throwIfAborted();
+      throw error;
     }
     options.signal?.throwIfAborted();
     const where = last?.event === 'progress' ? ` while: ${last.text}` : '';

@@ -47,7 +47,9 @@ describe('the options', () => {
       let seen: unknown;
       program.commands
         .find((command) => command.name() === 'status')
-        ?.action((_options, command: { optsWithGlobals: () => unknown }) => (seen = command.optsWithGlobals()));
+        ?.action((_options, command: { optsWithGlobals: () => unknown }) => {
+          seen = command.optsWithGlobals();
+        });
       await program.parseAsync(words, { from: 'user' });
       expect(seen).toMatchObject({ json: true, home: '/h' });
     }
@@ -58,7 +60,9 @@ describe('the options', () => {
     let seen: unknown;
     program.commands
       .find((command) => command.name() === 'publish')
-      ?.action((_name, options: unknown) => (seen = options));
+      ?.action((_name, options: unknown) => {
+        seen = options;
+      });
     await program.parseAsync(['publish', 'x', '--disk', 'system=a', '--disk', 'user=b', '--no-boot-test'], {
       from: 'user',
     });
