@@ -10,7 +10,7 @@ import { syscalls } from '../syscalls.js';
 import { openLocalCache, temporaryFolder, type LocalCache } from '../testing/local-cache.js';
 import { testDisk } from '../testing/test-disk.js';
 import { MemoryStore, requestFor } from '../testing/test-stores.js';
-import { RECORD_BYTES, RECORD_WORDS, slotArrays } from './slot-arrays.js';
+import { RECORD_BYTES } from './slot-arrays.js';
 import { putDigestWords } from './slot-index.js';
 import { TABLE_HEADER_BYTES } from './slot-table.js';
 
@@ -283,26 +283,6 @@ describe('cache', () => {
     const blocks = await Promise.all(Array.from({ length: 16 }, () => again.store.get(requestFor(digest), demand)));
     expect(blocks.every((block) => block.equals(disk.blocks.get(digest) ?? Buffer.alloc(0)))).toBe(true);
     expect(again.reader.counters.verified).toBe(1);
-  });
-
-  it('does not put the mark back when a refused read came during a check', async () => {
-    const cache = await openCache();
-    const digest = digests[0] ?? ('' as Digest);
-    await cache.store.get(requestFor(digest), demand);
-    await closeAll();
-    const again = await openCache();
-    const file = await again.writer.file(BLOCK);
-    const arrays = slotArrays(file.memory);
-    const slot = slotOf(again, digest);
-    await dropPages();
-    const checking = again.store.get(requestFor(digest), demand);
-    // While the check waits for the medium, a read is refused: what it brings in has been checked by nobody.
-    Atomics.add(arrays.states, slot, 2);
-    await checking;
-    expect(Atomics.load(arrays.states, slot) & 1).toBe(0);
-    expect(arrays.records[slot * RECORD_WORDS]).not.toBe(0);
-    await again.store.get(requestFor(digest), demand);
-    expect(Atomics.load(arrays.states, slot) & 1).toBe(1);
   });
 
   it('pins blocks against eviction, and lets them go when unpinned', async () => {
