@@ -1,0 +1,263 @@
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import {
+  CollectiveError,
+  PAYLOAD_TYPES,
+  encodeHeads,
+  encodeTrustFile,
+  encodeVersionManifest,
+  newSigningKeySeed,
+  sha256,
+  signEnvelope,
+  signingKeyFromSeed,
+  type Digest,
+  type TrustFile,
+} from '@collective/shared';
+import { DEFAULT_MACHINE } from '../publish/recipe.js';
+import { ObjectCache } from './object-cache.js';
+import { TrustClient, type TrustSource } from './trust-client.js';
+
+const key = (): ReturnType<typeof signingKeyFromSeed> => signingKeyFromSeed(newSigningKeySeed());
+
+/** A repository in memory: its root, its heads and its manifests, each of which a test may replace. */
+class MemoryRepository implements TrustSource {
+  readonly root = key();
+  headsKey = key();
+  readonly publisher = key();
+  readonly trustFiles: Buffer[] = [];
+  readonly manifests = new Map<string, Buffer>();
+  headsNumber = 0;
+  expiresAt = 4_000_000_000;
+  asked: string[] = [];
+
+  constructor() {
+    this.addTrust({});
+  }
+
+  get identity(): Digest {
+    return sha256(this.trustFiles[0] ?? Buffer.alloc(0));
+  }
+
+  addTrust(change: Partial<TrustFile>): void {
+    this.headsNumber += 1;
+    const payload = encodeTrustFile({
+      format: 1,
+      number: this.trustFiles.length + 1,
+      createdAt: 1,
+      rootKeys: [this.root.publicKey],
+      rootThreshold: 1,
+      headsKeys: [this.headsKey.publicKey],
+      publishers: [{ name: 'pat', key: this.publisher.publicKey, appliances: ['*'] }],
+      recount: [],
+      ...change,
+    });
+    this.trustFiles.push(signEnvelope({ payloadType: PAYLOAD_TYPES.trust, payload, signers: [this.root] }));
+  }
+
+  publish(version: number, signer = this.publisher): void {
+    const before = this.manifests.get(String(version - 1));
+    const payload = encodeVersionManifest({
+      format: 1,
+      appliance: 'demo',
+      version,
+      parent: before === undefined ? null : { version: version - 1, manifest: sha256(before) },
+      createdAt: 1,
+      title: '',
+      notes: '',
+      machine: DEFAULT_MACHINE,
+      disks: [
+        { name: 'system', kind: 'system', bus: 'virtio', diskBytes: 4096, blockBytes: 4096, root: null, base: null },
+      ],
+    });
+    this.manifests.set(
+      String(version),
+      signEnvelope({ payloadType: PAYLOAD_TYPES.version, payload, signers: [signer] }),
+    );
+    this.headsNumber += 1;
+  }
+
+  async trustFile(number: number): Promise<Buffer | undefined> {
+    return this.trustFiles[number - 1];
+  }
+
+  async heads(): Promise<Buffer> {
+    const version = Math.max(0, ...Array.from(this.manifests.keys(), Number));
+    const manifest = this.manifests.get(String(version));
+    const heads = manifest === undefined ? [] : [{ appliance: 'demo', version, manifest: sha256(manifest) }];
+    const payload = encodeHeads({
+      format: 1,
+      number: this.headsNumber + 1,
+      trust: this.trustFiles.length,
+      createdAt: 1_700_000_000,
+      expiresAt: this.expiresAt,
+      heads,
+    });
+    return signEnvelope({ payloadType: PAYLOAD_TYPES.heads, payload, signers: [this.headsKey] });
+  }
+
+  async manifest(_appliance: string, version: number): Promise<Buffer> {
+    this.asked.push(String(version));
+    const found = this.manifests.get(String(version));
+    if (found === undefined) throw new CollectiveError('not-found');
+    return found;
+  }
+}
+
+let folder: string;
+let objects: ObjectCache;
+let repository: MemoryRepository;
+const paths = (): { trustDirectory: string; seenFile: string } => ({
+  trustDirectory: join(folder, 'trust'),
+  seenFile: join(folder, 'seen.json'),
+});
+
+const open = async (): Promise<TrustClient> => TrustClient.open(paths(), objects, repository.identity);
+const joined = async (): Promise<TrustClient> => {
+  const { files } = await TrustClient.introduce(repository, repository.identity);
+  await TrustClient.keep(paths(), files);
+  const client = await open();
+  await client.refresh(repository);
+  return client;
+};
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'collective-trust-'));
+  await mkdir(join(folder, 'objects'));
+  objects = await ObjectCache.open(join(folder, 'objects'));
+  repository = new MemoryRepository();
+});
+afterEach(async () => {
+  await objects.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+describe('TrustClient', () => {
+  it('refuses a server whose first trust file is another one', async () => {
+    await expect(TrustClient.introduce(repository, sha256(Buffer.from('x')))).rejects.toMatchObject({
+      code: 'wrong-server',
+    });
+  });
+
+  it('refuses a server that has none', async () => {
+    repository.trustFiles.length = 0;
+    await expect(TrustClient.introduce(repository, sha256(Buffer.from('x')))).rejects.toMatchObject({
+      code: 'wrong-server',
+    });
+  });
+
+  it('walks up to the newest trust file, and a restarted one walks from the disk', async () => {
+    repository.addTrust({});
+    await joined();
+    repository.addTrust({});
+    const client = await open();
+    expect(client.trust.number).toBe(2);
+    await client.refresh(repository);
+    expect((await open()).trust.number).toBe(3);
+  });
+
+  it('refuses a trust file that the root has not signed, and keeps the one that it holds', async () => {
+    const client = await joined();
+    const real = repository.root;
+    Object.defineProperty(repository, 'root', { value: key() });
+    repository.addTrust({ rootKeys: [real.publicKey] });
+    await expect(client.refresh(repository)).rejects.toMatchObject({ code: 'untrusted' });
+    expect(client.trust.number).toBe(1);
+  });
+
+  it('verifies the newest version, and again from what is at hand when the repository is away', async () => {
+    repository.publish(1);
+    const client = await joined();
+    expect((await client.newest('demo', repository)).manifest.version).toBe(1);
+    const later = await open();
+    expect((await later.newest('demo', undefined)).manifest.version).toBe(1);
+    expect(repository.asked).toEqual(['1']);
+  });
+
+  it('says that what is not at hand needs the repository', async () => {
+    repository.publish(1);
+    const client = await joined();
+    await expect(client.newest('demo', undefined)).rejects.toMatchObject({ code: 'repository-unreachable' });
+    await expect(client.newest('other', repository)).rejects.toMatchObject({ code: 'not-found' });
+  });
+
+  it('follows the parent chain to an older version, with a warning', async () => {
+    for (const version of [1, 2, 3]) repository.publish(version);
+    const client = await joined();
+    const older = await client.version('demo', 1, repository);
+    expect(older.manifest.version).toBe(1);
+    expect(older.notes.join()).toContain('not the newest');
+    await expect(client.version('demo', 9, repository)).rejects.toMatchObject({ code: 'not-found' });
+  });
+
+  it('refuses an older manifest that the chain does not name', async () => {
+    for (const version of [1, 2]) repository.publish(version);
+    const client = await joined();
+    const first = repository.manifests.get('1');
+    repository.publish(1, key());
+    expect(repository.manifests.get('1')).not.toEqual(first);
+    await expect(client.version('demo', 1, repository)).rejects.toMatchObject({ code: 'untrusted' });
+  });
+
+  it('refuses what is older than seen, also after a restart, and leaves seen.json as it was', async () => {
+    repository.publish(1);
+    repository.publish(2);
+    await joined();
+    const seen = await readFile(paths().seenFile, 'utf8');
+    repository.manifests.delete('2');
+    await expect((await open()).refresh(repository)).rejects.toMatchObject({ code: 'rollback' });
+    repository.headsNumber = 0;
+    await expect((await open()).refresh(repository)).rejects.toMatchObject({ code: 'rollback' });
+    expect(await readFile(paths().seenFile, 'utf8')).toBe(seen);
+  });
+
+  it('an appliance that disappears keeps its last version as the floor', async () => {
+    repository.publish(1);
+    repository.publish(2);
+    const client = await joined();
+    const kept = new Map(repository.manifests);
+    repository.manifests.clear();
+    repository.headsNumber += 1;
+    await client.refresh(repository);
+    expect(client.seenVersion('demo')).toBe(2);
+    repository.manifests.set('1', kept.get('1') ?? Buffer.alloc(0));
+    repository.headsNumber += 1;
+    await expect(client.refresh(repository)).rejects.toMatchObject({ code: 'rollback' });
+  });
+
+  it('a recount in a newer trust file lets counting begin again', async () => {
+    repository.publish(1);
+    repository.publish(2);
+    const client = await joined();
+    repository.manifests.delete('2');
+    repository.headsNumber += 1;
+    repository.addTrust({ recount: [{ appliance: 'demo', version: 1, since: 2 }] });
+    await client.refresh(repository);
+    expect((await client.newest('demo', repository)).manifest.version).toBe(1);
+  });
+
+  it('expired heads are a note, never a refusal', async () => {
+    repository.publish(1);
+    repository.expiresAt = 1_700_000_100;
+    const client = await joined();
+    expect((await client.newest('demo', repository)).notes.join()).toContain('No news from the repository since');
+  });
+
+  it('a replaced heads key is followed, and the old heads on disk no longer count', async () => {
+    repository.publish(1);
+    await joined();
+    repository.headsKey = key();
+    repository.addTrust({});
+    repository.headsNumber += 1;
+    const client = await open();
+    await client.refresh(repository);
+    expect((await client.newest('demo', repository)).manifest.version).toBe(1);
+  });
+
+  it('a damaged seen.json is an error, never a fresh start', async () => {
+    await joined();
+    await writeFile(paths().seenFile, '{}');
+    await expect(open()).rejects.toMatchObject({ code: 'malformed' });
+  });
+});
