@@ -23,7 +23,7 @@ test('kill -9 of the block daemon in mid-boot: it is restarted, and the guest co
     expect((await lab.status('one')).restarts).toBe(0);
   }));
 
-test('kill -9 of the supervisor in mid-boot: QEMU and block daemon live on, the next one adopts them, and stops the guest in order', () =>
+test('kill -9 of the supervisor in mid-boot: QEMU and block daemon live on, the next one adopts them, restarts the guest when it reboots, and stops it in order', () =>
   withLab(async (lab) => {
     await lab.start('one');
     await midBoot(lab);
@@ -40,6 +40,9 @@ test('kill -9 of the supervisor in mid-boot: QEMU and block daemon live on, the 
     });
     const console = await lab.console('one');
     await console.sees(READY);
+    console.type('reboot');
+    await console.sees(READY, 2);
+    expect((await lab.client.request('status', {})).blockd.pid).toBe(before.blockd.pid);
     await lab.client.request('stop', { machine: 'one' });
     await lab.reaches('one', 'stopped', 40_000);
     expect(existsSync(lab.overlayPath('one', 'system'))).toBe(false);

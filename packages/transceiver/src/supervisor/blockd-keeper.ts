@@ -6,6 +6,7 @@
  * disks get held ones in the same places.
  */
 import { EventEmitter } from 'node:events';
+import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CollectiveError, hasCode } from '@collective/shared';
 import type { ControlClient } from '../blockd/control/control-client.js';
@@ -91,7 +92,12 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     const key = keyOf(attachment.machine, attachment.disk);
     const known = this.#attached.get(key);
     const attached: Attached = { attachment, held: known?.held };
-    await this.#withDaemon((daemon) => this.#attachTo(daemon, attached, options.fresh), options.signal);
+    try {
+      await this.#withDaemon((daemon) => this.#attachTo(daemon, attached, options.fresh), options.signal);
+    } catch (error) {
+      if (known === undefined) await attached.held?.close();
+      throw error;
+    }
     this.#attached.set(key, attached);
   }
 
@@ -204,12 +210,16 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
   async #tellAgain(daemon: BlockdProcess): Promise<void> {
     if (this.#repository !== undefined) await daemon.client.request('repository', this.#repository);
     await Promise.all(
-      [...this.#attached.values()].map((attached) =>
-        this.#attachTo(daemon, attached, false).catch((error: unknown) => {
-          const { machine, disk } = attached.attachment;
+      [...this.#attached].map(async ([key, attached]) => {
+        const { machine, disk } = attached.attachment;
+        try {
+          await this.#attachTo(daemon, attached, false);
+          // Detached meanwhile, when there was nobody to tell.
+          if (this.#attached.get(key) !== attached) await daemon.client.request('detach', { session: machine, disk });
+        } catch (error) {
           this.#options.log(`blockd: disk ${disk} of ${machine} could not be attached again: ${String(error)}`);
-        }),
-      ),
+        }
+      }),
     );
   }
 
@@ -217,6 +227,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     const { machine, disk, source, overlay, waitMs, socketPath, qemuUser } = attached.attachment;
     const name = `${machine}.${disk}`;
     if (daemon.takesSockets) attached.held ??= await HeldSocket.open(socketPath);
+    else await rm(socketPath, { force: true }); // a socket of an earlier supervisor: the daemon makes its own
     const { held } = attached;
     const request = daemon.client.request('attach', {
       session: machine,

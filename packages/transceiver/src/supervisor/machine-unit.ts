@@ -13,6 +13,7 @@ import { GuestAgent } from '../machine/guest-agent.js';
 import { makeMachineFolder } from '../machine/launcher.js';
 import { sessionPaths } from '../machine/machine-session.js';
 import { QemuProcess } from '../machine/qemu-process.js';
+import { type ProcessIdentity, signalProcess, waitForEnd } from '../machine/process-identity.js';
 import type { QemuUser } from '../machine/qemu-user.js';
 import type { DiskService } from './disk-service.js';
 import { watchDiskPauses } from './disk-pauses.js';
@@ -86,7 +87,7 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
     const unit = new MachineUnit(record.spec, record.startedAtMs, options);
     unit.#restarts = record.restarts;
     unit.#accelerator = { accelerator: record.accelerator, reason: 'as it was started' };
-    const qemu = record.qemu === null ? undefined : await QemuProcess.adopt(record.qemu, record.folder);
+    const qemu = record.qemu === null ? undefined : await unit.#adoptQemu(record.qemu, record.folder);
     if (qemu === undefined) {
       unit.#next({ type: 'failed', why: 'The machine ended while no supervisor was there' });
       await unit.#cleanUp();
@@ -143,6 +144,18 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
   /** The running QEMU, if any. */
   get qemu(): QemuProcess | undefined {
     return this.#qemu;
+  }
+
+  /** A QEMU that cannot be talked to is ended: two on one overlay would be worse than none. */
+  async #adoptQemu(identity: ProcessIdentity, folder: string): Promise<QemuProcess | undefined> {
+    try {
+      return await QemuProcess.adopt(identity, folder);
+    } catch (error) {
+      this.#options.log(`${this.spec.machine}: cannot be adopted and is ended: ${String(error)}`);
+      await signalProcess(identity, 'SIGKILL');
+      if (!(await waitForEnd(identity, 10_000))) throw error;
+      return undefined;
+    }
   }
 
   async #live(adopted: QemuProcess | undefined): Promise<void> {
@@ -269,6 +282,10 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
   /** From the guest's first instruction (or from where it is) to the end of QEMU. */
   async #serve(qemu: QemuProcess): ReturnType<typeof endOf> {
     const ended = endOf(qemu);
+    const { signal } = this.#abort;
+    const onAbort = (): void => void qemu.kill().catch((error: unknown) => this.#options.log(String(error)));
+    signal.addEventListener('abort', onAbort, { once: true });
+    if (signal.aborted) onAbort();
     const pauses = watchDiskPauses({
       machine: this.spec.machine,
       qemu,
@@ -289,6 +306,7 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
       if (qemu.ended === undefined) this.#options.log(`${this.spec.machine}: ${String(error)}`);
     }
     const end = await ended;
+    signal.removeEventListener('abort', onAbort);
     pauses.close();
     qemu.close();
     this.#qemu = undefined;

@@ -180,6 +180,8 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
     await Promise.all([...this.#units.values()].map(({ over }) => over));
     await this.#keeper.close();
     clearInterval(this.#logTimer);
+    if (this.#runFolder !== this.#options.home.runDirectory)
+      await rm(this.#runFolder, { recursive: true, force: true });
   }
 
   #unitOptions(machine: string): MachineUnitOptions {
