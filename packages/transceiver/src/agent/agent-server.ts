@@ -119,7 +119,7 @@ async function runJob(reply: FastifyReply, run: (job: JobContext) => Promise<unk
   response.end();
 }
 
-/** What a client is told of an error. A validation error of fastify is a `bad-request`. */
+/** What a client is told of an error. A validation error of fastify is a `bad-request`; what nobody expected is written to the log. */
 export function errorReply(error: unknown): ErrorReply {
   if (error instanceof CollectiveError) {
     return {
@@ -131,5 +131,6 @@ export function errorReply(error: unknown): ErrorReply {
   }
   const message = error instanceof Error ? error.message : String(error);
   const isBadRequest = error instanceof Error && 'statusCode' in error && error.statusCode === 400;
+  if (!isBadRequest) console.error(new Date().toISOString(), error);
   return { code: isBadRequest ? 'bad-request' : 'internal', message };
 }
