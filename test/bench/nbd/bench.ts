@@ -164,7 +164,11 @@ class NbdBench {
     try {
       const diskBytes = ground === 'fresh' ? this.#imageBytes : Math.min(TOUCHED_BYTES, this.#imageBytes);
       const common = { uri: server.uri, diskBytes } as const;
-      if (ground === 'touched') await runFio({ ...common, rw: 'write', blockBytes: 1 << 20, depth: 4 });
+      if (ground === 'touched') {
+        await runFio({ ...common, rw: 'write', blockBytes: 1 << 20, depth: 4 });
+        // What was written to prepare is not to be paid for by the first flush that is measured.
+        await execute('qemu-io', ['-f', 'raw', '-c', 'flush', server.uri]);
+      }
       const job: FioJob = { ...common, rw: 'randwrite', blockBytes: 4096, depth: flushEachWrite ? 1 : 16 };
       return await runFio({ ...job, seconds: this.#seconds, flushEachWrite });
     } finally {

@@ -17,6 +17,16 @@ const SLOW_READ_MS = 1;
 /** A synchronous write that took longer slept in dirty throttling. */
 const SLOW_WRITE_MS = 2;
 const GATE = { windowCalls: 64, closedMs: 100, closedMsMax: 3_200 } as const;
+/**
+ * Writes go to the page cache in pieces of this size. The kernel (6.x, ext4) makes folios as large as the write, and a later
+ * 4 KiB write into a folio walks all of its blocks. Measured, CPU per random 4 KiB write after filling the file in pieces of
+ * 4 KiB 1.7 us, 16 KiB 2.0, 64 KiB 3.6, 256 KiB 6.7, 1 MiB 17.1.
+ */
+const WRITE_PIECE_BYTES = 16 << 10;
+/** A longer write is done in slices with turns of the event loop between them, so as not to hold up everybody else. */
+const SYNC_WRITE_BYTES_MAX = 128 << 10;
+/** Each piece costs a thread hop there. */
+const POOL_WRITE_BYTES = 64 << 10;
 /** Where zeroes have to be written, they are written in pieces of this size. */
 const ZERO_PIECE_BYTES = 1 << 20;
 
@@ -100,9 +110,9 @@ export class LocalFile implements RandomFile {
 
   tryWrite(source: Uint8Array, byteOffset: number): boolean {
     const beganMs = performance.now();
-    if (!this.#writeGate.isOpen(beganMs)) return false;
+    if (source.length > SYNC_WRITE_BYTES_MAX || !this.#writeGate.isOpen(beganMs)) return false;
     try {
-      return writeSync(this.#fd, source, 0, source.length, byteOffset) === source.length;
+      return this.#writePieces(source, 0, source.length, byteOffset) === source.length;
     } catch {
       return false; // the waiting write repeats it and reports
     } finally {
@@ -110,19 +120,44 @@ export class LocalFile implements RandomFile {
     }
   }
 
-  write(source: Uint8Array, byteOffset: number): Promise<void> {
+  async write(source: Uint8Array, byteOffset: number): Promise<void> {
+    let done = 0;
+    while (done < source.length) {
+      const beganMs = performance.now();
+      if (this.#writeGate.isOpen(beganMs)) {
+        const sliceEnd = Math.min(source.length, done + SYNC_WRITE_BYTES_MAX);
+        try {
+          done = this.#writePieces(source, done, sliceEnd, byteOffset);
+        } catch (error) {
+          throw localError(error, this.path);
+        } finally {
+          this.#writeGate.record(beganMs, performance.now());
+        }
+        if (done < source.length) await new Promise((resolve) => setImmediate(resolve));
+      } else {
+        done += await this.#writeInPool(source, done, byteOffset + done);
+      }
+    }
+  }
+
+  /** Writes source[from, end) piece by piece; returns where it stopped, which is before `end` after a short write. */
+  #writePieces(source: Uint8Array, from: number, end: number, byteOffset: number): number {
+    let done = from;
+    while (done < end) {
+      const pieceBytes = Math.min(WRITE_PIECE_BYTES, end - done);
+      const count = writeSync(this.#fd, source, done, pieceBytes, byteOffset + done);
+      done += count;
+      if (count < pieceBytes) break;
+    }
+    return done;
+  }
+
+  #writeInPool(source: Uint8Array, from: number, byteOffset: number): Promise<number> {
     return new Promise((resolve, reject) => {
-      let done = 0;
-      const next = (): void => {
-        write(this.#fd, source, done, source.length - done, byteOffset + done, (error, count) => {
-          if (error !== null) return reject(localError(error, this.path));
-          done += count;
-          if (done === source.length) resolve();
-          else next();
-        });
-      };
-      if (source.length === 0) resolve();
-      else next();
+      write(this.#fd, source, from, Math.min(POOL_WRITE_BYTES, source.length - from), byteOffset, (error, count) => {
+        if (error === null) resolve(count);
+        else reject(localError(error, this.path));
+      });
     });
   }
 
