@@ -138,10 +138,14 @@ export class AttachedDisk {
   /** Ends the server and its sessions, flushes and closes the layers; `removeTemporary` deletes a temporary overlay. */
   close(options: { readonly removeTemporary: boolean }): Promise<void> {
     this.#closed ??= (async () => {
-      await this.#server.close();
-      await closePath({ top: this.#top, overlay: this.#overlay, published: this.#published });
-      const { overlay } = this.#params;
-      if (options.removeTemporary && overlay?.mode === 'temporary') await this.#fileSystem.remove(overlay.path);
+      try {
+        await this.#server.close();
+      } finally {
+        await closePath({ top: this.#top, overlay: this.#overlay, published: this.#published }).finally(async () => {
+          const { overlay } = this.#params;
+          if (options.removeTemporary && overlay?.mode === 'temporary') await this.#fileSystem.remove(overlay.path);
+        });
+      }
     })();
     return this.#closed;
   }

@@ -13,6 +13,7 @@ import { systemClock } from './clock.js';
 import { FillingStore } from './fetch/filling-store.js';
 import { HttpStore, type HttpStoreOptions, type Repository } from './fetch/http-store.js';
 import { RetryingStore, type RetryingStoreOptions } from './fetch/retrying-store.js';
+import { bulkOutstandingMax } from './fetch/scheduler-plan.js';
 import { SchedulingStore } from './fetch/scheduling-store.js';
 import { SingleFlightStore } from './fetch/single-flight-store.js';
 import { VerifyingStore } from './fetch/verifying-store.js';
@@ -27,7 +28,7 @@ export type FetchingHalfOptions = HttpStoreOptions & {
 /** The fetching thread's half, from the line up. */
 export const buildFetchingHalf = (cache: CacheWriter, repository: Repository, options: FetchingHalfOptions) => {
   const http = new HttpStore(repository, options);
-  const scheduling = new SchedulingStore(http);
+  const scheduling = new SchedulingStore(http, () => bulkOutstandingMax(options.meter.line));
   const verifying = new VerifyingStore(scheduling);
   const retrying = new RetryingStore(verifying, { clock: systemClock, onFailure: options.onFailure });
   const singleFlight = new SingleFlightStore(retrying);

@@ -1,9 +1,10 @@
 /** The small plans: each a function of what is known. */
 import { describe, expect, it } from 'vitest';
 import { cacheBytesAllowed, fileToRelieve, slotRanges } from './cache/space-plan.js';
+import { LinkMeter } from './fetch/link-meter.js';
 import { QUIET_LIMIT_MAX_MS, quietLimitMs } from './fetch/quiet-limit.js';
 import { planRetry } from './fetch/retry-plan.js';
-import { mayStart, nextClass } from './fetch/scheduler-plan.js';
+import { bulkOutstandingMax, mayStart, nextClass } from './fetch/scheduler-plan.js';
 
 const GiB = 2 ** 30;
 const none = { demand: 0, trace: 0, hoard: 0, background: 0 };
@@ -87,5 +88,47 @@ describe('scheduler plan', () => {
     expect(mayStart('trace', { ...none, trace: 4, hoard: 4 })).toBe(false);
     expect(mayStart('background', { ...none, background: 2 })).toBe(false);
     expect(mayStart('background', { ...none, demand: 2 })).toBe(false);
+  });
+
+  it('lets as much prefetch onto the line as one round trip holds, and one chunk more', () => {
+    const chunkBytes = 45_000;
+    const lines = { lan: [0.5, 12.5e6], cable: [21, 12.5e6], lte: [62, 1.5e6], dsl: [42, 187_500] } as const;
+    const bounds = Object.entries(lines).map(([name, [roundTripMs, bytesPerSecond]]) => [
+      name,
+      bulkOutstandingMax({ roundTripMs, bytesPerSecond, chunkBytes }),
+    ]);
+    expect(Object.fromEntries(bounds)).toEqual({ lan: 2, cable: 8, lte: 4, dsl: 2 });
+    expect(bulkOutstandingMax({ roundTripMs: 0, bytesPerSecond: 0, chunkBytes: 0 })).toBe(4);
+    expect(mayStart('trace', { ...none, trace: 2 }, 2)).toBe(false);
+  });
+
+  it('finds the rate of a line by asking for a little more than was seen', () => {
+    // 20 ms and 100 Mbit/s: what is outstanding decides what is seen, until the line is full.
+    let bulk = 4;
+    for (let round = 0; round < 10; round += 1) {
+      const bytesPerSecond = Math.min(12.5e6, (bulk * 45_000) / 0.0236);
+      bulk = bulkOutstandingMax({ roundTripMs: 20, bytesPerSecond, chunkBytes: 45_000 });
+    }
+    expect((bulk * 45_000) / 0.0236).toBeGreaterThan(12.5e6);
+  });
+});
+
+describe('link meter', () => {
+  it('forgets the shortest round trip when it is long ago, and the peak of the rate slowly', () => {
+    let nowMs = 10_000;
+    const meter = new LinkMeter(() => nowMs);
+    expect(meter.line).toEqual({ roundTripMs: 0, bytesPerSecond: 0, chunkBytes: 0 });
+    meter.addFirstByte(3);
+    meter.addBytes(1000);
+    for (let answer = 0; answer < 600; answer += 1) meter.addFirstByte(20 + (answer % 7));
+    expect(meter.line).toMatchObject({ roundTripMs: 20, bytesPerSecond: 2000 });
+    nowMs += 60_000;
+    expect(meter.line.bytesPerSecond).toBe(2000); // an idle line is as fast as it was
+    expect(meter.status).toMatchObject({ bytes: 1000, bytesPerSecond: 0, requests: 601 });
+    for (let second = 0; second < 60; second += 1) {
+      nowMs += 1000;
+      meter.addBytes(1);
+    }
+    expect(meter.line.bytesPerSecond).toBeLessThan(700);
   });
 });

@@ -131,11 +131,7 @@ export class HttpStore implements ChunkStore {
         controller?.abort(error);
       };
       const onAbort = (): void => fail(signal?.reason instanceof Error ? signal.reason : new Error('aborted'));
-      const limitMs = quietLimitMs({
-        roundTripMs: meter.status.roundTripMs,
-        bytesPerSecond: meter.peakBytesPerSecond,
-        outstandingBytes: this.#outstandingBytes,
-      });
+      const limitMs = quietLimitMs({ ...meter.line, outstandingBytes: this.#outstandingBytes });
       const timer = setTimeout(() => {
         if (connections === this.#connections) this.#retire();
         fail(new CollectiveError('repository-unreachable', `no byte from ${origin} for ${Math.round(limitMs)} ms`));

@@ -1,7 +1,15 @@
 /** What the line did: bytes, rate and round trip, for `status` and for the limits that depend on it. */
+import type { Line } from './scheduler-plan.js';
+
 const WINDOW_MS = 500;
 const WINDOWS = 8;
-const ROUND_TRIP_SAMPLES = 32;
+/** What is left of the peak after each half second with traffic: a tenth after a minute. */
+const PEAK_KEPT = 0.98;
+/**
+ * The shortest time to a first byte is looked for among so many answers: many, because those that come while the line is full
+ * have waited behind each other and say nothing about the way.
+ */
+const ROUND_TRIP_SAMPLES = 512;
 
 export type LinkStatus = {
   readonly bytes: number;
@@ -16,7 +24,10 @@ export class LinkMeter {
   /** Bytes of the last windows of half a second, by window number. */
   readonly #windowBytes = new Float64Array(WINDOWS);
   readonly #windowNumbers = new Float64Array(WINDOWS).fill(-1);
-  readonly #roundTrips: number[] = [];
+  readonly #roundTrips = new Float64Array(ROUND_TRIP_SAMPLES);
+  #roundTripMs = 0;
+  /** The fastest half second so far, slowly forgotten while there is traffic: what the line can do, as far as is known. */
+  #peakBytesPerSecond = 0;
   #bytes = 0;
   #requests = 0;
 
@@ -31,32 +42,42 @@ export class LinkMeter {
     if (this.#windowNumbers[at] !== number) {
       this.#windowNumbers[at] = number;
       this.#windowBytes[at] = 0;
+      this.#peakBytesPerSecond *= PEAK_KEPT;
     }
-    this.#windowBytes[at] = (this.#windowBytes[at] ?? 0) + byteLength;
+    const windowBytes = (this.#windowBytes[at] ?? 0) + byteLength;
+    this.#windowBytes[at] = windowBytes;
+    this.#peakBytesPerSecond = Math.max(this.#peakBytesPerSecond, (windowBytes * 1000) / WINDOW_MS);
   }
 
   /** A request was answered: how long its first byte took. */
   addFirstByte(afterMs: number): void {
+    const at = this.#requests % ROUND_TRIP_SAMPLES;
+    const leavesShortest = this.#requests >= ROUND_TRIP_SAMPLES && this.#roundTrips[at] === this.#roundTripMs;
+    this.#roundTrips[at] = afterMs;
     this.#requests += 1;
-    this.#roundTrips.push(afterMs);
-    if (this.#roundTrips.length > ROUND_TRIP_SAMPLES) this.#roundTrips.shift();
+    if (leavesShortest) this.#roundTripMs = Math.min(...this.#roundTrips);
+    else if (this.#requests === 1 || afterMs < this.#roundTripMs) this.#roundTripMs = afterMs;
+  }
+
+  get line(): Line {
+    return {
+      roundTripMs: this.#roundTripMs,
+      bytesPerSecond: this.#peakBytesPerSecond,
+      chunkBytes: this.#requests === 0 ? 0 : this.#bytes / this.#requests,
+    };
   }
 
   get status(): LinkStatus {
     const now = Math.floor(this.#nowMs() / WINDOW_MS);
     let bytes = 0;
-    for (let at = 0; at < WINDOWS; at += 1)
+    for (let at = 0; at < WINDOWS; at += 1) {
       if (now - (this.#windowNumbers[at] ?? -1) < WINDOWS) bytes += this.#windowBytes[at] ?? 0;
+    }
     return {
       bytes: this.#bytes,
       bytesPerSecond: Math.round((bytes * 1000) / (WINDOW_MS * WINDOWS)),
-      roundTripMs: this.#roundTrips.length === 0 ? 0 : Math.min(...this.#roundTrips),
+      roundTripMs: this.#roundTripMs,
       requests: this.#requests,
     };
-  }
-
-  /** The fastest half second of the last few: what the line can do, as far as is known. */
-  get peakBytesPerSecond(): number {
-    return (Math.max(...this.#windowBytes) * 1000) / WINDOW_MS;
   }
 }

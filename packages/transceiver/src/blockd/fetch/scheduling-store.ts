@@ -4,7 +4,7 @@
  */
 import { CollectiveError } from '@collective/shared';
 import type { BlockRequest, ChunkStore, FetchClass, GetOptions } from '../block-store.js';
-import { nextClass, type PerClass } from './scheduler-plan.js';
+import { BULK_OUTSTANDING_MAX, nextClass, type PerClass } from './scheduler-plan.js';
 
 /** Requests that wait for their turn, all classes together. */
 export const QUEUE_MAX = 65_536;
@@ -13,6 +13,7 @@ type Ticket = { fetchClass: FetchClass; isOutstanding: boolean; start: () => voi
 
 export class SchedulingStore implements ChunkStore {
   readonly #next: ChunkStore;
+  readonly #bulkMax: () => number;
   readonly #queues: Record<FetchClass, Set<Ticket>> = {
     demand: new Set(),
     trace: new Set(),
@@ -21,8 +22,10 @@ export class SchedulingStore implements ChunkStore {
   };
   readonly #outstanding: Record<FetchClass, number> = { demand: 0, trace: 0, hoard: 0, background: 0 };
 
-  constructor(next: ChunkStore) {
+  /** `bulkMax`: how many requests of all classes but demand may be outstanding now. */
+  constructor(next: ChunkStore, bulkMax: () => number = () => BULK_OUTSTANDING_MAX) {
     this.#next = next;
+    this.#bulkMax = bulkMax;
   }
 
   get queued(): PerClass {
@@ -58,7 +61,7 @@ export class SchedulingStore implements ChunkStore {
     // Nobody in front, and room on the line: no need to queue.
     if (
       queued[ticket.fetchClass] === 0 &&
-      nextClass({ ...queued, [ticket.fetchClass]: 1 }, this.#outstanding) === ticket.fetchClass
+      nextClass({ ...queued, [ticket.fetchClass]: 1 }, this.#outstanding, this.#bulkMax()) === ticket.fetchClass
     ) {
       this.#begin(ticket);
       return Promise.resolve();
@@ -101,7 +104,7 @@ export class SchedulingStore implements ChunkStore {
 
   #startMore(): void {
     for (;;) {
-      const fetchClass = nextClass(this.queued, this.#outstanding);
+      const fetchClass = nextClass(this.queued, this.#outstanding, this.#bulkMax());
       if (fetchClass === undefined) return;
       const [oldest] = this.#queues[fetchClass];
       oldest?.start();
