@@ -5,6 +5,7 @@
 import { join } from 'node:path';
 import { Type } from 'typebox';
 import {
+  DIGEST_BYTES,
   digestField,
   documentCodec,
   hasCode,
@@ -33,7 +34,7 @@ export type OpenUpload = {
   readonly forget: () => Promise<void>;
 };
 
-/** Continues the session of an earlier attempt when it still lives and has the same parent; else begins one. Errors: `conflict`, `not-allowed`. */
+/** Continues the session of an earlier attempt when it still lives; else begins one. Errors: `conflict`, `not-allowed`. */
 export async function openUpload(
   wanted: { readonly repository: Digest; readonly appliance: string; readonly parent: number | null },
   options: {
@@ -47,17 +48,22 @@ export async function openUpload(
   const forget = async (): Promise<void> => removeIfThere(path);
   const held = await readHeld(path);
   if (held !== undefined) {
-    const isSame =
-      held.repository === wanted.repository && held.appliance === wanted.appliance && held.parent === wanted.parent;
-    const lives = await client.call('upload', { params: { upload: held.upload }, signal }).then(
-      (state) => state.appliance === wanted.appliance && state.parent === wanted.parent,
-      (error: unknown) => {
-        if (hasCode(error, 'not-found') || hasCode(error, 'not-allowed')) return false;
-        throw error;
-      },
-    );
-    if (isSame && lives) return { upload: held.upload, isContinued: true, forget };
-    if (lives) await client.call('abandonUpload', { params: { upload: held.upload }, signal }).catch(() => undefined);
+    // A session of another repository is not this server's business; it will expire there.
+    const state =
+      held.repository !== wanted.repository
+        ? undefined
+        : await client.call('upload', { params: { upload: held.upload }, signal }).catch((error: unknown) => {
+            if (hasCode(error, 'not-found') || hasCode(error, 'not-allowed')) return undefined;
+            throw error;
+          });
+    if (
+      state?.appliance === wanted.appliance &&
+      (await canContinue(held.upload, state.parent, wanted.parent, options))
+    ) {
+      return { upload: held.upload, isContinued: true, forget };
+    }
+    if (state !== undefined)
+      await client.call('abandonUpload', { params: { upload: held.upload }, signal }).catch(() => undefined);
     await forget();
   }
   const { upload } = await client.call('createUpload', {
@@ -67,6 +73,27 @@ export async function openUpload(
   });
   await writeDurably(path, codec.encode({ format: 1, ...wanted, upload }));
   return { upload, isContinued: false, forget };
+}
+
+/**
+ * A session of an earlier head still holds its chunks and may be committed on the new one: nothing is sent twice after a
+ * conflict. But not one that began as a new appliance, nor one that has become a version already (the answer got lost).
+ */
+async function canContinue(
+  upload: string,
+  before: number | null,
+  now: number | null,
+  { client, signal }: { readonly client: Pick<RepositoryClient, 'call'>; readonly signal: AbortSignal },
+): Promise<boolean> {
+  if (before === now) return true;
+  if (before === null || now === null) return false;
+  try {
+    await client.call('lackingChunks', { params: { upload }, body: Buffer.alloc(DIGEST_BYTES), signal });
+    return true;
+  } catch (error) {
+    if (hasCode(error, 'conflict')) return false;
+    throw error;
+  }
 }
 
 async function readHeld(path: string): Promise<ReturnType<typeof codec.decode> | undefined> {

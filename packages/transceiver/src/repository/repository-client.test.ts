@@ -1,0 +1,101 @@
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { RepositoryClient } from './repository-client.js';
+
+let server: Server;
+let client: RepositoryClient;
+let answer: (request: IncomingMessage, response: ServerResponse) => void;
+const json = (response: ServerResponse, status: number, value: unknown): void => {
+  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(value));
+};
+
+beforeEach(async () => {
+  server = createServer((request, response) => answer(request, response));
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  client = new RepositoryClient({ origin: `http://127.0.0.1:${String((server.address() as AddressInfo).port)}` });
+});
+afterEach(async () => {
+  await client.close();
+  server.closeAllConnections();
+  await new Promise<void>((resolve) => server.close(() => resolve()));
+});
+
+describe('RepositoryClient', () => {
+  it('gives the bytes of a route of bytes, and counts them', async () => {
+    answer = (_request, response) => response.end(Buffer.from('trust'));
+    expect((await client.call('trust', { params: { number: 1 } })).toString()).toBe('trust');
+    expect(client.transferred.receivedBytes).toBe(5);
+  });
+
+  it("gives the server's error by its code, with its data", async () => {
+    answer = (_request, response) =>
+      json(response, 404, { code: 'not-found', message: 'no file 9', data: { number: 9 } });
+    await expect(client.call('trust', { params: { number: 9 } })).rejects.toMatchObject({
+      code: 'not-found',
+      message: 'no file 9',
+      data: { number: 9 },
+    });
+  });
+
+  it('takes an answer that is not ours for an unreachable repository or a bad request', async () => {
+    answer = (_request, response) => response.writeHead(502).end('<html>');
+    await expect(client.call('identity', {})).rejects.toMatchObject({ code: 'repository-unreachable' });
+    answer = (_request, response) => response.writeHead(418).end('teapot');
+    await expect(client.call('identity', {})).rejects.toMatchObject({ code: 'bad-request' });
+  });
+
+  it('refuses an answer that the route does not document', async () => {
+    answer = (_request, response) => json(response, 200, { identity: 'short', software: '', protocol: 1 });
+    await expect(client.call('identity', {})).rejects.toMatchObject({ code: 'malformed' });
+    answer = (_request, response) => response.end('no json');
+    await expect(client.call('identity', {})).rejects.toMatchObject({ code: 'malformed' });
+  });
+
+  it('reads no more than it was told to', async () => {
+    answer = (_request, response) => response.end(Buffer.alloc(10_000));
+    await expect(client.call('trust', { params: { number: 1 }, responseBytesMax: 9_999 })).rejects.toMatchObject({
+      code: 'too-large',
+    });
+  });
+
+  it('says that a server that is away cannot be reached', async () => {
+    const away = new RepositoryClient({ origin: 'http://127.0.0.1:1' });
+    await expect(away.call('health', {})).rejects.toMatchObject({ code: 'repository-unreachable' });
+    await away.close();
+  });
+
+  it('rejects with the reason of the signal', async () => {
+    const controller = new AbortController();
+    answer = () => controller.abort(new Error('enough'));
+    await expect(client.call('health', { signal: controller.signal })).rejects.toThrow('enough');
+  });
+
+  it('repeats a call once with a fresh token when the one that it has was refused', async () => {
+    const used: (string | undefined)[] = [];
+    answer = (request, response) => {
+      used.push(request.headers.authorization);
+      if (request.headers.authorization === 'Bearer fresh') response.end(Buffer.from('heads'));
+      else json(response, 401, { code: 'token-expired', message: 'old' });
+    };
+    client.useTokens({ token: async (refused) => (refused === undefined ? 'stale' : 'fresh') });
+    expect((await client.call('heads', {})).toString()).toBe('heads');
+    expect(used).toEqual(['Bearer stale', 'Bearer fresh']);
+  });
+
+  it('gives up when the fresh token is refused, too', async () => {
+    let calls = 0;
+    answer = (_request, response) => {
+      calls += 1;
+      json(response, 401, { code: 'token-expired', message: 'old' });
+    };
+    client.useTokens({ token: async () => 'any' });
+    await expect(client.call('heads', {})).rejects.toMatchObject({ code: 'token-expired' });
+    expect(calls).toBe(2);
+  });
+
+  it('asks for a login before it asks the server, when it has no token', async () => {
+    answer = () => expect.fail('nothing may be sent');
+    await expect(client.call('heads', {})).rejects.toMatchObject({ code: 'not-logged-in' });
+  });
+});
