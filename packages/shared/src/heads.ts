@@ -19,7 +19,7 @@ export const headsSchema = strictObject({
   createdAt: secondsField,
   expiresAt: secondsField,
   heads: Type.Array(strictObject({ appliance: nameField, version: numberField, manifest: digestField }), {
-    maxItems: 2_000,
+    maxItems: 1_000,
   }),
 });
 export type Heads = Static<typeof headsSchema>;
