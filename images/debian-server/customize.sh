@@ -3,11 +3,14 @@
 # root, which is "$1". It removes nothing (build.sh says why).
 set -eu
 root="$1"
-in_root() { chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" "$@"; }
+# The environment is kept: with --mode=fakechroot it is what makes chroot one.
+in_root() { PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" "$@"; }
 
 # The demo's passwords, "collective" and "person", by `openssl passwd -6 -salt collective`; the notes of
 # appliance.json name them.
+# shellcheck disable=SC2016 # these are not variables
 root_hash='$6$collective$L8Q/G44nXyFGfwJhnR/iGbcXLWLDx/mf0Mdz7zkC/FCY2E/tucuiBaLRFRPzhdf9fC3SN4B4bjcqGekEuKv6o1'
+# shellcheck disable=SC2016
 person_hash='$6$collective$GA7o5K0EZi.41kd9J24gq8eczuIs1v4amcxFwrlLdEyge3uFH3uq7a6gH9SRFJLgUdCuXzCkspTcrJ09EEC2p.'
 in_root groupadd -g 1000 person
 in_root useradd -u 1000 -g 1000 -G sudo,systemd-journal -m -s /bin/bash -p "$person_hash" person

@@ -14,6 +14,7 @@ rm -rf var/lib/dbus/machine-id var/lib/systemd/random-seed etc/ssh/ssh_host_* et
   var/lib/dpkg/*-old var/cache/debconf/*-old var/cache/ldconfig var/cache/apt var/lib/apt/lists \
   etc/apt/apt.conf.d/99mmdebstrap etc/dpkg/dpkg.cfg.d/99mmdebstrap
 find var/log -type f -delete
+rm -rf var/log/journal
 find tmp var/tmp run -mindepth 1 -delete
 install -m 0644 "$here"/guest/etc/apt/apt.conf.d/* ../90sources etc/apt/apt.conf.d/
 # apt works without the ephemeral disk, too.

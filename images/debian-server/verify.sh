@@ -22,9 +22,9 @@ below() {
 }
 
 ask 'stat /vmlinuz' | grep -q symlink || fail 'no /vmlinuz: is system.raw a system disk?'
-ask 'stat /etc/machine-id' | grep -q 'Size: 0$' || fail '/etc/machine-id is missing or not empty'
+ask 'stat /etc/machine-id' | grep -q 'Project:.*Size: 0$' || fail '/etc/machine-id is missing or not empty'
 for path in /var/lib/dbus/machine-id /var/lib/systemd/random-seed /etc/apt/apt.conf.d/99mmdebstrap; do
-  [[ -z $(ask "stat $path" | grep Inode) ]] || fail "$path exists"
+  ! ask "stat $path" | grep -q Inode || fail "$path exists"
 done
 for path in $(names /etc/ssh -f); do [[ $path != ssh_host_* ]] || fail "SSH host key /etc/ssh/$path"; done
 for folder in /var/log /var/lib/apt/lists /var/cache/apt /ephemeral /tmp /var/tmp /root/.ssh; do

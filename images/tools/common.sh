@@ -33,10 +33,10 @@ debian_sources() {
   [[ -r $keyring ]] || die "missing $keyring; install it with: apt-get install debian-archive-keyring"
   # shellcheck disable=SC2016 # apt expands these names, not the shell
   lines="$(apt-get indextargets --format '$(ORIGIN)|$(REPO_URI)|$(CODENAME)|$(COMPONENT)' 'Created-By: Packages' \
-    | awk -F'|' -v release="$1" '$1 == "Debian" && ($3 == release || index($3, release "-") == 1) { print $2, $3, $4 }' | sort -u)"
+    | awk -F'|' -v release="$1" '$1 == "Debian" && ($3 == release || index($3, release "-") == 1) { print "#" $2, $3, $4 }' | sort -u)"
   grep -q " $1 " <<<"$lines" || die "apt on this machine knows no package list of Debian '$1'; run: apt-get update"
   grep -q '//[^/ ]*@' <<<"$lines" && die "a Debian source of this machine holds a password, which would end up in the image"
-  sed "s|^|deb [signed-by=$keyring] |" <<<"$lines"
+  printf '%s\n' "${lines//#/deb [signed-by=$keyring] }"
 }
 
 # apt_options: the machine's apt settings that reading its sources needs, as `Name "value";` lines. With `image`,
