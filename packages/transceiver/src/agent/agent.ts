@@ -236,10 +236,14 @@ export class Agent implements AgentCalls {
             .filter((machine) => machine.state !== 'stopped' && machine.state !== 'failed')
             .map((machine) => machine.name)
         : request.names;
-    for (const name of names) {
+    for (const name of names)
       if (!isApplianceName(name)) throw new CollectiveError('usage', `"${name}" is no appliance.`);
-      await this.#machines.stop(name, { force: request.force === true, wait: request.wait !== false });
-    }
+    // All at once: each guest takes its own time to shut down.
+    await Promise.all(
+      names.map(async (name) =>
+        this.#machines.stop(name, { force: request.force === true, wait: request.wait !== false }),
+      ),
+    );
     return names;
   }
 
