@@ -51,7 +51,15 @@ const TOUCHED_BYTES = 256 << 20;
 const PASS_BYTES = 64 << 20;
 
 type Side = 'ours' | 'theirs';
-type Measured = { readonly ours: FioResult[]; readonly theirs: FioResult[]; readonly ratios: readonly number[] };
+/** A run, and what the server paid for each operation: that is comparable even when the machine is busy with other things. */
+type Run = FioResult & { readonly cpuUs: number };
+type Measured = { readonly ours: Run[]; readonly theirs: Run[]; readonly ratios: readonly number[] };
+
+const runAgainst = async (server: NbdProgram, job: Omit<FioJob, 'uri'>): Promise<Run> => {
+  const before = await server.cpuUs();
+  const result = await runFio({ ...job, uri: server.uri });
+  return { ...result, cpuUs: ((await server.cpuUs()) - before) / result.operations };
+};
 
 export const run = async (options: NbdBenchOptions = {}): Promise<BenchResult> => {
   const folder = await mkdtemp(join(tmpdir(), 'bench-nbd-'));
@@ -114,9 +122,7 @@ class NbdBench {
       for (const { name, blockBytes, depth, target } of cases) {
         if (!this.#isWanted(name)) continue;
         const job = { rw: 'randread', blockBytes, depth, diskBytes: this.#imageBytes, seconds: this.#seconds } as const;
-        const measured = await this.#pairs(name, (who) =>
-          runFio({ ...job, uri: (who === 'ours' ? ours : theirs).uri }),
-        );
+        const measured = await this.#pairs(name, (who) => runAgainst(who === 'ours' ? ours : theirs, job));
         this.#judge(name, measured, target);
         this.#judgeP99(`${name}: p99`, measured, depth === 1 ? 1.5 : undefined);
       }
@@ -149,7 +155,7 @@ class NbdBench {
         const server = await this.#serve(who, 'read', '');
         try {
           const job = { rw: 'randread', blockBytes: 4096, depth: 16, diskBytes: this.#imageBytes } as const;
-          return await runFio({ ...job, totalBytes: PASS_BYTES, uri: server.uri });
+          return await runAgainst(server, { ...job, totalBytes: PASS_BYTES });
         } finally {
           await server.stop();
         }
@@ -158,19 +164,19 @@ class NbdBench {
     }
   }
 
-  async #writeRun(who: Side, ground: 'fresh' | 'touched', flushEachWrite: boolean): Promise<FioResult> {
+  async #writeRun(who: Side, ground: 'fresh' | 'touched', flushEachWrite: boolean): Promise<Run> {
     const overlay = join(this.#folder, `overlay-${(this.#runs += 1)}`);
     const server = await this.#serve(who, 'write', overlay);
     try {
       const diskBytes = ground === 'fresh' ? this.#imageBytes : Math.min(TOUCHED_BYTES, this.#imageBytes);
-      const common = { uri: server.uri, diskBytes } as const;
+      const common = { diskBytes } as const;
       if (ground === 'touched') {
-        await runFio({ ...common, rw: 'write', blockBytes: 1 << 20, depth: 4 });
+        await runFio({ ...common, uri: server.uri, rw: 'write', blockBytes: 1 << 20, depth: 4 });
         // What was written to prepare is not to be paid for by the first flush that is measured.
         await execute('qemu-io', ['-f', 'raw', '-c', 'flush', server.uri]);
       }
-      const job: FioJob = { ...common, rw: 'randwrite', blockBytes: 4096, depth: flushEachWrite ? 1 : 16 };
-      return await runFio({ ...job, seconds: this.#seconds, flushEachWrite });
+      const job = { ...common, rw: 'randwrite', blockBytes: 4096, depth: flushEachWrite ? 1 : 16 } as const;
+      return await runAgainst(server, { ...job, seconds: this.#seconds, flushEachWrite });
     } finally {
       await server.stop();
       await rm(overlay, { recursive: true });
@@ -201,9 +207,9 @@ class NbdBench {
     return NbdProgram.start(command, { socket, exportName: '' });
   }
 
-  async #pairs(name: string, measure: (who: Side) => Promise<FioResult>): Promise<Measured> {
+  async #pairs(name: string, measure: (who: Side) => Promise<Run>): Promise<Measured> {
     this.#options.log?.(name);
-    const results = { ours: [] as FioResult[], theirs: [] as FioResult[] };
+    const results = { ours: [] as Run[], theirs: [] as Run[] };
     const side = (who: Side) => async (): Promise<number> => {
       const result = await measure(who);
       results[who].push(result);
@@ -215,7 +221,10 @@ class NbdBench {
 
   #judge(name: string, measured: Measured, bound?: number): void {
     const speed = (who: Side): string => Math.round(median(measured[who].map((result) => result.iops))).toString();
-    const note = `${interval(measured.ratios)}; ${speed('ours')}/s against qemu-nbd's ${speed('theirs')}/s`;
+    const cost = (who: Side): string => median(measured[who].map((result) => result.cpuUs)).toFixed(1);
+    const note =
+      `${interval(measured.ratios)}; ${speed('ours')}/s against qemu-nbd's ${speed('theirs')}/s, ` +
+      `server CPU ${cost('ours')} against ${cost('theirs')} us each`;
     const value = median(measured.ratios);
     this.cases.push(bound === undefined ? informs(name, value, 'x', note) : atLeast(name, value, bound, { note }));
   }

@@ -19,7 +19,7 @@ export type FioJob = {
   readonly flushEachWrite?: boolean;
 };
 
-export type FioResult = { readonly iops: number; readonly p99Us: number };
+export type FioResult = { readonly iops: number; readonly p99Us: number; readonly operations: number };
 
 const field = (value: unknown, ...names: readonly string[]): unknown =>
   names.reduce<unknown>(
@@ -57,6 +57,7 @@ export const runFio = async (job: FioJob): Promise<FioResult> => {
   const side = job.rw === 'randread' || job.rw === 'read' ? 'read' : 'write';
   return {
     iops: numberField(result, side, 'iops'),
+    operations: numberField(result, side, 'total_ios'),
     p99Us: numberField(result, side, 'clat_ns', 'percentile', '99.000000') / 1000,
   };
 };

@@ -1,10 +1,12 @@
 /** An NBD server as a child process: started from a command, ready when a client can connect, stopped by SIGTERM. */
 import { spawn, type ChildProcess } from 'node:child_process';
 import net from 'node:net';
-import { rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 
 const READY_MS = 20_000;
 const STOP_MS = 20_000;
+/** Linux reports processor times in hundredths of a second. */
+const TICK_US = 10_000;
 
 const canConnect = (path: string): Promise<boolean> =>
   new Promise((resolve) => {
@@ -61,6 +63,12 @@ export class NbdProgram {
 
   get pid(): number {
     return this.#child.pid ?? -1;
+  }
+
+  /** Processor time of the program so far, user and system, all threads. */
+  async cpuUs(): Promise<number> {
+    const fields = (await readFile(`/proc/${this.pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ');
+    return (Number(fields[11]) + Number(fields[12])) * TICK_US;
   }
 
   /** kill -9, and gone when this resolves. */

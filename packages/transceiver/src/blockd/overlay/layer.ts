@@ -32,11 +32,13 @@ export type LayerLocation = {
   readonly diskBytes: number;
 };
 
-type LoadedMap = { readonly map: SectorMap; readonly durableChunks: Set<number> };
+type LoadedMap = { readonly bootId: string; readonly map: SectorMap; readonly durableChunks: Set<number> };
 type LayerFiles = { readonly data: RandomFile; readonly live: RandomFile; readonly durable: RandomFile };
 
 /** Pages of the durable file that get their space together: 64 KiB. */
 const CHUNK_PAGES = 16;
+/** In front of the boot id in the live file: a sync failed, so what is in the page cache is not to be believed either. */
+const FAILED = '!';
 
 const pageAt = (pageIndex: number): number => MAP_HEADER_BYTES + pageIndex * MAP_PAGE_GRANULES;
 
@@ -52,6 +54,7 @@ export class Layer {
   readonly #diskBytes: number;
   /** Chunks of the durable file that have their space. */
   readonly #durableChunks: Set<number>;
+  readonly #headerOfFailed: Buffer;
   #mapFull: unknown;
 
   private constructor(location: LayerLocation, files: LayerFiles, loaded: LoadedMap) {
@@ -60,6 +63,12 @@ export class Layer {
     this.data = files.data;
     this.map = loaded.map;
     this.#durableChunks = loaded.durableChunks;
+    this.#headerOfFailed = encodeMapFileHeader({
+      kind: 'live',
+      diskBytes: location.diskBytes,
+      layerId: location.layerId,
+      bootId: FAILED + loaded.bootId,
+    });
     this.#live = files.live;
     this.#durable = files.durable;
     // Dirty from the start: a killed predecessor may have left data unsynced.
@@ -169,7 +178,7 @@ export class Layer {
 
   async #syncOnce(): Promise<void> {
     const pages = this.map.takeUnsynced();
-    await this.data.sync();
+    await this.#syncFile(this.data);
     if (pages.length === 0) return;
     try {
       for (const run of this.#durableRuns(pages)) {
@@ -183,7 +192,17 @@ export class Layer {
       if (hasCode(error, 'disk-full')) this.#mapFull = error;
       throw error;
     }
-    await this.#durable.sync();
+    await this.#syncFile(this.#durable);
+  }
+
+  /** A failure is remembered in the live file, because a later process could not know that pages may be lost. */
+  async #syncFile(file: RandomFile): Promise<void> {
+    try {
+      await file.sync();
+    } catch (error) {
+      this.#live.writeNow(this.#headerOfFailed, 0);
+      throw error;
+    }
   }
 
   /**
@@ -276,7 +295,14 @@ const loadMap = async (files: LayerFiles, location: LayerLocation, bootId: strin
     durableChunks.add(Math.floor(pageIndex / CHUNK_PAGES));
     map.load(pageIndex, bytes);
   });
-  if ((await readLiveBootId(live, location, pageAt(map.pageCount))) === bootId) {
+  const liveBootId = await readLiveBootId(live, location, pageAt(map.pageCount));
+  if (liveBootId === FAILED + bootId) {
+    throw new CollectiveError(
+      'local-io',
+      `${live.path}: an fdatasync failed since this machine was started; after a restart of it what was flushed counts`,
+    );
+  }
+  if (liveBootId === bootId) {
     await forEachPage(live, map.pageCount, (pageIndex, bytes) => {
       const known = map.pageBytes(pageIndex);
       const isNews = bytes.some((mask, index) => (mask | (known?.[index] ?? 0)) !== (known?.[index] ?? 0));
@@ -295,7 +321,7 @@ const loadMap = async (files: LayerFiles, location: LayerLocation, bootId: strin
     }
     live.writeNow(encodeMapFileHeader({ ...header, bootId }), 0);
   }
-  return { map, durableChunks };
+  return { map, durableChunks, bootId };
 };
 
 const readLiveBootId = async (
