@@ -55,13 +55,13 @@ export const sealRecord = (records: Uint32Array, slot: number, frequency: number
 };
 
 // A few rounds of multiply and shift: enough against torn and flipped records, 20 times as fast as a call of zlib.crc32.
-const recordChecksum = (records: Uint32Array, at: number, slot: number): number => {
+const recordChecksum = (records: Int32Array | Uint32Array, at: number, slot: number): number => {
   let sum = Math.imul(slot + 1, 0x9e3779b1) ^ ((records[at + FLAGS_WORD] ?? 0) & (FLAGS_STORED | 0xffff00));
   sum = Math.imul(sum ^ (records[at] ?? 0), 0x85ebca6b);
   sum = Math.imul(sum ^ (sum >>> 13) ^ (records[at + 1] ?? 0), 0xc2b2ae35);
   sum = Math.imul(sum ^ (sum >>> 16) ^ (records[at + 2] ?? 0), 0x85ebca6b);
   sum = Math.imul(sum ^ (sum >>> 13) ^ (records[at + 3] ?? 0), 0xc2b2ae35);
-  return (sum ^ (sum >>> 16)) >>> 0;
+  return sum ^ (sum >>> 16);
 };
 
 export type LoadedTable = { readonly usedSlots: number; readonly badRecords: number };
@@ -78,14 +78,15 @@ export const loadRecords = (arrays: SlotArrays, order: EvictionOrder, recordCoun
   return loaded;
 };
 
-const checkRecords = ({ records, touches }: SlotArrays, recordCount: number): LoadedTable => {
+const checkRecords = ({ records: { buffer }, touches }: SlotArrays, recordCount: number): LoadedTable => {
+  const records = new Int32Array(buffer); // signed: unsigned words above 2^31 are objects until the loop is compiled
   let usedSlots = 0;
   let badRecords = 0;
   for (let slot = 0, at = 0; slot < recordCount; slot += 1, at += RECORD_WORDS) {
     const flagsWord = records[at + FLAGS_WORD] ?? 0;
     if ((flagsWord & SLOT_USED) !== 0 && records[at + CHECKSUM_WORD] === recordChecksum(records, at, slot)) {
       records[at + FLAGS_WORD] = flagsWord & FLAGS_STORED;
-      touches[slot] = freshTouch(0, Math.min(FREQUENCY_MAX, (flagsWord >>> 8) & 0xff));
+      touches[slot] = freshTouch(0, (flagsWord >>> 8) & FREQUENCY_MAX);
       usedSlots += 1;
     } else if (flagsWord !== 0) {
       if ((flagsWord & SLOT_USED) !== 0) badRecords += 1;
@@ -95,7 +96,8 @@ const checkRecords = ({ records, touches }: SlotArrays, recordCount: number): Lo
   return { usedSlots, badRecords };
 };
 
-const indexRecords = ({ records, index, seed }: SlotArrays, recordCount: number): void => {
+const indexRecords = ({ records: { buffer }, index, seed }: SlotArrays, recordCount: number): void => {
+  const records = new Int32Array(buffer);
   const length = index.length;
   for (let slot = 0, at = 0; slot < recordCount; slot += 1, at += RECORD_WORDS) {
     if (((records[at + FLAGS_WORD] ?? 0) & SLOT_USED) === 0) continue;
