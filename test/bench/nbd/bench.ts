@@ -1,9 +1,7 @@
 /**
- * `bench nbd`: the same image in the page cache, fio's nbd engine, one connection: our server against qemu-nbd on the raw
- * file (reads) and on a qcow2 overlay with the same backing (writes), in interleaved pairs.
- *
- * Our side is a command template, so that any program that serves the image over NBD can be measured: {image}, {socket} and
- * {overlay} (a folder, writable runs only) are filled in.
+ * `npm run bench -- nbd`: the same image in the page cache, fio's nbd engine, one connection: `collective export` of a fully
+ * cached disk against qemu-nbd on the raw file (reads) and on a qcow2 overlay with the same backing (writes), in interleaved
+ * pairs.
  */
 import { execFile } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
@@ -24,18 +22,11 @@ import {
   type BenchResult,
 } from '../bench-result.js';
 import { runFio, type FioJob, type FioResult } from './fio.js';
-import { NbdProgram } from './nbd-program.js';
-import { SERVE_FILE } from './serve-file-path.js';
+import { ExportSide, QemuSide, type NbdSide, type Serving } from './nbd-side.js';
 
 const execute = promisify(execFile);
 
 export type NbdBenchOptions = Partial<BenchOptions> & {
-  /** Serves {image} read-only on {socket}. */
-  readonly readCommand?: readonly string[];
-  /** Serves {image} with writes going to {overlay}. */
-  readonly writeCommand?: readonly string[];
-  /** The export's name with both. Default: disk. */
-  readonly exportName?: string;
   readonly imageBytes?: number;
   /** Pairs per case; fewer than 5 mean little. */
   readonly pairCount?: number;
@@ -49,13 +40,14 @@ export type NbdBenchOptions = Partial<BenchOptions> & {
 const TOUCHED_BYTES = 256 << 20;
 /** What a cold or first pass reads. */
 const PASS_BYTES = 64 << 20;
+const IMAGE_BYTES = 2 ** 31;
 
 type Side = 'ours' | 'theirs';
 /** A run, and what the server paid for each operation: that is comparable even when the machine is busy with other things. */
 type Run = FioResult & { readonly cpuUs: number };
 type Measured = { readonly ours: Run[]; readonly theirs: Run[]; readonly ratios: readonly number[] };
 
-const runAgainst = async (server: NbdProgram, job: Omit<FioJob, 'uri'>): Promise<Run> => {
+const runAgainst = async (server: Serving, job: Omit<FioJob, 'uri'>): Promise<Run> => {
   const before = await server.cpuUs();
   const result = await runFio({ ...job, uri: server.uri });
   return { ...result, cpuUs: ((await server.cpuUs()) - before) / result.operations };
@@ -64,8 +56,11 @@ const runAgainst = async (server: NbdProgram, job: Omit<FioJob, 'uri'>): Promise
 export const run = async (options: NbdBenchOptions = {}): Promise<BenchResult> => {
   const folder = await mkdtemp(join(tmpdir(), 'bench-nbd-'));
   try {
-    const bench = new NbdBench(folder, options);
-    await bench.makeImage();
+    const image = join(folder, 'image.raw');
+    await makeImage(image, options.imageBytes ?? IMAGE_BYTES);
+    options.log?.('publishing the image and filling the cache with it');
+    await using ours = await ExportSide.open(image, folder);
+    const bench = new NbdBench({ ours, theirs: new QemuSide(image, folder) }, options);
     await bench.reads();
     await bench.writes();
     await bench.passes();
@@ -77,36 +72,18 @@ export const run = async (options: NbdBenchOptions = {}): Promise<BenchResult> =
 
 class NbdBench {
   readonly cases: BenchCase[] = [];
-  readonly #folder: string;
-  readonly #image: string;
+  readonly #sides: Readonly<Record<Side, NbdSide>>;
   readonly #imageBytes: number;
   readonly #pairCount: number;
   readonly #seconds: number;
   readonly #options: NbdBenchOptions;
-  #runs = 0;
 
-  constructor(folder: string, options: NbdBenchOptions) {
-    this.#folder = folder;
-    this.#image = join(folder, 'image.raw');
-    this.#imageBytes = options.imageBytes ?? 2 ** 31;
+  constructor(sides: Readonly<Record<Side, NbdSide>>, options: NbdBenchOptions) {
+    this.#sides = sides;
+    this.#imageBytes = options.imageBytes ?? IMAGE_BYTES;
     this.#pairCount = options.pairCount ?? (options.quick === true ? 2 : 7);
     this.#seconds = options.seconds ?? (options.quick === true ? 1 : 3);
     this.#options = options;
-  }
-
-  /** Random bytes, so that nobody gains by recognising zeroes. */
-  async makeImage(): Promise<void> {
-    const piece = Buffer.alloc(16 << 20);
-    const file = await open(this.#image, 'w');
-    try {
-      for (let done = 0; done < this.#imageBytes; done += piece.length) {
-        randomFillSync(piece);
-        await file.write(piece, 0, Math.min(piece.length, this.#imageBytes - done));
-      }
-      await file.sync();
-    } finally {
-      await file.close();
-    }
   }
 
   async reads(): Promise<void> {
@@ -116,8 +93,8 @@ class NbdBench {
       { name: 'randread 64 KiB, 16 in flight', blockBytes: 65_536, depth: 16, target: 0.5 },
     ] as const;
     if (!cases.some(({ name }) => this.#isWanted(name))) return;
-    const ours = await this.#serve('ours', 'read', '');
-    const theirs = await this.#serve('theirs', 'read', '');
+    const ours = await this.#sides.ours.serve('read');
+    const theirs = await this.#sides.theirs.serve('read');
     try {
       for (const { name, blockBytes, depth, target } of cases) {
         if (!this.#isWanted(name)) continue;
@@ -149,10 +126,10 @@ class NbdBench {
       const name = `randread 4 KiB, 16 in flight, ${kind}`;
       if (!this.#isWanted(name)) continue;
       const measured = await this.#pairs(name, async (who) => {
-        // `dd count=0 iflag=nocache` asks the kernel to forget the file's pages.
-        if (kind === 'cold') await execute('dd', [`if=${this.#image}`, 'iflag=nocache', 'count=0', 'status=none']);
-        else await execute('dd', [`if=${this.#image}`, 'of=/dev/null', 'bs=1M', 'status=none']);
-        const server = await this.#serve(who, 'read', '');
+        const side = this.#sides[who];
+        await side.reopen();
+        if (kind === 'cold') await side.dropPages();
+        const server = await side.serve('read');
         try {
           const job = { rw: 'randread', blockBytes: 4096, depth: 16, diskBytes: this.#imageBytes } as const;
           return await runAgainst(server, { ...job, totalBytes: PASS_BYTES });
@@ -165,8 +142,7 @@ class NbdBench {
   }
 
   async #writeRun(who: Side, ground: 'fresh' | 'touched', flushEachWrite: boolean): Promise<Run> {
-    const overlay = join(this.#folder, `overlay-${(this.#runs += 1)}`);
-    const server = await this.#serve(who, 'write', overlay);
+    const server = await this.#sides[who].serve('write');
     try {
       const diskBytes = ground === 'fresh' ? this.#imageBytes : Math.min(TOUCHED_BYTES, this.#imageBytes);
       const common = { diskBytes } as const;
@@ -179,32 +155,7 @@ class NbdBench {
       return await runAgainst(server, { ...job, seconds: this.#seconds, flushEachWrite });
     } finally {
       await server.stop();
-      await rm(overlay, { recursive: true });
     }
-  }
-
-  async #serve(who: Side, mode: 'read' | 'write', overlay: string): Promise<NbdProgram> {
-    const socket = join(this.#folder, `${who}.sock`);
-    if (who === 'theirs') return this.#serveWithQemu(mode, overlay, socket);
-    const template =
-      mode === 'read'
-        ? (this.#options.readCommand ?? [process.execPath, SERVE_FILE, '--file', '{image}', '--socket', '{socket}'])
-        : (this.#options.writeCommand ?? [
-            ...[process.execPath, SERVE_FILE, '--file', '{image}', '--socket', '{socket}'],
-            ...['--overlay', '{overlay}'],
-          ]);
-    const fill = (word: string): string =>
-      word.replace('{image}', this.#image).replace('{socket}', socket).replace('{overlay}', overlay);
-    return NbdProgram.start(template.map(fill), { socket, exportName: this.#options.exportName ?? 'disk' });
-  }
-
-  async #serveWithQemu(mode: 'read' | 'write', overlay: string, socket: string): Promise<NbdProgram> {
-    const common = ['qemu-nbd', '-k', socket, '--cache=writeback', '-e', '1', '-t'];
-    if (mode === 'write') {
-      await execute('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', this.#image, '-F', 'raw', overlay]);
-    }
-    const command = mode === 'read' ? [...common, '-r', '-f', 'raw', this.#image] : [...common, '-f', 'qcow2', overlay];
-    return NbdProgram.start(command, { socket, exportName: '' });
   }
 
   async #pairs(name: string, measure: (who: Side) => Promise<Run>): Promise<Measured> {
@@ -240,3 +191,18 @@ class NbdBench {
     return this.#options.only === undefined || name.includes(this.#options.only);
   }
 }
+
+/** Random bytes, so that nobody gains by recognising zeroes. */
+const makeImage = async (path: string, imageBytes: number): Promise<void> => {
+  const piece = Buffer.alloc(16 << 20);
+  const file = await open(path, 'w');
+  try {
+    for (let done = 0; done < imageBytes; done += piece.length) {
+      randomFillSync(piece);
+      await file.write(piece, 0, Math.min(piece.length, imageBytes - done));
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+};
