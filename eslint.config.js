@@ -5,7 +5,12 @@ import tseslint from 'typescript-eslint';
 const forbid = (...packages) => ({
   'no-restricted-imports': [
     'error',
-    { patterns: packages.map((name) => ({ group: [name, `${name}/*`], message: 'Import direction: see docs/ARCHITECTURE.md.' })) },
+    {
+      patterns: packages.map((name) => ({
+        group: [name, `${name}/*`],
+        message: 'Import direction: see docs/ARCHITECTURE.md.',
+      })),
+    },
   ],
 });
 

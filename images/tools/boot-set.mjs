@@ -14,7 +14,18 @@
 //
 // A tool for one's own machine: QEMU runs with the caller's rights and is not confined.
 import { spawn, execFileSync } from 'node:child_process';
-import { closeSync, createWriteStream, existsSync, mkdtempSync, openSync, readFileSync, readSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  createWriteStream,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -38,7 +49,9 @@ const { values: options, positionals } = parseArgs({
   },
 });
 if (positionals.length !== 1 || (options.bus !== undefined && !(options.bus in BUSES))) {
-  console.error('usage: boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--settle SECONDS] [--runs N] [--block-bytes N] [--files] [--console FILE] [--reads FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]');
+  console.error(
+    'usage: boot-set.mjs DIR [--bus virtio|sata|ide] [--prompt REGEX] [--settle SECONDS] [--runs N] [--block-bytes N] [--files] [--console FILE] [--reads FILE] [--accel tcg|kvm] [--timeout SECONDS] [--json]',
+  );
   process.exit(2);
 }
 const folder = resolve(positionals[0]);
@@ -53,21 +66,54 @@ function qemuArguments(scratch) {
   const { machine } = appliance;
   const chipset = options.bus === 'ide' ? 'pc' : options.bus === 'sata' ? 'q35' : machine.chipset;
   const args = [
-    '-nodefaults', '-no-user-config', '-machine', chipset, '-cpu', 'max',
-    '-accel', options.accel === 'tcg' ? 'tcg,thread=multi' : options.accel,
-    '-m', `${machine.memoryBytes / 1048576}`, '-smp', `${machine.cpus}`, '-action', 'reboot=shutdown',
-    '-display', 'none', '-serial', 'stdio', '-device', 'virtio-rng-pci',
+    '-nodefaults',
+    '-no-user-config',
+    '-machine',
+    chipset,
+    '-cpu',
+    'max',
+    '-accel',
+    options.accel === 'tcg' ? 'tcg,thread=multi' : options.accel,
+    '-m',
+    `${machine.memoryBytes / 1048576}`,
+    '-smp',
+    `${machine.cpus}`,
+    '-action',
+    'reboot=shutdown',
+    '-display',
+    'none',
+    '-serial',
+    'stdio',
+    '-device',
+    'virtio-rng-pci',
   ];
   if (machine.firmware === 'uefi') {
     const variables = join(scratch, 'vars.fd');
     writeFileSync(variables, readFileSync('/usr/share/OVMF/OVMF_VARS_4M.fd'));
-    args.push('-drive', 'if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd', '-drive', `if=pflash,format=raw,file=${quote(variables)}`);
+    args.push(
+      '-drive',
+      'if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd',
+      '-drive',
+      `if=pflash,format=raw,file=${quote(variables)}`,
+    );
   }
   if (machine.display !== 'none') args.push('-device', machine.display === 'vga' ? 'VGA' : 'virtio-vga');
-  if (machine.network !== 'none') args.push('-netdev', 'user,id=net0,restrict=on', '-device', `${machine.network === 'virtio' ? 'virtio-net-pci' : 'e1000'},netdev=net0,romfile=`);
+  if (machine.network !== 'none')
+    args.push(
+      '-netdev',
+      'user,id=net0,restrict=on',
+      '-device',
+      `${machine.network === 'virtio' ? 'virtio-net-pci' : 'e1000'},netdev=net0,romfile=`,
+    );
   if (machine.guestAgent) {
-    args.push('-device', 'virtio-serial-pci', '-chardev', `socket,id=agent,path=${quote(join(scratch, 'agent'))},server=on,wait=off`,
-      '-device', 'virtserialport,chardev=agent,name=org.qemu.guest_agent.0');
+    args.push(
+      '-device',
+      'virtio-serial-pci',
+      '-chardev',
+      `socket,id=agent,path=${quote(join(scratch, 'agent'))},server=on,wait=off`,
+      '-device',
+      'virtserialport,chardev=agent,name=org.qemu.guest_agent.0',
+    );
   }
   appliance.disks.forEach((disk, index) => {
     const bus = options.bus ?? disk.bus;
@@ -82,14 +128,21 @@ function qemuArguments(scratch) {
     }
     const [model] = BUSES[bus];
     const slot = bus === 'sata' ? `,bus=ide.${index}` : bus === 'ide' ? `,bus=ide.${index >> 1},unit=${index & 1}` : '';
-    args.push('-drive', `if=none,id=disk${index},discard=unmap,${drive}`,
-      '-device', `${model},drive=disk${index},serial=${disk.name}${slot}${disk.kind === 'system' ? ',bootindex=0' : ''}`);
+    args.push(
+      '-drive',
+      `if=none,id=disk${index},discard=unmap,${drive}`,
+      '-device',
+      `${model},drive=disk${index},serial=${disk.name}${slot}${disk.kind === 'system' ? ',bootindex=0' : ''}`,
+    );
   });
   return args;
 }
 
 /** Resolves when the process has ended. */
-const ended = (child) => (child.exitCode !== null || child.signalCode !== null ? Promise.resolve() : new Promise((done) => child.once('exit', done)));
+const ended = (child) =>
+  child.exitCode !== null || child.signalCode !== null
+    ? Promise.resolve()
+    : new Promise((done) => child.once('exit', done));
 
 /** Waits until a file exists; the program that makes it may die instead. */
 async function appears(file, child, name) {
@@ -111,8 +164,21 @@ async function boot() {
   const children = [];
   try {
     const log = join(scratch, 'log');
-    const nbdkit = spawn('nbdkit', ['--foreground', '--unix', join(scratch, 'nbd'), '--filter=cow', '--filter=log', 'file', systemFile,
-      `logfile=${log}`, 'cow-block-size=4096'], { stdio: ['ignore', 'inherit', 'inherit'] });
+    const nbdkit = spawn(
+      'nbdkit',
+      [
+        '--foreground',
+        '--unix',
+        join(scratch, 'nbd'),
+        '--filter=cow',
+        '--filter=log',
+        'file',
+        systemFile,
+        `logfile=${log}`,
+        'cow-block-size=4096',
+      ],
+      { stdio: ['ignore', 'inherit', 'inherit'] },
+    );
     children.push(nbdkit);
     await appears(join(scratch, 'nbd'), nbdkit, 'nbdkit');
     const startedAt = Date.now();
@@ -122,7 +188,11 @@ async function boot() {
     const prompt = new RegExp(options.prompt);
     const seconds = await new Promise((done, fail) => {
       let text = '';
-      const timer = setTimeout(() => fail(new Error(`no ${prompt} within ${options.timeout} s; the console ended with:\n${text.slice(-2000)}`)), Number(options.timeout) * 1000);
+      const timer = setTimeout(
+        () =>
+          fail(new Error(`no ${prompt} within ${options.timeout} s; the console ended with:\n${text.slice(-2000)}`)),
+        Number(options.timeout) * 1000,
+      );
       qemu.stdout.on('data', (data) => {
         transcript?.write(data);
         text = (text + data.toString('latin1')).slice(-65536);
@@ -139,7 +209,11 @@ async function boot() {
     transcript?.end();
     const cpuSeconds = cpuSecondsOf(qemu.pid);
     await new Promise((done) => setTimeout(done, Number(options.settle) * 1000));
-    return { seconds, cpuSeconds, reads: parseLog(readFileSync(log, 'utf8'), startedAt, seconds + Number(options.settle)) };
+    return {
+      seconds,
+      cpuSeconds,
+      reads: parseLog(readFileSync(log, 'utf8'), startedAt, seconds + Number(options.settle)),
+    };
   } finally {
     for (const child of children.reverse()) {
       child.kill('SIGKILL');
@@ -152,7 +226,9 @@ async function boot() {
 /** nbdkit's log: `2026-01-01 12:00:00.123456 connection=1 Read id=7 offset=0x0 count=0x200 ...`, in UTC. */
 function parseLog(text, startedAt, secondsMax) {
   const reads = [];
-  for (const match of text.matchAll(/^(\S+) (\S+) connection=\d+ (?:Read|Cache) id=\d+ offset=0x([0-9a-f]+) count=0x([0-9a-f]+)/gm)) {
+  for (const match of text.matchAll(
+    /^(\S+) (\S+) connection=\d+ (?:Read|Cache) id=\d+ offset=0x([0-9a-f]+) count=0x([0-9a-f]+)/gm,
+  )) {
     const seconds = (Date.parse(`${match[1]}T${match[2].slice(0, 12)}Z`) - startedAt) / 1000;
     if (seconds <= secondsMax) reads.push([seconds, parseInt(match[3], 16), parseInt(match[4], 16)]);
   }
@@ -187,7 +263,12 @@ function byFile(reads, blocks) {
   const debugfs = (command, numbers) => {
     let input = '';
     for (let at = 0; at < numbers.length; at += 500) input += `${command} ${numbers.slice(at, at + 500).join(' ')}\n`;
-    return execFileSync('debugfs', ['-f', '-', partition], { input, encoding: 'utf8', maxBuffer: 1 << 28, stdio: ['pipe', 'pipe', 'ignore'] });
+    return execFileSync('debugfs', ['-f', '-', partition], {
+      input,
+      encoding: 'utf8',
+      maxBuffer: 1 << 28,
+      stdio: ['pipe', 'pipe', 'ignore'],
+    });
   };
   const touched = new Map();
   for (const [, byteOffset, byteCount] of reads) {
@@ -212,7 +293,12 @@ function byFile(reads, blocks) {
   for (const { block, compressedBytes } of blocks) {
     const set = touched.get(block);
     for (const at of set) {
-      const name = at < 0 ? '(boot loader)' : inodeOf.has(at) ? (nameOf.get(inodeOf.get(at)) ?? `inode ${inodeOf.get(at)}`) : '(metadata)';
+      const name =
+        at < 0
+          ? '(boot loader)'
+          : inodeOf.has(at)
+            ? (nameOf.get(inodeOf.get(at)) ?? `inode ${inodeOf.get(at)}`)
+            : '(metadata)';
       sums.set(name, (sums.get(name) ?? 0) + compressedBytes / set.size);
     }
   }
@@ -239,9 +325,12 @@ for (let run = 0; run < Number(options.runs); run++) {
   };
   results.push(result);
   if (!options.json) {
-    console.log(`${result.appliance} on ${result.bus}: ${result.secondsToPrompt} s to the prompt (${result.qemuCpuSeconds} s of processor); ${result.blocks} blocks of ${blockBytes} bytes read: ${result.megabytes} MB, ${result.compressedMegabytes} MB compressed (${result.zeroBlocks} all zero)`);
+    console.log(
+      `${result.appliance} on ${result.bus}: ${result.secondsToPrompt} s to the prompt (${result.qemuCpuSeconds} s of processor); ${result.blocks} blocks of ${blockBytes} bytes read: ${result.megabytes} MB, ${result.compressedMegabytes} MB compressed (${result.zeroBlocks} all zero)`,
+    );
     if (options.files) {
-      for (const [name, bytes] of byFile(reads, blocks).slice(0, 60)) console.log(`${(bytes / 1e3).toFixed(0).padStart(8)} kB  ${name}`);
+      for (const [name, bytes] of byFile(reads, blocks).slice(0, 60))
+        console.log(`${(bytes / 1e3).toFixed(0).padStart(8)} kB  ${name}`);
     }
   }
 }
