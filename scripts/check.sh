@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 npx prettier --check --log-level warn .
 npx eslint --max-warnings 0 .
 npx tsc -b
-npx vitest run --project unit --reporter=dot
+npx vitest run --project unit

@@ -71,14 +71,28 @@ export const atLeast = (
   value: number,
   bound: number,
   rest: { readonly unit?: string; readonly note?: string } = {},
-): BenchCase => ({ case: name, value, unit: rest.unit ?? 'x', target: `>= ${bound}`, pass: value >= bound, ...(rest.note === undefined ? {} : { note: rest.note }) });
+): BenchCase => ({
+  case: name,
+  value,
+  unit: rest.unit ?? 'x',
+  target: `>= ${bound}`,
+  pass: value >= bound,
+  ...(rest.note === undefined ? {} : { note: rest.note }),
+});
 
 export const atMost = (
   name: string,
   value: number,
   bound: number,
   rest: { readonly unit?: string; readonly note?: string } = {},
-): BenchCase => ({ case: name, value, unit: rest.unit ?? 'x', target: `<= ${bound}`, pass: value <= bound, ...(rest.note === undefined ? {} : { note: rest.note }) });
+): BenchCase => ({
+  case: name,
+  value,
+  unit: rest.unit ?? 'x',
+  target: `<= ${bound}`,
+  pass: value <= bound,
+  ...(rest.note === undefined ? {} : { note: rest.note }),
+});
 
 export const informs = (name: string, value: number, unit: string, note?: string): BenchCase => ({
   case: name,
