@@ -127,6 +127,25 @@ describe('a machine that was paused by a failed read', () => {
     expect(disks.looks).toBe(2);
   });
 
+  test('is not continued again and again when its request fails at once each time, but soon after something has happened', async () => {
+    const { disks, qemu } = setUp();
+    const cont = qemu.qmp.cont;
+    let isBroken = true;
+    qemu.qmp.cont = async () => {
+      await cont();
+      if (isBroken) qemu.failRead(); // a disk of ours that answers EIO without waiting for anything
+    };
+    const beganMs = performance.now();
+    qemu.failRead();
+    await expect.poll(() => qemu.conts, { interval: 5 }).toBe(3); // after 0.25 s, then 0.5 s; the next would be after 1 s
+    expect(performance.now() - beganMs).toBeGreaterThan(700);
+    isBroken = false;
+    const before = qemu.conts;
+    disks.emit('restarted');
+    await settle();
+    expect(qemu.conts).toBe(before + 1);
+  });
+
   test('is found when it was taken over in mid-pause', async () => {
     const { qemu, pauses } = setUp();
     await pauses.lookAgain();

@@ -15,6 +15,13 @@ const LOOK_INTERVAL_MS = 3_000;
 /** When the block path cannot say what is missing, or the local disk is full. */
 const TRY_INTERVAL_MS = 10_000;
 const CONT_TIMEOUT_MS = 10_000;
+/**
+ * A fault so soon after `cont` is no block that has to be waited for (a read waits 2 s at least): it failed at once and will again, a
+ * broken local disk for instance. Each one doubles the time to the next `cont`, until something happens in the block path.
+ */
+const FUTILE_WITHIN_MS = 1_500;
+const FUTILE_FIRST_WAIT_MS = 250;
+const FUTILE_WAIT_MAX_MS = 30_000;
 /** A shorter pause is nothing to a guest's clock. */
 const LONG_PAUSE_MS = 1_000;
 
@@ -52,6 +59,9 @@ class PauseWatcher {
   /** Aborted when the machine goes on. */
   #pause: { readonly sinceMs: number; readonly over: AbortController } | undefined;
   #closed = false;
+  #lastContAtMs = Number.NEGATIVE_INFINITY;
+  /** How many `cont` one after the other were answered by the same fault at once. */
+  #futile = 0;
   /** Something has happened since the loop last looked. */
   #woken = false;
   #wakeUp: () => void = () => undefined;
@@ -106,6 +116,7 @@ class PauseWatcher {
       next({ type: 'paused', cause: 'request', why: 'paused on request', nowMs: Date.now() });
       return;
     }
+    this.#futile = performance.now() - this.#lastContAtMs < FUTILE_WITHIN_MS ? this.#futile + 1 : 0;
     next({ type: 'paused', cause: 'disk', why: this.#fault.why, nowMs: Date.now() });
     void this.#waitAndContinue(this.#fault, this.#pause.over.signal);
   }
@@ -123,6 +134,10 @@ class PauseWatcher {
   async #waitAndContinue(fault: { readonly why: string; readonly noSpace: boolean }, over: AbortSignal): Promise<void> {
     const { disks, machine, next, qemu, log } = this.#options;
     let lastTryMs = Date.now();
+    if (this.#futile > 0) {
+      const waitMs = Math.min(FUTILE_WAIT_MAX_MS, FUTILE_FIRST_WAIT_MS * 2 ** Math.min(20, this.#futile - 1));
+      await this.#sleep(over, waitMs);
+    }
     while (!over.aborted && !this.#closed) {
       this.#woken = false;
       const missing = await disks.missing(machine).catch(() => undefined);
@@ -134,25 +149,27 @@ class PauseWatcher {
         next({ type: 'paused', cause: 'disk', why, nowMs: Date.now() });
       } else if ((missing !== undefined && !fault.noSpace) || Date.now() - lastTryMs >= TRY_INTERVAL_MS) {
         lastTryMs = Date.now();
+        this.#lastContAtMs = performance.now();
         await qemu.qmp
           .cont({ timeoutMs: CONT_TIMEOUT_MS })
           .catch((error: unknown) => log(`${machine}: cont: ${String(error)}`));
       }
-      if (!over.aborted) await this.#sleep(over);
+      if (!over.aborted) await this.#sleep(over, LOOK_INTERVAL_MS);
     }
   }
 
   #wake(): void {
     this.#woken = true;
+    this.#futile = 0;
     this.#wakeUp();
   }
 
-  /** Until an event, or the next look. */
-  async #sleep(over: AbortSignal): Promise<void> {
+  /** Until an event, or for so long. */
+  async #sleep(over: AbortSignal, waitMs: number): Promise<void> {
     if (this.#woken) return;
     const wakeUp = new AbortController();
     this.#wakeUp = () => wakeUp.abort();
-    await delay(LOOK_INTERVAL_MS, undefined, { signal: AbortSignal.any([over, wakeUp.signal]) }).catch(() => undefined);
+    await delay(waitMs, undefined, { signal: AbortSignal.any([over, wakeUp.signal]) }).catch(() => undefined);
     this.#wakeUp = () => undefined;
   }
 }
