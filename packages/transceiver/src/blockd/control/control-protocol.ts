@@ -22,7 +22,7 @@
  * | shutdown | | ends the process; `in-use` while disks are attached |
  *
  * source: {"kind": "published", appliance, version, diskBytes, blockBytes, root, map}, `map` the path of a file that holds the
- * disk map as a list of changed pairs relative to nothing, or its pages as one chunk batch; checked against `root` either way. `root` null
+ * disk map as a list of changed pairs relative to nothing; rebuilt and checked against `root`. `root` null
  * (and no map): all zero. Or {"kind": "zero", diskBytes}.
  *
  * overlay: {path, mode: "temporary" | "persistent", fresh}: a folder; `fresh` removes what is there (a reboot), `temporary` deletes it
