@@ -122,6 +122,7 @@ export class Agent implements AgentCalls {
         await saveSession(this.#home, keys);
         await this.#session?.close();
         this.#session = session;
+        this.#machines.prepare(session.client.address);
         return {
           account: device.account,
           origin: device.repository.origin,

@@ -23,8 +23,12 @@ const STOP_DEADLINE_MS = 60_000;
 /** Clears away exports of an agent that died. */
 export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
   await endStaleExports(home);
+  let preparing = Promise.resolve();
   return {
     status: async () => pathStatus(home),
+    prepare: (blocks) => {
+      preparing = ensureBlockd(home, blocks).catch(() => undefined); // the start that needs it will say why it cannot
+    },
     start: async (plan, signal) => startMachine(home, plan, signal),
     stop: async (name, options) => stopMachine(home, name, options),
     consoleSocket: async (name) => {
@@ -37,8 +41,11 @@ export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
       await exportDisk(plan, { home, ...options });
     },
     bootTest: async (plan) => bootTest(home, plan),
-    shutdown: async () => endSupervisor(home),
-    close: async () => undefined,
+    shutdown: async () => {
+      await preparing; // what is just being started must be ended as well
+      await endSupervisor(home);
+    },
+    close: () => preparing,
   };
 }
 
