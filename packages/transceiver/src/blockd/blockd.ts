@@ -40,6 +40,8 @@ export class Blockd {
   /** Listening sockets that the parent has sent, until a disk takes them. */
   readonly #handles = new Map<string, net.Server>();
   readonly #handleWaiters = new Map<string, (server: net.Server) => void>();
+  /** Names of sockets that are still on their way and whose attach has failed. */
+  readonly #unwantedHandles = new Set<string>();
   readonly #epochTimer: NodeJS.Timeout;
   readonly #startedAt = Math.floor(Date.now() / 1000);
   #repository: string | null = null;
@@ -70,6 +72,10 @@ export class Blockd {
 
   /** A listening socket from the parent process. */
   takeHandle(name: string, server: net.Server): void {
+    if (this.#unwantedHandles.delete(name)) {
+      server.close();
+      return;
+    }
     const waiter = this.#handleWaiters.get(name);
     if (waiter === undefined) this.#handles.set(name, server);
     else waiter(server);
@@ -158,13 +164,17 @@ export class Blockd {
     if (this.#disks.has(key) || this.#attaching.has(key))
       throw new CollectiveError('exists', `${key} is attached already`);
     this.#attaching.add(key);
+    let isHandleTaken = !('handle' in params.listen);
     try {
       const { onEvent, fileSystem } = this.#options;
       const attached = await AttachedDisk.open(params, {
         fileSystem,
         store: this.#store,
         openBlockSize: (blockBytes) => this.#openBlockSize(blockBytes),
-        listener: async (listen) => ('handle' in listen ? { server: await this.#handle(listen.handle) } : listen),
+        listener: async (listen) => {
+          isHandleTaken = true;
+          return 'handle' in listen ? { server: await this.#handle(listen.handle) } : listen;
+        },
         onUnavailable: (blockIndex, digest) =>
           onEvent({
             event: 'block-unavailable',
@@ -189,6 +199,9 @@ export class Blockd {
       });
       this.#disks.set(key, attached);
       return { byteLength: attached.byteLength };
+    } catch (error) {
+      if (!isHandleTaken && 'handle' in params.listen) this.#refuseHandle(params.listen.handle);
+      throw error;
     } finally {
       this.#attaching.delete(key);
     }
@@ -256,6 +269,14 @@ export class Blockd {
       clearTimeout(timer);
       this.#handleWaiters.delete(name);
     }
+  }
+
+  /** Nobody will take this socket: kept, it would accept clients and never answer them. */
+  #refuseHandle(name: string): void {
+    const server = this.#handles.get(name);
+    if (server === undefined) this.#unwantedHandles.add(name);
+    else server.close();
+    this.#handles.delete(name);
   }
 
   #noteTrouble(digest: Digest, error: { readonly code: ErrorCode; readonly message: string }): void {

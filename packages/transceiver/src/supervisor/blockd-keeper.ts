@@ -30,6 +30,8 @@ export type BlockdKeeperOptions = {
 /** One that dies again within this time is waited for a little longer each time. */
 const QUICK_DEATH_MS = 5_000;
 const RESTART_DELAYS_MS = [0, 100, 500, 1_000, 2_000, 5_000] as const;
+/** A disk that a restarted daemon could not open (the file system was full, say) is tried again: its machine is paused until then. */
+const ATTACH_RETRY_MS = 3_000;
 /** How long a request waits for a daemon that is being restarted. */
 const DAEMON_WAIT_MS = 60_000;
 const STATUS_TIMEOUT_MS = 2_000;
@@ -41,6 +43,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
   #repository: Repository | undefined;
   #daemon: BlockdProcess | undefined;
   #restarts = 0;
+  #handedOver = 0;
   #closing = false;
   /** Told when a daemon serves. */
   #waiters: (() => void)[] = [];
@@ -103,8 +106,9 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
 
   async adopt(attachment: DiskAttachment): Promise<void> {
     const { machine, disk } = attachment;
-    const status = await this.status();
-    if (status?.disks.some((each) => each.session === machine && each.disk === disk) === true) {
+    // However long the answer takes: a disk that is attached must not be taken for one that is not.
+    const status = await this.#withDaemon(({ client }) => client.request('status', {}));
+    if (status.disks.some((each) => each.session === machine && each.disk === disk)) {
       this.#attached.set(keyOf(machine, disk), { attachment, held: undefined });
       return;
     }
@@ -187,6 +191,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
       const startedAtMs = Date.now();
       try {
         const adopted = this.#daemon;
+        if (adopted === undefined) await this.#endStranger();
         const daemon = adopted ?? (await BlockdProcess.start(this.#options.program, (event) => this.take(event)));
         if (adopted === undefined) await this.#tellAgain(daemon);
         this.#daemon = daemon;
@@ -206,26 +211,57 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     for (const waiter of this.#waiters.splice(0)) waiter();
   }
 
+  /**
+   * One that serves this home and is not ours: an earlier supervisor had just started it when it was killed. It has the lock, so
+   * none of ours could ever start beside it, and nobody else commands it: this process holds the supervisor's lock.
+   */
+  async #endStranger(): Promise<void> {
+    const stranger = await BlockdProcess.adopt(this.#options.program.controlSocket, () => undefined);
+    if (stranger === undefined) return;
+    this.#options.log(`blockd ${stranger.identity.pid} was started by another supervisor; it is ended`);
+    await stranger.stop(STOP_GRACE_MS);
+  }
+
   /** What a daemon that begins knows nothing of: the repository and every disk. One disk's failure is its own. */
   async #tellAgain(daemon: BlockdProcess): Promise<void> {
     if (this.#repository !== undefined) await daemon.client.request('repository', this.#repository);
     await Promise.all(
       [...this.#attached].map(async ([key, attached]) => {
-        const { machine, disk } = attached.attachment;
-        try {
-          await this.#attachTo(daemon, attached, false);
-          // Detached meanwhile, when there was nobody to tell.
-          if (this.#attached.get(key) !== attached) await daemon.client.request('detach', { session: machine, disk });
-        } catch (error) {
-          this.#options.log(`blockd: disk ${disk} of ${machine} could not be attached again: ${String(error)}`);
-        }
+        if (!(await this.#attachAgain(daemon, key, attached))) void this.#keepAttaching(daemon, key, attached);
       }),
     );
   }
 
+  /** False when it failed. */
+  async #attachAgain(daemon: BlockdProcess, key: string, attached: Attached): Promise<boolean> {
+    const { machine, disk } = attached.attachment;
+    try {
+      await this.#attachTo(daemon, attached, false);
+      // Detached meanwhile, when there was nobody to tell.
+      if (this.#attached.get(key) !== attached) await daemon.client.request('detach', { session: machine, disk });
+      return true;
+    } catch (error) {
+      this.#options.log(`blockd: disk ${disk} of ${machine} could not be attached again: ${String(error)}`);
+      return false;
+    }
+  }
+
+  async #keepAttaching(daemon: BlockdProcess, key: string, attached: Attached): Promise<void> {
+    let hasEnded = false;
+    void daemon.ended.then(() => (hasEnded = true)); // the next one is told everything anew
+    const isWanted = (): boolean => !hasEnded && !this.#closing && this.#attached.get(key) === attached;
+    for (;;) {
+      await delay(ATTACH_RETRY_MS, undefined, { ref: false });
+      if (!isWanted()) return;
+      if (await this.#attachAgain(daemon, key, attached)) break;
+    }
+    if (isWanted()) this.emit('restarted');
+  }
+
   async #attachTo(daemon: BlockdProcess, attached: Attached, fresh: boolean): Promise<void> {
     const { machine, disk, source, overlay, waitMs, socketPath, qemuUser } = attached.attachment;
-    const name = `${machine}.${disk}`;
+    // A name of its own each time: one that came too late for a failed attempt is not taken for the next.
+    const name = `${machine}.${disk}.${++this.#handedOver}`;
     if (daemon.takesSockets) attached.held ??= await HeldSocket.open(socketPath);
     else await rm(socketPath, { force: true }); // a socket of an earlier supervisor: the daemon makes its own
     const { held } = attached;

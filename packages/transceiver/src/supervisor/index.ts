@@ -1,4 +1,5 @@
 /** What the agent and tests use of the supervisor: its client and the data that travels. The rest runs in its own process. */
+export { HeldSocket } from './held-socket.js';
 export type { MachineDisk, MachineSpec } from './machine-spec.js';
 export { isOver, type MachineState } from './machine-state.js';
 export type { MachineStatus } from './machine-unit.js';

@@ -1,0 +1,123 @@
+/**
+ * The keeper against a block daemon that does what the test wants: a small script with the same control protocol, which takes its
+ * lock at once and may be slow to answer or refuse to attach.
+ */
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { expect, onTestFinished, test } from 'vitest';
+import { BlockdKeeper } from './blockd-keeper.js';
+import type { DiskAttachment } from './disk-service.js';
+import { RepositoryFile } from './repository-file.js';
+
+const DAEMON = `
+import { appendFileSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import net from 'node:net';
+import { createInterface } from 'node:readline';
+const folder = process.argv[2];
+const at = (name) => folder + '/' + name;
+try { mkdirSync(at('lock')); } catch { process.exit(3); }
+const end = () => { rmSync(at('lock'), { recursive: true }); process.exit(0); };
+process.on('SIGTERM', end);
+process.on('disconnect', () => undefined);
+const disks = [];
+const server = net.createServer((socket) => {
+  socket.on('error', () => undefined);
+  createInterface({ input: socket }).on('line', async (line) => {
+    const { id, method, params } = JSON.parse(line);
+    appendFileSync(at('asked'), process.pid + ' ' + method + '\\n');
+    const reply = (value) => socket.write(JSON.stringify({ id, ...value }) + '\\n');
+    if (method === 'shutdown') return end();
+    if (method === 'hello') return reply({ result: { protocol: 1, pid: process.pid, startedAt: 0 } });
+    if (method === 'status') {
+      const status = { disks: disks.map((disk) => ({ ...disk, waiting: [] })), lastError: null };
+      return setTimeout(() => reply({ result: status }), existsSync(at('slow')) ? 2500 : 0);
+    }
+    if (method === 'attach') {
+      if (existsSync(at('full'))) return reply({ error: { code: 'disk-full', message: 'no space', data: {} } });
+      disks.push({ session: params.session, disk: params.disk });
+    }
+    reply({ result: {} });
+  });
+});
+const listen = () => { rmSync(at('blockd.sock'), { force: true }); server.listen(at('blockd.sock')); };
+setTimeout(listen, Number(process.argv[3] ?? 0));
+`;
+
+const setUp = async () => {
+  const folder = await mkdtemp(path.join(os.tmpdir(), 'collective-keeper-'));
+  const at = (name: string): string => path.join(folder, name);
+  await writeFile(at('daemon.mjs'), DAEMON);
+  const log: string[] = [];
+  const open = async (): Promise<BlockdKeeper> => {
+    const keeper = await BlockdKeeper.open({
+      program: {
+        module: at('daemon.mjs'),
+        words: [folder],
+        controlSocket: at('blockd.sock'),
+        logFile: at('blockd.log'),
+      },
+      repositoryFile: new RepositoryFile(at('repository.json')),
+      log: (text) => void log.push(text),
+    });
+    onTestFinished(async () => {
+      await keeper.close();
+      await rm(folder, { recursive: true, force: true });
+    });
+    return keeper;
+  };
+  const attachment: DiskAttachment = {
+    machine: 'one',
+    disk: 'system',
+    source: { kind: 'zero', diskBytes: 1 << 20 },
+    waitMs: 5_000,
+    socketPath: at('nbd'),
+    qemuUser: undefined,
+  };
+  const asked = async (): Promise<string> => await readFile(at('asked'), 'utf8').catch(() => '');
+  /** A daemon that dies as by kill -9: its lock goes with it. */
+  const kill = async (pid: number | null): Promise<void> => {
+    await rm(at('lock'), { recursive: true });
+    process.kill(pid ?? 0, 'SIGKILL');
+  };
+  return { folder, at, log, open, attachment, asked, kill };
+};
+
+test('a daemon that a killed supervisor had just started is ended, and does not keep the next one from having its own', async () => {
+  const { folder, at, open, log } = await setUp();
+  const orphan = fork(at('daemon.mjs'), [folder, '700'], { stdio: 'ignore' });
+  const ended = once(orphan, 'exit');
+  await expect.poll(() => readFile(at('lock')).catch((error: unknown) => String(error))).toContain('EISDIR');
+  const keeper = await open();
+  await ended;
+  await keeper.traceStart('one');
+  expect(keeper.pid).not.toBe(orphan.pid);
+  expect(log.join('\n')).toContain(`blockd ${orphan.pid ?? 0} was started by another supervisor`);
+});
+
+test('a disk that a restarted daemon could not open is tried again until it can, and its machine hears of it', async () => {
+  const { at, open, attachment, kill, log } = await setUp();
+  const keeper = await open();
+  await keeper.attach(attachment, { fresh: true });
+  await writeFile(at('full'), '');
+  const restarted = once(keeper, 'restarted');
+  await kill(keeper.pid);
+  await restarted;
+  expect(log.join('\n')).toContain('could not be attached again');
+  expect((await keeper.status())?.disks).toEqual([]);
+  const attachedAgain = once(keeper, 'restarted');
+  await rm(at('full'));
+  await attachedAgain;
+  expect((await keeper.status())?.disks).toMatchObject([{ session: 'one', disk: 'system' }]);
+});
+
+test('a disk that a busy daemon serves is adopted, however long it takes to say so', async () => {
+  const { at, open, attachment, asked } = await setUp();
+  const keeper = await open();
+  await keeper.attach(attachment, { fresh: true });
+  await writeFile(at('slow'), '');
+  await keeper.adopt(attachment);
+  expect((await asked()).match(/attach/g)).toHaveLength(1);
+});
