@@ -57,7 +57,10 @@ export class CacheWriter {
   #spaceCheckedMs = Number.NEGATIVE_INFINITY;
   #filledSinceCheck = 0;
   #tableTimer: NodeJS.Timeout | undefined;
+  /** Guests fill the file system while nothing is fetched, too. */
+  readonly #spaceTimer: NodeJS.Timeout;
   #tableWrite: Promise<void> = Promise.resolve();
+  #spaceLook: Promise<void> = Promise.resolve();
   #filled = 0;
   #dropped = 0;
   #unfilled = 0;
@@ -72,6 +75,8 @@ export class CacheWriter {
     this.#nowMs = options.nowMs ?? Date.now;
     this.#freeBytes = options.freeBytes ?? freeBytesOf;
     this.#allowedBytes = options.cacheBytesMax;
+    this.#spaceTimer = setInterval(() => void this.#lookAtSpace(), SPACE_CHECK_MS);
+    this.#spaceTimer.unref();
   }
 
   /** Opens the cache folder (made when missing) and all slot files in it. The caller holds its lock. */
@@ -179,6 +184,8 @@ export class CacheWriter {
     this.#closed = true;
     if (this.#filling > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
     clearTimeout(this.#tableTimer);
+    clearInterval(this.#spaceTimer);
+    await this.#spaceLook;
     await this.#tableWrite;
     await Promise.allSettled(this.#opening.values());
     const results = await Promise.allSettled([...this.#files.values()].map((file) => file.close()));
@@ -203,6 +210,18 @@ export class CacheWriter {
     const files = [...this.#files.values()];
     const at = fileToRelieve(files.map((file) => file.usedBytes));
     return at === undefined ? undefined : files[at];
+  }
+
+  /** Between fills. */
+  async #lookAtSpace(): Promise<void> {
+    if (this.#closed || !this.#isSpaceCheckDue()) return;
+    this.#spaceLook = this.#checkSpace().then(
+      () => {
+        if ([...this.#files.values()].some((file) => file.isTableDirty)) this.#scheduleTable();
+      },
+      () => undefined, // a block that cannot be given back now is tried again in a second
+    );
+    await this.#spaceLook;
   }
 
   #isSpaceCheckDue(): boolean {

@@ -251,6 +251,17 @@ describe('cache', () => {
     await readAll(cache);
   });
 
+  it('gives way also while nothing is fetched: a guest that only writes fills the file system', async () => {
+    let freeBytes = 1 << 30;
+    const cache = await openCache({ reserveBytes: 20 * BLOCK, freeBytes: () => Promise.resolve(freeBytes) });
+    await readAll(cache);
+    const before = cache.writer.counters.usedBytes;
+    freeBytes = 5 * BLOCK;
+    await expect
+      .poll(() => cache.writer.counters.usedBytes, { timeout: 10_000 })
+      .toBeLessThanOrEqual(before - 14 * BLOCK);
+  });
+
   it('serves from memory when it may hold nothing at all', async () => {
     const cache = await openCache({ reserveBytes: 1 << 30, freeBytes: () => Promise.resolve(0) });
     await readAll(cache);
