@@ -78,7 +78,7 @@ export class AttachedDisk {
       });
       return new AttachedDisk(params, fileSystem, path, server, nbdExport);
     } catch (error) {
-      await closePath(path);
+      await closePath(path, { abandonOverlay: false });
       throw error;
     }
   }
@@ -135,15 +135,17 @@ export class AttachedDisk {
     };
   }
 
-  /** Ends the server and its sessions, flushes and closes the layers; `removeTemporary` deletes a temporary overlay. */
+  /** Ends the server and its sessions, flushes and closes the layers; `removeTemporary` deletes a temporary overlay instead of flushing it. */
   close(options: { readonly removeTemporary: boolean }): Promise<void> {
     this.#closed ??= (async () => {
+      const { overlay } = this.#params;
+      const removedPath = options.removeTemporary && overlay?.mode === 'temporary' ? overlay.path : undefined;
       try {
         await this.#server.close();
       } finally {
-        await closePath({ top: this.#top, overlay: this.#overlay, published: this.#published }).finally(async () => {
-          const { overlay } = this.#params;
-          if (options.removeTemporary && overlay?.mode === 'temporary') await this.#fileSystem.remove(overlay.path);
+        const path = { top: this.#top, overlay: this.#overlay, published: this.#published };
+        await closePath(path, { abandonOverlay: removedPath !== undefined }).finally(async () => {
+          if (removedPath !== undefined) await this.#fileSystem.remove(removedPath);
         });
       }
     })();
@@ -195,9 +197,9 @@ const readMap = async (
 };
 
 /** From the top down; every part is closed even when one before it fails, and the first error is kept. */
-const closePath = async (path: DevicePath): Promise<void> => {
+const closePath = async (path: DevicePath, options: { readonly abandonOverlay: boolean }): Promise<void> => {
   try {
-    await path.overlay?.close();
+    await (options.abandonOverlay ? path.overlay?.abandon() : path.overlay?.close());
   } finally {
     await path.published?.image.close();
   }
