@@ -75,10 +75,12 @@ export const ERROR_TABLE = {
   'bad-machine': row('The machine description is not allowed', 400),
   'bad-image': row('The disk image cannot be used', 400),
   'no-boot': row('The image did not boot', 422, {
-    hint: 'Look at the console output, or publish with --no-boot-test.',
+    hint: 'Look at the console output. A publish with --no-boot-test leaves the boot test out.',
   }),
   'missing-program': row('A program that is needed is not installed', 500),
-  'agent-unreachable': row('The agent does not answer', 503, { hint: 'Run: collective agent' }),
+  'agent-unreachable': row('The agent does not answer', 503, {
+    hint: 'Run the command again: it starts the agent. Its log is log/agent.log in the home.',
+  }),
   usage: row('The command is not used correctly', 400, { hint: 'See --help.' }),
 } as const satisfies Record<string, ErrorRow>;
 

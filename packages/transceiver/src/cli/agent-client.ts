@@ -43,11 +43,10 @@ export class AgentClient {
     } catch (error) {
       // An interrupted request breaks off in several ways; why it did is in the signal.
       options.signal?.throwIfAborted();
-      throw error;
+      throw error instanceof CollectiveError ? error : agentEnded(last, error);
     }
     options.signal?.throwIfAborted();
-    const where = last?.event === 'progress' ? ` while: ${last.text}` : '';
-    throw new CollectiveError('agent-unreachable', `The agent ended${where}.`);
+    throw agentEnded(last);
   }
 
   async #send(method: string, path: string, body: unknown, signal?: AbortSignal): Promise<IncomingMessage> {
@@ -82,11 +81,24 @@ export class AgentClient {
 
 async function readJson(response: IncomingMessage): Promise<unknown> {
   const parts: Buffer[] = [];
-  for await (const part of response) parts.push(part as Buffer);
-  const value: unknown = JSON.parse(Buffer.concat(parts).toString('utf8'));
+  let value: unknown;
+  try {
+    for await (const part of response) parts.push(part as Buffer);
+    value = JSON.parse(Buffer.concat(parts).toString('utf8'));
+  } catch (error) {
+    throw agentEnded(undefined, error);
+  }
   if (response.statusCode === 200) return value;
   throw errorOf(value as ErrorReply);
 }
+
+/** It died, or was ended, in the middle of an answer. */
+const agentEnded = (last: JobEvent | undefined, cause?: unknown): CollectiveError =>
+  new CollectiveError(
+    'agent-unreachable',
+    `The agent ended${last?.event === 'progress' ? ` while: ${last.text.replace(/\.$/, '')}` : ' before it had answered'}.`,
+    { cause },
+  );
 
 const errorOf = (reply: ErrorReply): CollectiveError =>
   new CollectiveError(

@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { ERROR_TABLE } from '@collective/shared';
 import { EXIT_CODES, codesWithExitCode, exitCodeOf } from './exit-codes.js';
-import { buildProgram } from './main.js';
+import { buildProgram, main } from './main.js';
 import { table } from './table.js';
 
 const document = readFileSync(new URL('../../../../docs/cli.md', import.meta.url), 'utf8');
@@ -81,5 +81,26 @@ describe('table', () => {
         ],
       ),
     ).toBe('A    LONG\nxyz  1\nq');
+  });
+});
+
+describe('wrong use with --json', () => {
+  afterEach(() => {
+    vi.restoreAllMocks();
+    process.exitCode = undefined;
+  });
+
+  it.each([
+    [['--json', 'zzzzzzzz'], "unknown command 'zzzzzzzz'"],
+    [['start', '--json'], "missing required argument 'names'"],
+    [['status', '--bogus', '--json'], "unknown option '--bogus'"],
+    [['--json'], 'Say which command.'],
+  ])('%j prints one JSON value on stdout, as every error does', async (words, message) => {
+    let printed = '';
+    vi.spyOn(process.stdout, 'write').mockImplementation((text) => (printed += String(text)) !== '');
+    vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+    await main(words);
+    expect(JSON.parse(printed)).toEqual({ error: { code: 'usage', message, hint: 'See --help.', data: {} } });
+    expect(process.exitCode).toBe(2);
   });
 });

@@ -3,6 +3,7 @@
  * so that `collective status` starts fast.
  */
 import { Command, CommanderError, Option } from 'commander';
+import { CollectiveError } from '@collective/shared/errors';
 import { printError, type GlobalOptions } from './output.js';
 
 /** Runs one command; sets the exit code of the process (cli/exit-codes.ts). */
@@ -11,14 +12,23 @@ export async function main(args: readonly string[]): Promise<void> {
   try {
     await program.parseAsync([...args], { from: 'user' });
   } catch (error) {
-    if (error instanceof CommanderError) {
-      // commander has printed it; help and version are no errors.
-      process.exitCode = error.exitCode === 0 ? 0 : 2;
-      return;
-    }
-    process.exitCode = printError(globals(program.opts()), error);
+    if (error instanceof CommanderError && error.exitCode === 0) return; // help
+    const isUsage = error instanceof CommanderError;
+    // Its parsing may have ended before it came to --json.
+    const options = { ...globals(program.opts()), ...(isUsage ? { json: args.includes('--json') } : {}) };
+    // For people commander has printed it already.
+    if (isUsage && !options.json) process.exitCode = 2;
+    else process.exitCode = printError(options, isUsage ? usageError(error) : error);
   }
 }
+
+const usageError = (error: CommanderError): CollectiveError =>
+  new CollectiveError(
+    'usage',
+    error.code === 'commander.help'
+      ? 'Say which command.'
+      : error.message.replace(/^error: /, '').replaceAll('\n', ' '),
+  );
 
 type Options = Readonly<Record<string, unknown>>;
 
@@ -135,7 +145,7 @@ function addPublisherCommands(program: Command): void {
     .option('--no-boot-test', 'do not boot the result before it becomes a version')
     .option(
       '--boot-text <TEXT>',
-      'the boot test has passed when the serial console shows this (default: a login prompt, or the guest agent answers)',
+      'the boot test has passed when the serial console shows this (default: a login prompt)',
     )
     .option('--boot-seconds <N>', 'the boot test has failed after so many seconds (default 300)')
     .action(async (name: string, _options, command: Command) =>

@@ -9,6 +9,8 @@ export function barView(): { readonly show: (event: JobEvent) => void; readonly 
     bar?.stop();
     bar = undefined;
   };
+  // A second Ctrl-C ends the program in the middle of a bar: the cursor must come back.
+  process.once('exit', end);
   return {
     show: (event) => {
       if (event.event === 'note') {

@@ -5,11 +5,21 @@ import { Interrupted } from './output.js';
 
 export const isInteractive = (): boolean => process.stdin.isTTY && process.stderr.isTTY;
 
+/** Errors: `usage` without a terminal; Ctrl-C and Ctrl-D end the command. */
 export async function askLine(question: string): Promise<string> {
   if (!isInteractive()) throw new CollectiveError('usage', `"${question.trim()}" can only be asked at a terminal.`);
   const lines = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    return (await new Promise<string>((resolve) => lines.question(question, resolve))).trim();
+    const typed = await new Promise<string>((resolve, reject) => {
+      // Without these the question is never answered, and the program ends as if all were well.
+      lines.once('SIGINT', () => reject(new Interrupted()));
+      lines.once('close', () => reject(new Interrupted()));
+      lines.question(question, resolve);
+    });
+    return typed.trim();
+  } catch (error) {
+    process.stderr.write('\n');
+    throw error;
   } finally {
     lines.close();
   }
