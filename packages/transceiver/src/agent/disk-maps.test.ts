@@ -3,11 +3,19 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
+  CollectiveError,
   DiskMap,
+  PAYLOAD_TYPES,
   decodeMapPage,
+  encodeChangedPairs,
   encodeChunk,
   encodeChunkBatch,
+  encodeVersionManifest,
+  newSigningKeySeed,
   sha256,
+  signEnvelope,
+  signingKeyFromSeed,
+  type Digest,
   type DiskDescription,
   type VersionManifest,
 } from '@collective/shared';
@@ -82,6 +90,80 @@ const serving = (pages: ReadonlyMap<string, Buffer>, map: DiskMap, asked: string
   expect(map.blockCount).toBeGreaterThan(0);
   return { call } as unknown as MapSource;
 };
+
+/** A version of `demo` that was verified on this machine, with its pages at hand. */
+const holdVersion = async (version: number, map: DiskMap): Promise<void> => {
+  const { manifest, pages } = versionOf(map);
+  const bytes = signEnvelope({
+    payloadType: PAYLOAD_TYPES.version,
+    payload: encodeVersionManifest({ ...manifest, version }),
+    signers: [signingKeyFromSeed(newSigningKeySeed())],
+  });
+  await objects.put('manifest', [[sha256(bytes), bytes]]);
+  await objects.putVerifiedManifest('demo', version, sha256(bytes));
+  await objects.put('page', pages as ReadonlyMap<Digest, Buffer>);
+};
+
+describe('loadDiskMap after an update', () => {
+  const older = filledMap(1000);
+  const newer = older.clone();
+  newer.set(5, { kind: 'public', digest: sha256(Buffer.from('changed')) });
+
+  /** Answers `diskChanges` with these bytes, and `diskMap` as ever. */
+  const sending = (
+    changes: Buffer | CollectiveError,
+    pages: ReadonlyMap<string, Buffer>,
+    asked: string[],
+  ): MapSource => {
+    const maps = serving(pages, newer, asked);
+    const call = async (name: string, options: { readonly query: { readonly since?: number } }): Promise<Buffer> => {
+      if (name === 'diskMap') return maps.call('diskMap', options as never);
+      asked.push(`since ${String(options.query.since)}`);
+      if (changes instanceof CollectiveError) throw changes;
+      return changes;
+    };
+    return { call } as unknown as MapSource;
+  };
+
+  it('asks only for what changed since the newest version that is at hand, and then has the new map', async () => {
+    await holdVersion(3, older);
+    await holdVersion(1, filledMap(10));
+    const { manifest, disk, pages } = versionOf(newer);
+    const asked: string[] = [];
+    const client = sending(encodeChangedPairs(newer.changesSince(older)), pages, asked);
+    const loaded = await loadDiskMap({ manifest: { ...manifest, version: 4 }, disk, objects, client });
+    expect(loaded.digestBytes.equals(newer.digestBytes)).toBe(true);
+    expect(asked).toEqual(['since 3']);
+    await loadDiskMap({ manifest: { ...manifest, version: 4 }, disk, objects, client: undefined });
+  });
+
+  const wrongDigest = older.clone();
+  wrongDigest.set(5, { kind: 'public', digest: sha256(Buffer.from('not what was signed')) });
+  it.each([
+    ['leads to another root than the signed one', encodeChangedPairs(wrongDigest.changesSince(older))],
+    ['is broken', Buffer.from('no list')],
+    [
+      'is of a disk that is much larger',
+      encodeChangedPairs(DiskMap.empty({ diskBytes: 2 ** 44, blockBytes: 1_048_576 }).changesSince(undefined)),
+    ],
+    ['cannot be had because the older version was deleted', new CollectiveError('not-found')],
+  ])('falls back to the pages when the list %s', async (_why, changes) => {
+    await holdVersion(1, older);
+    const { manifest, disk, pages } = versionOf(newer);
+    const asked: string[] = [];
+    const loaded = await loadDiskMap({ manifest, disk, objects, client: sending(changes, pages, asked) });
+    expect(loaded.digestBytes.equals(newer.digestBytes)).toBe(true);
+    expect(asked).toEqual(['since 1', 'all']);
+  });
+
+  it('never takes a later version for an older one', async () => {
+    await holdVersion(9, older);
+    const { manifest, disk, pages } = versionOf(newer);
+    const asked: string[] = [];
+    await loadDiskMap({ manifest, disk, objects, client: sending(Buffer.alloc(0), pages, asked) });
+    expect(asked).toEqual(['all']);
+  });
+});
 
 describe('loadDiskMap', () => {
   it('asks for a small map as a whole, once, and then has it at hand', async () => {

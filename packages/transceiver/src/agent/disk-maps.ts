@@ -1,17 +1,21 @@
 /**
- * Disk maps of published versions: from the object cache, else from the repository. Small maps come whole in one answer,
- * larger ones as their upper pages and then their leaves in groups, so that pages never trickle (DESIGN §5). Every page
- * is checked against its digest on its way to the root that the signed manifest names.
+ * Disk maps of published versions: from the object cache, else from the repository. After an update the list of changed
+ * pairs against the newest version at hand is asked for; else small maps come whole in one answer, larger ones as their
+ * upper pages and then their leaves in groups, so that pages never trickle (DESIGN §5). Every page is checked against its
+ * digest on its way to the root that the signed manifest names, a list by the root that it leads to.
  */
 import {
   CollectiveError,
   DiskMap,
   MAP_PAGE_BYTES_MAX,
+  PAYLOAD_TYPES,
   decodeChangedPairs,
   decodeChunk,
   decodeChunkBatch,
+  decodeVersionManifest,
   hasCode,
   isDigest,
+  openEnvelope,
   type Digest,
   type DiskDescription,
   type VersionManifest,
@@ -25,6 +29,10 @@ const WHOLE_BYTES_MAX = 1024 * 1024;
 const LEAVES_A_REQUEST = 512;
 const FANOUT = 128;
 const ANSWER_BYTES_MAX = 8 * 1024 * 1024;
+/** 1 TiB in 64 KiB blocks, all changed. */
+const CHANGES_BYTES_MAX = 640_000_000;
+/** Versions that are looked at for one whose map is at hand. */
+const OLDER_TRIED_MAX = 16;
 
 export type MapSource = Pick<RepositoryClient, 'call'>;
 
@@ -49,6 +57,8 @@ export async function loadDiskMap(options: LoadOptions): Promise<DiskMap> {
       `The map of disk ${disk.name} of ${options.manifest.appliance}@${String(options.manifest.version)} is not on this machine, and the repository cannot be asked.`,
     );
   }
+  const updated = await mapByChanges(options, options.client);
+  if (updated !== undefined) return updated;
   const isSmall = Math.ceil(disk.diskBytes / disk.blockBytes) * 33 < WHOLE_BYTES_MAX;
   if (isSmall) await fetchPages(options, options.client, { part: 'all' });
   else await fetchLarge(options, options.client);
@@ -61,29 +71,60 @@ export async function loadDiskMap(options: LoadOptions): Promise<DiskMap> {
   );
 }
 
-/** Builds the map of a version from one that is at hand and the changed pairs, and keeps its pages. Undefined: ask for the pages. */
-export async function updateDiskMap(
-  older: { readonly map: DiskMap; readonly version: number },
-  options: LoadOptions,
-): Promise<DiskMap | undefined> {
-  const { disk, manifest, client } = options;
-  if (client === undefined || disk.root === null || older.map.blockBytes !== disk.blockBytes) return undefined;
+/**
+ * After an update: the map out of the newest older version's that is at hand, and the list of changed pairs, which is all
+ * that travels then. Undefined when nothing older is at hand, or the list does not lead to the signed root: ask for pages.
+ */
+async function mapByChanges(options: LoadOptions, client: MapSource): Promise<DiskMap | undefined> {
+  const { disk, manifest, objects } = options;
+  const older = await olderMap(options);
+  if (older === undefined) return undefined;
   const params = { name: manifest.appliance, version: manifest.version, disk: disk.name };
-  const bytes = await client.call('diskChanges', {
-    params,
-    query: { since: older.version },
-    responseBytesMax: 640_000_000,
-    ...signalOf(options.signal),
-  });
-  const map = older.map.clone().apply(decodeChangedPairs(bytes));
-  const { root, pages } = map.build();
-  if (root !== disk.root || map.diskBytes !== disk.diskBytes) return undefined;
-  await options.objects.put('page', pages);
-  return map;
+  try {
+    const bytes = await client.call('diskChanges', {
+      params,
+      query: { since: older.version },
+      responseBytesMax: CHANGES_BYTES_MAX,
+      ...signalOf(options.signal),
+    });
+    const changes = decodeChangedPairs(bytes);
+    // Before a byte of memory is taken for what the list says of itself.
+    if (changes.diskBytes !== disk.diskBytes || changes.blockBytes !== disk.blockBytes) return undefined;
+    const map = older.map.apply(changes);
+    const { root, pages } = map.build();
+    if (root !== disk.root) return undefined;
+    await objects.put('page', pages);
+    return map;
+  } catch (error) {
+    // The older version may have been deleted there, or the list be broken: the pages are checked one by one.
+    if (error instanceof CollectiveError && error.code !== 'repository-unreachable') return undefined;
+    throw error;
+  }
+}
+
+/** The disk in the newest version before this one that was verified here and whose pages are still at hand. */
+async function olderMap({
+  disk,
+  manifest,
+  objects,
+}: LoadOptions): Promise<{ readonly map: DiskMap; readonly version: number } | undefined> {
+  const all = await objects.verifiedVersions(manifest.appliance);
+  const versions = all.filter((version) => version < manifest.version);
+  for (const version of versions.reverse().slice(0, OLDER_TRIED_MAX)) {
+    const digest = objects.verifiedManifest(manifest.appliance, version);
+    const bytes = digest === undefined ? undefined : objects.get('manifest', digest);
+    if (bytes === undefined) continue;
+    const { payload } = openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.version });
+    const older = decodeVersionManifest(payload).disks.find(({ name }) => name === disk.name);
+    if (older === undefined || older.root === null || older.blockBytes !== disk.blockBytes) continue;
+    const map = mapAtHand({ disk: older, objects });
+    if (map instanceof DiskMap) return { map, version };
+  }
+  return undefined;
 }
 
 /** The map, or the digest of a page that is not at hand. */
-function mapAtHand({ disk, objects }: LoadOptions): DiskMap | Digest {
+function mapAtHand({ disk, objects }: Pick<LoadOptions, 'disk' | 'objects'>): DiskMap | Digest {
   if (disk.root === null) return DiskMap.empty(disk);
   try {
     return DiskMap.fromPages({

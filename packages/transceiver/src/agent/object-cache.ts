@@ -62,6 +62,21 @@ export class ObjectCache {
     await this.#level.put(`version/${appliance}/${String(version)}`, Buffer.from(digest));
   }
 
+  /** Versions of which a manifest was verified here, ascending. */
+  async verifiedVersions(appliance: string): Promise<number[]> {
+    const prefix = `version/${appliance}/`;
+    // 0 follows the slash.
+    const keys = await this.#level.keys({ gt: prefix, lt: `version/${appliance}0` }).all();
+    return keys.map((key) => Number(key.slice(prefix.length))).sort((a, b) => a - b);
+  }
+
+  /** Forgets that manifests of this and later versions were verified; durable when it resolves. */
+  async forgetVerified(appliance: string, firstVersion: number): Promise<void> {
+    const versions = (await this.verifiedVersions(appliance)).filter((version) => version >= firstVersion);
+    const batch = versions.map((version) => ({ type: 'del' as const, key: `version/${appliance}/${String(version)}` }));
+    if (batch.length > 0) await this.#level.batch(batch, { sync: true });
+  }
+
   async close(): Promise<void> {
     await this.#level.close();
   }

@@ -237,6 +237,49 @@ describe('TrustClient', () => {
     expect((await client.newest('demo', repository)).manifest.version).toBe(1);
   });
 
+  it("after a recount a thief's version is not started by name in the place of the one that was made since", async () => {
+    const thief = key();
+    repository.publish(1);
+    repository.addTrust({ publishers: [{ name: 'pat', key: thief.publicKey, appliances: ['*'] }] });
+    repository.publish(2, thief);
+    const client = await joined();
+    const stolen = await client.newest('demo', repository);
+    repository.addTrust({ recount: [{ appliance: 'demo', version: 1, since: 3 }] });
+    for (const version of [2, 3]) repository.publish(version);
+    await client.refresh(repository);
+    const second = await client.version('demo', 2, repository);
+    expect(second.digest).not.toBe(stolen.digest);
+    expect(second.digest).toBe(sha256(repository.manifests.get('2') ?? Buffer.alloc(0)));
+  });
+
+  it('without the repository an older version that was verified here starts by name, though a newer one is known', async () => {
+    repository.publish(1);
+    const client = await joined();
+    await client.newest('demo', repository);
+    repository.publish(2);
+    await client.refresh(repository);
+    await expect(client.newest('demo', undefined)).rejects.toMatchObject({ code: 'repository-unreachable' });
+    const held = await client.version('demo', 1, undefined);
+    expect(held.manifest.version).toBe(1);
+    expect(held.notes.join()).toContain('there may be a newer version');
+  });
+
+  it('without heads it says that the newest version is not known, not that there is no such appliance', async () => {
+    repository.publish(1);
+    const { files } = await TrustClient.introduce(repository, repository.identity);
+    await TrustClient.keep(paths(), files);
+    await expect((await open()).newest('demo', undefined)).rejects.toMatchObject({ code: 'repository-unreachable' });
+  });
+
+  it("trust files of another repository, left by a login that was broken off, are in nobody's way", async () => {
+    const other = new MemoryRepository();
+    other.addTrust({});
+    other.addTrust({});
+    await TrustClient.keep(paths(), other.trustFiles);
+    await joined();
+    expect((await open()).trust.number).toBe(1);
+  });
+
   it('expired heads are a note, never a refusal', async () => {
     repository.publish(1);
     repository.expiresAt = 1_700_000_100;

@@ -5,7 +5,7 @@
  * Order on disk: a trust file is kept once it is verified; what was seen is durable before the heads are used. So a crash
  * at any point leaves a machine that accepts no less and nothing older than before.
  */
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   CollectiveError,
@@ -50,6 +50,8 @@ export type VerifiedVersion = {
 /** A parent chain is walked at most so far; each step may be a request. */
 const CHAIN_MAX = 10_000;
 const TRUST_FILES_MAX = 100_000;
+/** The newest version cannot be had, which says nothing against one that was verified here before. */
+const NO_NEWEST: ReadonlySet<string> = new Set(['untrusted', 'bad-signature', 'repository-unreachable']);
 
 type Paths = { readonly trustDirectory: string; readonly seenFile: string };
 
@@ -123,8 +125,11 @@ export class TrustClient {
     return { trust, files };
   }
 
-  /** Keeps the trust files of an introduction in the home. */
-  static async keep(paths: Paths, files: readonly Buffer[]): Promise<void> {
+  /** Keeps the trust files of an introduction in the home. Those of another repository, left by a login that was broken off, go. */
+  static async keep(paths: Pick<Paths, 'trustDirectory'>, files: readonly Buffer[]): Promise<void> {
+    const held = await readIfThere(join(paths.trustDirectory, '1'));
+    if (held !== undefined && files[0]?.equals(held) !== true)
+      await rm(paths.trustDirectory, { recursive: true, force: true });
     await mkdir(paths.trustDirectory, { recursive: true, mode: 0o700 });
     for (const [at, bytes] of files.entries()) await writeDurably(join(paths.trustDirectory, String(at + 1)), bytes);
   }
@@ -163,6 +168,7 @@ export class TrustClient {
     const heads = openHeads(bytes, this.#trust);
     const seen = compareHeads(this.#seen, heads, this.#trust);
     if (this.#seen === undefined || JSON.stringify(seen) !== JSON.stringify(this.#seen)) {
+      await this.#forgetRecounted();
       await writeSeen(this.#paths.seenFile, seen);
       this.#seen = seen;
     }
@@ -171,11 +177,26 @@ export class TrustClient {
   }
 
   /**
+   * What a recount takes back is no longer "verified here" either: else a stolen key's version would be started by name
+   * in the place of the one that the publisher has made since. Before seen.json, because a recount counts once.
+   */
+  async #forgetRecounted(): Promise<void> {
+    const before = this.#seen?.trust ?? 0;
+    for (const { appliance, version, since } of this.#trust.recount)
+      if (since > before) await this.#objects.forgetVerified(appliance, version);
+  }
+
+  /**
    * The newest version of an appliance, named by the heads and signed by a key that the newest trust file allows.
    * `source` undefined: from what is at hand. Errors: `not-found`, `untrusted`, `rollback`, `repository-unreachable`.
    */
   async newest(appliance: string, source: TrustSource | undefined): Promise<VerifiedVersion> {
-    const head = this.#heads?.heads.find((entry) => entry.appliance === appliance);
+    if (this.#heads === undefined)
+      throw new CollectiveError(
+        'repository-unreachable',
+        `What is the newest version of ${appliance} is not known on this machine, and the repository cannot be asked.`,
+      );
+    const head = this.#heads.heads.find((entry) => entry.appliance === appliance);
     if (head === undefined)
       throw new CollectiveError('not-found', `There is no appliance ${appliance}, or none that you may use.`, {
         data: { appliance },
@@ -197,9 +218,14 @@ export class TrustClient {
     try {
       newest = await this.newest(appliance, source);
     } catch (error) {
-      // A head that nobody may have signed vouches for nothing before it; what was verified here earlier still stands.
-      if (seen === undefined || !(hasCode(error, 'untrusted') || hasCode(error, 'bad-signature'))) throw error;
-      const notes = [`The newest version of ${appliance} cannot be trusted: ${error.message}`];
+      // A head that nobody may have signed, or that is not at hand, vouches for nothing before it; what was verified here
+      // earlier still stands.
+      if (seen === undefined || !(error instanceof CollectiveError) || !NO_NEWEST.has(error.code)) throw error;
+      const notes = [
+        error.code === 'repository-unreachable'
+          ? `${appliance}@${String(version)} is what this machine holds; there may be a newer version.`
+          : `The newest version of ${appliance} cannot be trusted: ${error.message}`,
+      ];
       return this.#byName({ appliance, version, digest: seen, notes }, source);
     }
     const highest = newest.manifest.version;
