@@ -1,5 +1,7 @@
 /** What happens around a guest while it runs: processes are killed, the repository goes away, a machine is stopped in an outage. */
 import { existsSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { expect, test } from 'vitest';
 import { eventually, type MachineLab, withLab } from './machine-lab.js';
 
@@ -62,6 +64,22 @@ test('kill -9 of supervisor and block daemon at once, and of the daemon again: t
     await console.sees(/written/);
     console.type('reboot');
     await console.sees(READY, 2);
+  }));
+
+test('kill -9 of the supervisor before it had written down its QEMU: the next one finds that QEMU and ends it', () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await midBoot(lab);
+    const before = await lab.client.request('status', {});
+    await lab.kill(before.pid);
+    const recordFile = path.join(lab.home.machinesDirectory, 'one/machine.json');
+    const record = JSON.parse(await readFile(recordFile, 'utf8')) as object;
+    await writeFile(recordFile, JSON.stringify({ ...record, qemu: null }));
+    await lab.reconnect();
+    expect((await lab.status('one')).state).toMatchObject({ name: 'failed' });
+    expect(await lab.log()).toContain(`QEMU ${before.machines[0]?.qemuPid ?? 0} was not in the record and is ended`);
+    const left = await lab.processes();
+    expect(left.filter((words) => words.includes('qemu'))).toEqual([]);
   }));
 
 test('the repository goes away in mid-boot: the machine is paused with the reason, answers meanwhile, and goes on by itself', () =>

@@ -107,7 +107,7 @@ function firmwareArguments(description: MachineDescription, session: MachineSess
 function controlArguments(session: MachineSession): string[] {
   const paths = sessionPaths(session.folder);
   return [
-    ...listener('qmp', paths.qmp),
+    ...controlListener(paths.qmp),
     ...['-mon', option(undefined, { chardev: 'qmp', mode: 'control' })],
     ...listener('qmp-spare', paths.qmpSpare),
     ...['-mon', option(undefined, { chardev: 'qmp-spare', mode: 'control' })],
@@ -116,6 +116,9 @@ function controlArguments(session: MachineSession): string[] {
     ...['-device', json({ driver: 'isa-serial', id: 'serial0', chardev: 'serial' })],
   ];
 }
+
+/** The words for the first control socket: they tell whose QEMU a process is (find-qemu.ts). */
+export const controlListener = (path: string): string[] => listener('qmp', path);
 
 const listener = (id: string, path: string): string[] => [
   '-chardev',

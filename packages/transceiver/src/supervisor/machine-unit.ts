@@ -9,6 +9,7 @@ import { EventEmitter } from 'node:events';
 import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { findAccelerator, type AcceleratorFinding } from '../machine/accelerator.js';
+import { endStrayQemus } from '../machine/find-qemu.js';
 import { GuestAgent } from '../machine/guest-agent.js';
 import { makeMachineFolder } from '../machine/launcher.js';
 import { sessionPaths } from '../machine/machine-session.js';
@@ -20,8 +21,10 @@ import { watchDiskPauses } from './disk-pauses.js';
 import type { MachineRecords } from './machine-record.js';
 import type { MachineDisk, MachineRecord, MachineSpec } from './machine-spec.js';
 import { isOver, type MachineEvent, type MachineState, nextState } from './machine-state.js';
+import { RebootPlan } from './reboot-plan.js';
 import { SerialConsole } from './serial-console.js';
 import { powerDown } from './power-down.js';
+import { setGoing } from './set-going.js';
 
 /** libata gives a SATA or IDE request up after 30 s, firmware much earlier; a virtio guest waits for ever. */
 const WAIT_MS = { virtio: 5_000, sata: 2_000, ide: 2_000 } as const;
@@ -89,6 +92,7 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
     unit.#accelerator = { accelerator: record.accelerator, reason: 'as it was started' };
     const qemu = record.qemu === null ? undefined : await unit.#adoptQemu(record.qemu, record.folder);
     if (qemu === undefined) {
+      await endStrayQemus(record.folder, (text) => options.log(`${record.spec.machine}: ${text}`));
       unit.#next({ type: 'failed', why: 'The machine ended while no supervisor was there' });
       await unit.#cleanUp();
       return unit;
@@ -162,14 +166,17 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
     try {
       if (adopted === undefined) await this.#prepare();
       else await this.#takeOver(adopted);
+      const rebootPlan = new RebootPlan();
       for (;;) {
         const qemu = adopted ?? (await this.#bringUp());
         adopted = undefined;
+        const servedFromMs = performance.now();
         const end = await this.#serve(qemu);
         this.#next({ type: 'ended', reason: end.reason, detail: end.stderrTail });
         if (this.#outcome !== undefined || this.#state.name !== 'preparing') break;
         this.#restarts += 1;
         this.#options.log(`${this.spec.machine}: the guest reboots`);
+        await this.#waitToReboot(rebootPlan.waitMsAfter(performance.now() - servedFromMs));
         await this.#renewDisks();
       }
     } catch (error) {
@@ -178,6 +185,12 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
       this.#next({ type: 'failed', why });
     }
     await this.#cleanUp();
+  }
+
+  async #waitToReboot(waitMs: number): Promise<void> {
+    if (waitMs === 0) return;
+    this.#next({ type: 'waits', why: `the guest reboots again and again: it is started in ${waitMs / 1_000} s` });
+    await delay(waitMs, undefined, { signal: this.#abort.signal });
   }
 
   async #prepare(): Promise<void> {
@@ -294,17 +307,11 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
       onLongPauseOver: () => this.#setClock(qemu),
       log: this.#options.log,
     });
-    try {
-      if (qemu.ended === undefined) {
-        const status = await qemu.qmp.queryStatus();
-        if (status.status === 'prelaunch') {
-          await qemu.qmp.cont();
-          this.#next({ type: 'started' });
-        } else await pauses.lookAgain();
-      }
-    } catch (error) {
-      if (qemu.ended === undefined) this.#options.log(`${this.spec.machine}: ${String(error)}`);
-    }
+    await setGoing(qemu, {
+      onStarted: () => this.#next({ type: 'started' }),
+      lookAgain: pauses.lookAgain,
+      log: (text) => this.#options.log(`${this.spec.machine}: ${text}`),
+    });
     const end = await ended;
     signal.removeEventListener('abort', onAbort);
     pauses.close();

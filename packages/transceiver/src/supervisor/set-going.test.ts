@@ -1,0 +1,32 @@
+import { expect, test } from 'vitest';
+import { setGoing } from './set-going.js';
+
+/** QEMU's run states in turn; undefined: no answer in time. */
+const run = async (statuses: (string | undefined)[]): Promise<string[]> => {
+  const said: string[] = [];
+  const qemu = {
+    ended: undefined,
+    qmp: {
+      queryStatus: () => {
+        const status = statuses.shift();
+        if (status === undefined) return Promise.reject(new Error('QEMU did not answer'));
+        return Promise.resolve({ status, running: status === 'running' });
+      },
+      cont: () => Promise.resolve(void said.push('cont')),
+    },
+  };
+  await setGoing(qemu, {
+    onStarted: () => said.push('started'),
+    lookAgain: () => Promise.resolve(void said.push('look')),
+    log: (text) => said.push(text),
+  });
+  return said;
+};
+
+test('a QEMU that waits for its first instruction is continued', async () => {
+  expect(await run(['prelaunch'])).toEqual(['cont', 'started']);
+});
+
+test('a QEMU that was taken over in a pause, and is too busy to answer at first, is asked again until its pause is known', async () => {
+  expect(await run([undefined, 'io-error'])).toEqual(['Error: QEMU did not answer', 'started', 'look']);
+});
