@@ -7,7 +7,6 @@
 import { EventEmitter } from 'node:events';
 import { open } from 'node:fs/promises';
 import { constants } from 'node:fs';
-import { setTimeout as delay } from 'node:timers/promises';
 import { CollectiveError } from '@collective/shared';
 import { launchQemu, type LaunchOptions } from './launcher.js';
 import { sessionPaths, type SessionPaths } from './machine-session.js';
@@ -25,6 +24,8 @@ type QemuProcessEvents = {
   /** A QMP event, SHUTDOWN included. */
   qmp: [event: QmpEvent];
   end: [end: QemuEnd];
+  /** The control connection was lost and is there again: events may have been missed. */
+  reconnected: [];
 };
 
 const QMP_WAIT_MS = 20_000;
@@ -155,7 +156,12 @@ export class QemuProcess extends EventEmitter<QemuProcessEvents> {
     if (this.#closed) return;
     // The process outlives its sockets by a moment. If it stays, only the connection was lost: the spare one is left.
     if (await waitForEnd(this.identity, 2_000)) return await this.#look();
-    if (!this.#closed) await this.#connect(this.paths.qmpSpare).catch(() => delay(0));
+    if (this.#closed) return;
+    const isThere = await this.#connect(this.paths.qmpSpare).then(
+      () => true,
+      () => false,
+    );
+    if (isThere) this.emit('reconnected');
   }
 
   async #look(): Promise<void> {

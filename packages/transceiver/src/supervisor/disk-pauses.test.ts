@@ -154,6 +154,17 @@ describe('a machine that was paused by a failed read', () => {
   });
 });
 
+test('a machine whose going on was missed, because the control connection was lost, is found running', async () => {
+  const { disks, qemu, seen, pauses } = setUp();
+  disks.lacking = [block(1)];
+  qemu.failRead();
+  await settle();
+  expect(seen.state).toMatchObject({ name: 'paused' });
+  qemu.qmp.queryStatus = () => Promise.resolve({ status: 'running', running: true });
+  await pauses.lookAgain();
+  expect(seen.state).toEqual({ name: 'running' });
+});
+
 test('a machine that somebody paused over QMP is left alone', async () => {
   const { qemu, seen } = setUp();
   qemu.say('STOP');

@@ -42,7 +42,7 @@ export type DiskPausesOptions = {
 };
 
 export type DiskPauses = {
-  /** Asks QEMU for its state: for a machine that was taken over. */
+  /** Asks QEMU for its state: for a machine that was taken over, or whose events may have been missed. */
   readonly lookAgain: () => Promise<void>;
   readonly close: () => void;
 };
@@ -89,7 +89,7 @@ class PauseWatcher {
 
   async lookAgain(): Promise<void> {
     const { status, running } = await this.#options.qemu.qmp.queryStatus();
-    if (running) return;
+    if (running) return this.#end();
     if (status === 'io-error') this.#fault ??= { why: 'a disk request failed', noSpace: false };
     this.#begin();
   }

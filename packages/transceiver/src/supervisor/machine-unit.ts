@@ -307,6 +307,7 @@ export class MachineUnit extends EventEmitter<{ change: [state: MachineState] }>
       onLongPauseOver: () => this.#setClock(qemu),
       log: this.#options.log,
     });
+    qemu.on('reconnected', () => void pauses.lookAgain().catch((error: unknown) => this.#options.log(String(error))));
     await setGoing(qemu, {
       onStarted: () => this.#next({ type: 'started' }),
       lookAgain: pauses.lookAgain,
