@@ -24,6 +24,7 @@ const STOP_DEADLINE_MS = 60_000;
 export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
   await endStaleExports(home);
   let preparing = Promise.resolve();
+  const endingExports = new Map<string, Promise<void>>();
   return {
     status: async () => pathStatus(home),
     prepare: (blocks) => {
@@ -32,13 +33,20 @@ export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
     start: async (plan, signal) => startMachine(home, plan, signal),
     stop: async (name, options) => stopMachine(home, name, options),
     consoleSocket: async (name) => {
-      await withSupervisor(home, async (client) => assertMachine(client, name));
+      await withSupervisor(home, async (client) => assertMachine(client, name)).catch((error: unknown) => {
+        throw hasCode(error, 'local-io') ? notRunning(name, error) : error; // no supervisor: nothing runs
+      });
       return home.supervisorSocket;
     },
     waitForConsole: async (name, options) => waitForConsole(home, name, options),
     export: async (plan, options) => {
+      // The one before on this socket may have been told to end and not be over yet: its clearing away would take ours.
+      await endingExports.get(plan.socketPath);
       await ensureBlockd(home, plan.blocks);
-      await exportDisk(plan, { home, ...options });
+      const serving = exportDisk(plan, { home, ...options });
+      const over = serving.catch(() => undefined);
+      options.signal.addEventListener('abort', () => endingExports.set(plan.socketPath, over), { once: true });
+      await serving.finally(() => endingExports.delete(plan.socketPath));
     },
     bootTest: async (plan) => bootTest(home, plan),
     shutdown: async () => {
@@ -117,14 +125,16 @@ async function stopMachine(
     if (options.wait) await client.waitForState(name, isOver);
   }).catch((error: unknown) => {
     if (!hasCode(error, 'local-io') && !hasCode(error, 'not-found')) throw error;
-    throw new CollectiveError('not-found', `${name} is not running.`, { cause: error });
+    throw notRunning(name, error);
   });
 }
 
+const notRunning = (name: string, cause?: unknown): CollectiveError =>
+  new CollectiveError('not-found', `${name} is not running.`, { cause });
+
 async function assertMachine(client: SupervisorClient, name: string): Promise<void> {
   const { machines } = await client.request('status', {});
-  if (!machines.some(({ machine, state }) => machine === name && !isOver(state)))
-    throw new CollectiveError('not-found', `${name} is not running.`);
+  if (!machines.some(({ machine, state }) => machine === name && !isOver(state))) throw notRunning(name);
 }
 
 async function waitForConsole(
