@@ -227,3 +227,9 @@ it('a home that was moved still opens', async () => {
     connected: true,
   });
 });
+
+it('the console of what does not run is not found, also where nothing ever ran', async () => {
+  await using person = await Person.temporary();
+  const result = await person.run(['console', 'tiny', '--json']);
+  expect(errorOf(result)).toMatchObject({ code: 'not-found', message: 'tiny is not running.', exitCode: 5 });
+});

@@ -6,9 +6,10 @@ import {
   openHeads,
   ROUTES,
   type RouteName,
+  type RouteSpec,
   sha256,
 } from '@collective/shared';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { trustName } from '../storage/blob-names.js';
 import { blockOf, chunkOf, mapOf, TestPublisher } from '../testing/test-publisher.js';
 import { type TestPerson, type TestReply, TestRepository } from '../testing/test-repository.js';
@@ -120,28 +121,53 @@ describe('reading what one may not', () => {
     expect(answer(await server.request(name, { params, query }))).toEqual([401, 'not-logged-in']);
     expect((await server.request(name, { token: user.token, params, query })).status).toBe(200);
   });
-  test('every route of the table that wants a token refuses without one, with a wrong one and with a broken header', async () => {
-    const parameters: Record<string, string> = {
-      name: 'debian',
-      version: '1',
-      disk: 'system',
-      upload: 'a'.repeat(32),
-      account: 'x',
-      appliance: 'x',
-      device: 'a'.repeat(64),
-    };
-    for (const [name, route] of Object.entries(ROUTES)) {
-      if (route.auth === 'none') continue;
-      const url = route.path.replace(/:([a-z]+)/g, (_whole, key: string) => parameters[key] ?? '');
-      for (const authorization of [undefined, `Bearer ${'A'.repeat(43)}`, 'Bearer x', `Basic ${'A'.repeat(43)}`]) {
-        const response = await server.app.inject({
-          method: route.method,
-          url,
-          ...(authorization === undefined ? {} : { headers: { authorization } }),
-        });
-        expect([name, response.statusCode, response.json().code]).toEqual([name, 401, 'not-logged-in']);
-      }
+});
+
+describe('every route of the table', () => {
+  const parameters: Readonly<Record<string, string>> = {
+    name: 'debian',
+    version: '1',
+    disk: 'system',
+    upload: 'a'.repeat(32),
+    account: 'x',
+    appliance: 'x',
+    device: 'a'.repeat(64),
+  };
+  const refusals = async (wanted: (route: RouteSpec) => boolean, authorization: string | undefined): Promise<void> => {
+    const routes: [string, RouteSpec][] = Object.entries(ROUTES);
+    const asked = routes.filter(([, route]) => wanted(route));
+    expect(asked.length).toBeGreaterThan(3);
+    for (const [name, route] of asked) {
+      const response = await server.app.inject({
+        method: route.method,
+        url: route.path.replace(/:([a-z]+)/g, (_whole, key: string) => parameters[key] ?? ''),
+        ...(authorization === undefined ? {} : { headers: { authorization } }),
+      });
+      refused.push([name, response.statusCode, response.json().code]);
     }
+  };
+  let refused: unknown[][] = [];
+  const all = (status: number, code: string): unknown[][] => refused.map(([name]) => [name, status, code]);
+  beforeEach(() => (refused = []));
+
+  test.each([undefined, `Bearer ${'A'.repeat(43)}`, 'Bearer x', `Basic ${'A'.repeat(43)}`])(
+    'that wants a token refuses with the header %s',
+    async (authorization) => {
+      await refusals(({ auth }) => auth !== 'none', authorization);
+      expect(refused).toEqual(all(401, 'not-logged-in'));
+    },
+  );
+
+  test('that wants a session refuses the token of a password login', async () => {
+    const { account, loginSecret } = user;
+    const reply = await server.request('loginPassword', { body: { account, loginSecret } });
+    await refusals(({ auth }) => auth === 'session', `Bearer ${String(reply.json()['token'])}`);
+    expect(refused).toEqual(all(403, 'not-allowed'));
+  });
+
+  test('that is for administrators refuses users and publishers', async () => {
+    for (const { token } of [user, alice]) await refusals(({ role }) => role === 'admin', `Bearer ${token}`);
+    expect(refused).toEqual(all(403, 'not-allowed'));
   });
 });
 

@@ -40,7 +40,7 @@ export type BootTestPlan = {
   readonly machine: MachineDescription;
   readonly disks: readonly PlannedDisk[];
   readonly blocks: BlockOrigin;
-  /** Passed when the serial console shows this; undefined: a login prompt, or the guest agent answers. */
+  /** Passed when the serial console shows this; undefined: a login prompt. */
   readonly text?: string;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;

@@ -4,7 +4,6 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import { open, mkdtemp, rm, type FileHandle } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CollectiveError } from '@collective/shared';
@@ -66,16 +65,21 @@ class FileBytes implements ImageBytes {
   }
 }
 
-/** A qemu-nbd that serves one image read-only, or nothing for a raw image. */
+/**
+ * A qemu-nbd that serves one image read-only, or nothing for a raw image. It ends when its last client has gone, and this
+ * keeps one connection open as long as it is wanted: so a publish that is killed leaves no process behind.
+ */
 export class ImageServer {
   readonly source: ByteSource;
   readonly #child: ChildProcess | undefined;
+  readonly #holder: NbdReader | undefined;
   readonly #folder: string | undefined;
 
-  private constructor(source: ByteSource, child?: ChildProcess, folder?: string) {
+  private constructor(source: ByteSource, served?: { child: ChildProcess; holder: NbdReader; folder: string }) {
     this.source = source;
-    this.#child = child;
-    this.#folder = folder;
+    this.#child = served?.child;
+    this.#holder = served?.holder;
+    this.#folder = served?.folder;
   }
 
   /** Errors: `missing-program`, `bad-image`. */
@@ -89,20 +93,8 @@ export class ImageServer {
     const socketPath = join(folder, 's');
     const child = spawn(
       'qemu-nbd',
-      [
-        '--read-only',
-        '--persistent',
-        '--shared=8',
-        '--cache=writeback',
-        '-f',
-        image.format,
-        '-k',
-        socketPath,
-        image.path,
-      ],
-      {
-        stdio: ['ignore', 'ignore', 'pipe'],
-      },
+      ['--read-only', '--shared=0', '--cache=writeback', '-f', image.format, '-k', socketPath, image.path],
+      { stdio: ['ignore', 'ignore', 'pipe'] },
     );
     let said = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-1000)));
@@ -116,17 +108,18 @@ export class ImageServer {
     });
     ended.catch(() => undefined);
     try {
-      await Promise.race([untilListening(socketPath), ended]);
+      const holder = await Promise.race([firstClient(socketPath), ended]);
+      return new ImageServer({ kind: 'nbd', socketPath, diskBytes: image.diskBytes }, { child, holder, folder });
     } catch (error) {
       child.kill('SIGKILL');
       await rm(folder, { recursive: true, force: true });
       throw error;
     }
-    return new ImageServer({ kind: 'nbd', socketPath, diskBytes: image.diskBytes }, child, folder);
   }
 
   async close(): Promise<void> {
     const child = this.#child;
+    this.#holder?.close();
     if (child !== undefined && child.exitCode === null && child.signalCode === null) {
       const exited = new Promise<void>((resolve) => child.once('exit', () => resolve()));
       child.kill('SIGTERM');
@@ -136,20 +129,16 @@ export class ImageServer {
   }
 }
 
-/** Resolves when somebody listens on the socket; qemu-nbd has no other sign. Errors: `local-io` after 20 s. */
-async function untilListening(socketPath: string): Promise<void> {
+/** Connects as soon as somebody listens on the socket; qemu-nbd has no other sign. Errors: `local-io` after 20 s. */
+async function firstClient(socketPath: string): Promise<NbdReader> {
   const deadline = performance.now() + 20_000;
   for (;;) {
-    const listens = await new Promise<boolean>((resolve) => {
-      const socket = connect(socketPath);
-      socket.once('connect', () => {
-        socket.destroy();
-        resolve(true);
-      });
-      socket.once('error', () => resolve(false));
-    });
-    if (listens) return;
-    if (performance.now() > deadline) throw new CollectiveError('local-io', 'qemu-nbd did not start within 20 s.');
+    try {
+      return await NbdReader.open(socketPath);
+    } catch (cause) {
+      if (performance.now() > deadline)
+        throw new CollectiveError('local-io', 'qemu-nbd did not start within 20 s.', { cause });
+    }
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
