@@ -1,13 +1,13 @@
-/** Listening sockets that the parent process hands to blockd, as the supervisor does. */
+/** The listening sockets of disks: those that the parent process hands to blockd, as the supervisor does, and those that it makes. */
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, stat } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { expect, test } from 'vitest';
 import { ControlClient, HeldSocket } from '@collective/transceiver';
 import { run } from '../support/child.js';
-import { BLOCKD } from './blockd-process.js';
+import { BLOCKD, BlockdUnderTest } from './blockd-process.js';
 
 test('a disk whose first attach failed is served on the socket of the second, not on the one that came with the first', async () => {
   const home = await mkdtemp(path.join(os.tmpdir(), 'collective-handed-'));
@@ -51,4 +51,10 @@ test('a disk whose first attach failed is served on the socket of the second, no
     await ended;
     await rm(home, { recursive: true, force: true });
   }
+});
+
+test('a socket that blockd makes, in whatever folder, is for its owner alone', async () => {
+  await using blockd = await BlockdUnderTest.open({ diskBytes: 1 << 20, blockBytes: 65_536 });
+  await blockd.attach({ overlay: 'temporary', fresh: true });
+  expect((await stat(blockd.socket)).mode & 0o077).toBe(0);
 });

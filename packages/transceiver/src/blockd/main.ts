@@ -115,6 +115,7 @@ const run = async ({ home, cacheBytesMax, reserveBytes }: Arguments): Promise<vo
   console.error('blockd ready');
 };
 
+process.umask(0o077); // a person's files and sockets are nobody else's, wherever the person puts them
 survive();
 try {
   await run(readArguments());

@@ -54,6 +54,7 @@ const run = async (): Promise<void> => {
   logLine(`supervisor ${process.pid} serves ${home.directory}`);
 };
 
+process.umask(0o077); // a person's files and sockets are nobody else's, wherever the person puts them
 // Whoever started us may be gone, and the terminal with it: no reason to end.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 process.on('SIGHUP', () => undefined);
