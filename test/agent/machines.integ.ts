@@ -2,7 +2,7 @@
  * Machines by the command line, against a real repository, a real supervisor and a real (tiny) guest: publish with its
  * boot test, start, console, an agent that is killed in mid-boot, what stays and what does not, and working disconnected.
  */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -26,7 +26,7 @@ beforeAll(async () => {
   folder = await mkdtemp(path.join(os.tmpdir(), 'machines-'));
   person = await Person.temporary();
   await person.login(await fixture.server.invite('pat', 'publisher'), 'pat');
-  await fixture.server.allow('pat', 'tiny', 'dead');
+  await fixture.server.allow('pat', 'tiny', 'dead', 'export-tiny', 'boot-test-tiny');
 });
 afterAll(async () => {
   await person[Symbol.asyncDispose]();
@@ -161,6 +161,30 @@ it('a writable export takes writes and throws them away', async () => {
     await runOrThrow('nbdinfo', ['--size', uri]);
     await child.stop('SIGINT');
   }
+});
+
+it('machines with the names that exports and boot tests have go on when the next agent clears away what is left of those', async () => {
+  const names = ['export-tiny', 'boot-test-tiny'];
+  const recipe = ['--machine', path.join(image, 'appliance.json'), '--no-boot-test'];
+  for (const name of names) await person.json(['publish', name, ...recipe]);
+  await person.json(['start', ...names, '--accel', 'tcg']);
+  // What a killed agent leaves: the export's folder and its session.
+  const socket = path.join(folder, 'left.sock');
+  await using exported = person.spawn(['export', 'tiny', '--socket', socket, '--json']);
+  await exported.waitFor(/"serving":true/);
+  process.kill(((await person.json(['status']))['agent'] as { pid: number }).pid, 'SIGKILL');
+  await person.json(['appliances']);
+  const machines = (await person.json(['status']))['machines'] as {
+    readonly name: string;
+    readonly state: string;
+    readonly details: { readonly disks: readonly unknown[] };
+  }[];
+  for (const name of names) {
+    const machine = machines.find((each) => each.name === name);
+    expect([name, machine?.state, (machine?.details.disks.length ?? 0) > 0]).toEqual([name, 'running', true]);
+  }
+  await expect(readdir(path.join(person.home, 'exports'))).rejects.toMatchObject({ code: 'ENOENT' });
+  await person.json(['stop', '--all', '--force']);
 });
 
 it('shutdown leaves no process behind', async () => {

@@ -16,7 +16,7 @@ import { published, writeMap } from './machine-spec-plan.js';
 /** An NBD client has no machine to be paused: it waits this long for a block. */
 const WAIT_MS = 300_000;
 const BLOCKD_WAIT_MS = 30_000;
-export const EXPORT_SESSION = 'export-';
+const EXPORT_SESSION = 'export-';
 
 export async function exportDisk(
   plan: ExportPlan,

@@ -3,13 +3,13 @@
  * supervisor, blockd and agent may each die and come back: whoever is away when it is needed is started or waited for.
  */
 import { randomBytes } from 'node:crypto';
-import { rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { ControlClient } from '../blockd/control/control-client.js';
 import { isOver } from '../supervisor/machine-state.js';
 import { SupervisorClient } from '../supervisor/supervisor-client.js';
-import { EXPORT_SESSION, exportDisk } from './block-export.js';
+import { exportDisk } from './block-export.js';
 import { watchConsole } from './console-watch.js';
 import type { Home } from './home.js';
 import type { BlockOrigin, BootTestPlan, MachinePlan, MachinePort } from './machine-port.js';
@@ -211,24 +211,29 @@ async function endSupervisor(home: Home): Promise<void> {
   }
 }
 
+/**
+ * Ends what an agent that died has left. Each export and boot test has a folder of its name as long as it lives: that tells
+ * it from an appliance, which may have any name.
+ */
 async function endStaleExports(home: Home): Promise<void> {
+  const left = new Set(await readdir(home.exportsDirectory).catch(() => []));
+  if (left.size === 0) return;
   const status = await blockdStatus(home);
-  const stale = new Set(
-    (status?.disks ?? []).map(({ session }) => session).filter((session) => session.startsWith(EXPORT_SESSION)),
-  );
-  if (stale.size > 0) {
-    const client = await ControlClient.connect(home.blockdSocket);
-    for (const session of stale) await client.request('detach', { session }).catch(() => undefined);
-    client.close();
-  }
+  const sessions = new Set((status?.disks ?? []).map(({ session }) => session));
   const supervisor = await SupervisorClient.connect(home).catch(() => undefined);
   if (supervisor !== undefined) {
     const { machines } = await supervisor.request('status', {});
     for (const { machine, state } of machines) {
-      if (machine.startsWith(BOOT_TEST_MACHINE) && !isOver(state))
-        await supervisor.request('kill', { machine }).catch(() => undefined);
+      sessions.delete(machine);
+      if (left.has(machine) && !isOver(state)) await supervisor.request('kill', { machine }).catch(() => undefined);
     }
     supervisor.close();
+  }
+  const stale = [...sessions].filter((session) => left.has(session));
+  if (stale.length > 0) {
+    const client = await ControlClient.connect(home.blockdSocket);
+    for (const session of stale) await client.request('detach', { session }).catch(() => undefined);
+    client.close();
   }
   await rm(home.exportsDirectory, { recursive: true, force: true });
 }
