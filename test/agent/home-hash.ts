@@ -3,7 +3,8 @@ import { createHash } from 'node:crypto';
 import { lstat, readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 
-const LEFT_OUT = new Set(['run', 'log', 'objects', 'cache']);
+// The supervisor's own files come in the background after a login.
+const LEFT_OUT = new Set(['run', 'log', 'objects', 'cache', 'supervisor.lock', 'supervisor-repository.json']);
 
 export const homeHash = async (home: string): Promise<string> => {
   const hash = createHash('sha256');
