@@ -85,7 +85,10 @@ const registerPasswordRoutes = (app: FastifyInstance, context: RouteContext): vo
     countLogin(context, body.account, address);
     const tokenHash = secretHash(body.token);
     const keys = encodeKeysFile(body.keys);
-    const refused = new CollectiveError('not-found', 'This invitation is used, expired, or for another account');
+    const refused = new CollectiveError(
+      'not-found',
+      'This invitation is used, expired, or for another account; who has an account logs in with the join link without .invite',
+    );
     // Under the lock, so that of two askers with one invitation the keys of the winner are kept.
     return repository.catalogue.exclusively(async () => {
       const invitation = await people.invitation(tokenHash);

@@ -58,6 +58,8 @@ export async function serveAgent(calls: AgentCalls, socketPath: string): Promise
     bodyLimit: REQUEST_BYTES_MAX,
     logger: false,
     forceCloseConnections: true,
+    // What does not fit is refused: nothing is dropped or turned into another type.
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: false } },
   }).withTypeProvider<TypeBoxTypeProvider>();
   app.setErrorHandler(async (error, _request, reply) => {
     const answer = errorReply(error);

@@ -55,6 +55,7 @@ describe('an image that is no raw file', () => {
       await ImageServer.open(${JSON.stringify(image)}); process.stdout.write('ready'); setInterval(() => {}, 1000);`;
     const reader = spawn(process.execPath, ['--input-type=module', '-e', code], {
       stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, TMPDIR: folder },
     });
     await new Promise((resolve) => reader.stdout.once('data', resolve));
     expect(await servers()).toBe(1);
