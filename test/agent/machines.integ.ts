@@ -37,6 +37,8 @@ afterAll(async () => {
 /** Types a command on the serial console and waits for what it prints. */
 const onConsole = async (command: string, expected: RegExp): Promise<void> => {
   await using console = person.spawn(['console', 'tiny']);
+  // A supervisor that has just adopted the machine does not know what was shown before: ask for a prompt.
+  console.process.stdin?.write('\n');
   await console.waitFor(/tiny# /);
   console.process.stdin?.write(`${command}\n`);
   await console.waitFor(expected);
@@ -87,6 +89,22 @@ it('it boots although the agent is killed in mid-boot, and status shows it', asy
   const status = await person.json(['status']);
   expect(status['machines']).toMatchObject([{ name: 'tiny', version: 1, state: 'running' }]);
   expect(Number((status['blockd'] as { cacheHits: number }).cacheHits)).toBeGreaterThan(0);
+});
+
+it('a supervisor that dies is started again by the agent, with nobody at the keyboard, and adopts the machine', async () => {
+  const supervisorOf = async (): Promise<number | undefined> =>
+    ((await person.json(['status']))['supervisor'] as { pid?: number }).pid;
+  const first = await supervisorOf();
+  if (first === undefined) throw new Error('no supervisor runs');
+  process.kill(first, 'SIGKILL');
+  let next: number | undefined;
+  for (let tries = 0; (next === undefined || next === first) && tries < 100; tries += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    next = await supervisorOf();
+  }
+  expect(next).not.toBe(first);
+  await onConsole('echo adopted-$((40 + 2))', /adopted-42/);
+  expect((await person.json(['status']))['machines']).toMatchObject([{ name: 'tiny', state: 'running' }]);
 });
 
 it('what runs is not started twice, and agent and supervisor stay while it runs', async () => {

@@ -1,6 +1,7 @@
 /**
- * The machine port over the supervisor's and blockd's control sockets. It holds no connection between calls, so that
- * supervisor, blockd and agent may each die and come back: whoever is away when it is needed is started or waited for.
+ * The machine port over the supervisor's and blockd's control sockets. Calls hold no connection between them, so that
+ * supervisor, blockd and agent may each die and come back: whoever is away when it is needed is started or waited for, and a
+ * keeper starts a supervisor that died while machines are there.
  */
 import { randomBytes } from 'node:crypto';
 import { readdir, rm } from 'node:fs/promises';
@@ -16,6 +17,7 @@ import type { BlockOrigin, BootTestPlan, MachinePlan, MachinePort } from './mach
 import { bootTestSpec, specOf } from './machine-spec-plan.js';
 import { BOOT_TEST_MACHINE, blockdStatus, pathStatus } from './path-status.js';
 import { Subscription } from './subscription.js';
+import { SupervisorKeeper } from './supervisor-keeper.js';
 
 /** A guest that was asked to shut down has so long. */
 const STOP_DEADLINE_MS = 60_000;
@@ -25,12 +27,13 @@ export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
   await endStaleExports(home);
   let preparing = Promise.resolve();
   const endingExports = new Map<string, Promise<void>>();
+  const keeper = new SupervisorKeeper(home);
   return {
     status: async () => pathStatus(home),
     prepare: (blocks) => {
       preparing = ensureBlockd(home, blocks).catch(() => undefined); // the start that needs it will say why it cannot
     },
-    start: async (plan, signal) => startMachine(home, plan, signal),
+    start: async (plan, signal) => startMachine(home, plan, signal).finally(() => keeper.wake()),
     stop: async (name, options) => stopMachine(home, name, options),
     consoleSocket: async (name) => {
       await withSupervisor(home, async (client) => assertMachine(client, name)).catch((error: unknown) => {
@@ -51,9 +54,12 @@ export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
     bootTest: async (plan) => bootTest(home, plan),
     shutdown: async () => {
       await preparing; // what is just being started must be ended as well
-      await endSupervisor(home);
+      await endSupervisor(home); // refused while machines are there; else the keeper has nothing to keep
     },
-    close: () => preparing,
+    close: async () => {
+      await keeper.close();
+      await preparing;
+    },
   };
 }
 

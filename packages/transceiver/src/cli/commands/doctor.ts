@@ -97,7 +97,7 @@ async function confinementPrograms(): Promise<Finding> {
     return {
       what: 'confinement',
       state: 'note',
-      text: `QEMU runs ${isRoot ? 'as a user of its own' : 'as you'}, with limits and its system-call filter; not yet in namespaces`,
+      text: `not confined: QEMU runs ${isRoot ? 'as a user of its own' : 'as you'}, with limits and its system-call filter, but not in namespaces; a guest reaches this host's network`,
     };
   } catch (error) {
     return { what: 'confinement', state: 'missing', text: messageOf(error) };
