@@ -3,6 +3,6 @@ export { qemuArguments } from './machine/qemu-arguments.js';
 export { sessionPaths, type MachineSession } from './machine/machine-session.js';
 export * from './blockd/index.js';
 export { LocalFileSystem } from './storage/local-file-system.js';
-export { openHome, type Home } from './agent/home.js';
+export { openHome, type Home } from './home.js';
 export { identifyProcess, isAlive } from './machine/process-identity.js';
 export * from './supervisor/index.js';

@@ -6,7 +6,7 @@ import { writeSync, closeSync } from 'node:fs';
 import { errorReply, serveAgent } from './agent-server.js';
 import { Agent } from './agent.js';
 import { takeHomeLock } from './home-lock.js';
-import type { Home } from './home.js';
+import type { Home } from '../home.js';
 import type { MachinePort } from './machine-port.js';
 import { ObjectCache } from './object-cache.js';
 

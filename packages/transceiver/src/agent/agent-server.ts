@@ -31,7 +31,7 @@ import {
   startBody,
   stopBody,
 } from './agent-schemas.js';
-import { removeIfThere } from './durable-file.js';
+import { removeIfThere } from '../storage/durable-file.js';
 
 const REQUEST_BYTES_MAX = 256 * 1024;
 

@@ -22,7 +22,7 @@ import type {
 import type { AgentCalls, JobContext } from './agent-server.js';
 import { readDeviceFile, type DeviceFile } from './device-file.js';
 import { loadDiskMap } from './disk-maps.js';
-import type { Home } from './home.js';
+import type { Home } from '../home.js';
 import { logIn, prepareLogin } from './login.js';
 import type { MachinePort, PlannedDisk } from './machine-port.js';
 import type { ObjectCache } from './object-cache.js';

@@ -8,8 +8,8 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { ControlClient } from '../blockd/control/control-client.js';
-import { isErrno } from './durable-file.js';
-import type { Home } from './home.js';
+import { isErrno } from '../storage/durable-file.js';
+import type { Home } from '../home.js';
 import type { ExportPlan } from './machine-port.js';
 import { published, writeMap } from './machine-spec-plan.js';
 

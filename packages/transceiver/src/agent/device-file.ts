@@ -16,7 +16,7 @@ import {
   textField,
   type PasswordParameters,
 } from '@collective/shared';
-import { readIfThere, writeDurably } from './durable-file.js';
+import { readIfThere, writeDurably } from '../storage/durable-file.js';
 
 const SEED_BYTES = 32;
 /** nonce 24, tag 16, device seed 32, person's secret 32 */

@@ -2,7 +2,7 @@
 import { CollectiveError, hasCode } from '@collective/shared';
 import type { FileLock } from '../storage/file-system.js';
 import { takeLocalLock } from '../storage/local-lock.js';
-import type { Home } from './home.js';
+import type { Home } from '../home.js';
 
 /** Errors: `in-use` when another agent has this home. */
 export async function takeHomeLock(home: Pick<Home, 'agentLock' | 'directory'>): Promise<FileLock> {

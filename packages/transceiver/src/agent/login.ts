@@ -32,7 +32,7 @@ import { RepositoryClient } from '../repository/repository-client.js';
 import type { RepositoryAddress } from '../repository/pinned-connector.js';
 import type { LoginPrepareReply, LoginRequest } from './agent-types.js';
 import { writeDeviceFile, type DeviceFile } from './device-file.js';
-import type { Home } from './home.js';
+import type { Home } from '../home.js';
 import { isAway, trustSource } from './repository-access.js';
 import type { SessionKeys } from './session-file.js';
 import { TrustClient } from './trust-client.js';

@@ -7,7 +7,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { encodeChangedPairs } from '@collective/shared';
 import type { MachineDisk, MachineSpec } from '../supervisor/machine-spec.js';
-import { writeDurably } from './durable-file.js';
+import { writeDurably } from '../storage/durable-file.js';
 import type { BootTestPlan, MachinePlan, PlannedDisk } from './machine-port.js';
 import type { Subscription } from './subscription.js';
 

@@ -7,7 +7,7 @@ import { isOver, type MachineState } from '../supervisor/machine-state.js';
 import { SupervisorClient } from '../supervisor/supervisor-client.js';
 import type { SupervisorStatus } from '../supervisor/supervisor-protocol.js';
 import type { BlockPathStatus, MachineStatus } from './agent-types.js';
-import type { Home } from './home.js';
+import type { Home } from '../home.js';
 import type { PathStatus } from './machine-port.js';
 
 const STATUS_TIMEOUT_MS = 2_000;

@@ -12,7 +12,7 @@ import {
   strictObject,
   type SeenHeads,
 } from '@collective/shared';
-import { readIfThere, writeDurably } from './durable-file.js';
+import { readIfThere, writeDurably } from '../storage/durable-file.js';
 
 const schema = strictObject({
   format: Type.Literal(1),

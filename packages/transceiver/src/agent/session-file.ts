@@ -6,8 +6,8 @@
 import { lstat, readlink, symlink, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError } from '@collective/shared';
-import { isErrno, readIfThere, removeIfThere, writeDurably } from './durable-file.js';
-import type { Home } from './home.js';
+import { isErrno, readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
+import type { Home } from '../home.js';
 
 /** What a session holds; seeds are 32 bytes. */
 export type SessionKeys = {

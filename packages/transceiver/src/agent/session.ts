@@ -5,7 +5,7 @@
 import { CollectiveError, hasCode } from '@collective/shared';
 import { RepositoryClient } from '../repository/repository-client.js';
 import type { DeviceFile } from './device-file.js';
-import type { Home } from './home.js';
+import type { Home } from '../home.js';
 import type { ObjectCache } from './object-cache.js';
 import { DeviceTokens, isAway, trustSource } from './repository-access.js';
 import type { SessionKeys } from './session-file.js';

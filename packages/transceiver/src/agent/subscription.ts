@@ -21,7 +21,7 @@ import {
   type Digest,
   type DiskMap,
 } from '@collective/shared';
-import { isErrno, readIfThere, removeIfThere, writeDurably } from './durable-file.js';
+import { isErrno, readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
 import type { PlannedDisk } from './machine-port.js';
 
 const schema = strictObject({

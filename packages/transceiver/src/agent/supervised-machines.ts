@@ -12,7 +12,7 @@ import { isOver } from '../supervisor/machine-state.js';
 import { SupervisorClient } from '../supervisor/supervisor-client.js';
 import { exportDisk } from './block-export.js';
 import { watchConsole } from './console-watch.js';
-import type { Home } from './home.js';
+import type { Home } from '../home.js';
 import type { BlockOrigin, BootTestPlan, MachinePlan, MachinePort } from './machine-port.js';
 import { bootTestSpec, specOf } from './machine-spec-plan.js';
 import { BOOT_TEST_MACHINE, blockdStatus, pathStatus } from './path-status.js';

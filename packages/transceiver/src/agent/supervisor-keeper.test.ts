@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import { openHome, type Home } from './home.js';
+import { openHome, type Home } from '../home.js';
 import { SupervisorKeeper } from './supervisor-keeper.js';
 
 let folder: string;

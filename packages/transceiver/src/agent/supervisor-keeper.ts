@@ -7,7 +7,7 @@ import { access, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { SupervisorClient } from '../supervisor/supervisor-client.js';
-import type { Home } from './home.js';
+import type { Home } from '../home.js';
 
 /** Between two attempts when one died or could not be started. */
 const RETRY_MS = 500;

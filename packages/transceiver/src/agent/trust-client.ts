@@ -27,7 +27,7 @@ import {
   type TrustFile,
   type VersionManifest,
 } from '@collective/shared';
-import { readIfThere, writeDurably } from './durable-file.js';
+import { readIfThere, writeDurably } from '../storage/durable-file.js';
 import type { ObjectCache } from './object-cache.js';
 import { readSeen, writeSeen } from './seen-file.js';
 

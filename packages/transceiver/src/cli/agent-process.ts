@@ -7,7 +7,7 @@ import { closeSync, openSync, renameSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { CollectiveError, isErrorCode } from '@collective/shared/errors';
-import { homeDirectory, openHome, type Home } from '../agent/home.js';
+import { homeDirectory, openHome, type Home } from '../home.js';
 import { AgentClient } from './agent-client.js';
 
 const READY_TIMEOUT_MS = 30_000;

@@ -26,7 +26,7 @@ import {
 import type { JobContext } from '../agent/agent-server.js';
 import type { PublishReply, PublishRequest } from '../agent/agent-types.js';
 import { loadDiskMap } from '../agent/disk-maps.js';
-import type { Home } from '../agent/home.js';
+import type { Home } from '../home.js';
 import type { MachinePort, PlannedDisk } from '../agent/machine-port.js';
 import type { ObjectCache } from '../agent/object-cache.js';
 import type { Session } from '../agent/session.js';

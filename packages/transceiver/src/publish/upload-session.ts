@@ -16,7 +16,7 @@ import {
   uploadField,
   type Digest,
 } from '@collective/shared';
-import { readIfThere, removeIfThere, writeDurably } from '../agent/durable-file.js';
+import { readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
 import type { RepositoryClient } from '../repository/repository-client.js';
 
 const schema = strictObject({

@@ -2,7 +2,7 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { documentCodec } from '@collective/shared';
-import { readIfThere, removeIfThere, writeDurably } from '../agent/durable-file.js';
+import { readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
 import { type MachineRecord, machineRecordSchema } from './machine-spec.js';
 
 const RECORD_BYTES_MAX = 256 << 10;

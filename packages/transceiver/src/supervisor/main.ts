@@ -14,7 +14,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { CollectiveError, hasCode } from '@collective/shared';
-import { openHome } from '../agent/home.js';
+import { openHome } from '../home.js';
 import { takeLocalLock } from '../storage/local-lock.js';
 import { logLine } from './bounded-log.js';
 import { Supervisor } from './supervisor.js';

@@ -1,7 +1,7 @@
 /** Where blocks come from, kept durably for the supervisor after a crash. The token is left out: it expires, and the agent brings a new one. */
 import { CollectiveError, documentCodec, strictObject } from '@collective/shared';
 import type { Static } from 'typebox';
-import { readIfThere, writeDurably } from '../agent/durable-file.js';
+import { readIfThere, writeDurably } from '../storage/durable-file.js';
 import { CONTROL_METHODS } from '../blockd/control/control-protocol.js';
 
 const { origin, pin } = CONTROL_METHODS.repository.properties;

@@ -7,7 +7,7 @@ import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { CollectiveError, isErrorCode } from '@collective/shared';
-import type { Home } from '../agent/home.js';
+import type { Home } from '../home.js';
 import { readJsonLines, writeJsonLine } from '../machine/json-lines.js';
 import { field } from '../machine/qmp-client.js';
 import { connectUnix } from '../machine/unix-socket.js';

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto';
 import { chmod, constants, mkdir, open, rm } from 'node:fs/promises';
 import { join, sep } from 'node:path';
 import { checkMachineDescription, checkMachineDisks, CollectiveError } from '@collective/shared';
-import type { Home } from '../agent/home.js';
+import type { Home } from '../home.js';
 import { qemuUser } from '../machine/qemu-user.js';
 import { BlockdKeeper } from './blockd-keeper.js';
 import type { BlockdProgram } from './blockd-process.js';

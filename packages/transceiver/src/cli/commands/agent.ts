@@ -1,6 +1,6 @@
 /** collective agent: runs the agent in the foreground. */
 import { runAgent as run } from '../../agent/agent-main.js';
-import { homeDirectory, openHome } from '../../agent/home.js';
+import { homeDirectory, openHome } from '../../home.js';
 import { openSupervisedMachines } from '../../agent/supervised-machines.js';
 import type { GlobalOptions } from '../output.js';
 

@@ -5,7 +5,7 @@
 import { statfs } from 'node:fs/promises';
 import { CollectiveError } from '@collective/shared/errors';
 import { AGENT_PATHS, type AgentStatus } from '../../agent/agent-types.js';
-import { openHome, homeDirectory, type Home } from '../../agent/home.js';
+import { openHome, homeDirectory, type Home } from '../../home.js';
 import { runningAgent } from '../agent-process.js';
 import { megabytes, printResult, timeOf, type GlobalOptions } from '../output.js';
 

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { SOCKET_PATH_BYTES_MAX, homeDirectory, openHome } from './home.js';
-import { eraseSession, loadSession, saveSession } from './session-file.js';
-import { takeHomeLock } from './home-lock.js';
+import { eraseSession, loadSession, saveSession } from './agent/session-file.js';
+import { takeHomeLock } from './agent/home-lock.js';
 
 let folder: string;
 beforeEach(async () => {

@@ -24,7 +24,7 @@ import { access, chmod, constants, lstat, mkdir, readdir, readlink, realpath, sy
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { CollectiveError } from '@collective/shared/errors';
-import { isErrno } from './durable-file.js';
+import { isErrno } from './storage/durable-file.js';
 
 /** Linux: `sun_path` has 108 bytes with the terminating zero. */
 export const SOCKET_PATH_BYTES_MAX = 107;
