@@ -110,6 +110,7 @@ const main = async (stopped: Promise<void>): Promise<void> => {
 
 const bootAndReport = async (port: number): Promise<void> => {
   say(`Starting ${NAME} …`);
+  const fetchedBefore = numberOf((await person.json(['status']))['blockd'], 'fetchedBytes');
   const since = performance.now();
   await person.json(['start', NAME, '--wait-for', 'login'], {
     stdio: ['pipe', 'pipe', 'inherit'],
@@ -119,9 +120,11 @@ const bootAndReport = async (port: number): Promise<void> => {
   const blockd = (await person.json(['status']))['blockd'];
   const fetched = numberOf(blockd, 'fetchedBytes');
   say(`\n${NAME} is at its login prompt after ${took}.`);
+  const now = fetched - fetchedBefore;
   say(
-    `  fetched      ${megabytes(fetched)} from http://127.0.0.1:${port}${fetched === 0 ? ': everything was in the cache' : ''}`,
+    `  fetched      ${megabytes(now)} from http://127.0.0.1:${port} by this start${now === 0 ? ': everything was in the cache' : ''}`,
   );
+  if (fetchedBefore > 0) say(`               ${megabytes(fetchedBefore)} before it, by the boot test of the version`);
   say(`  from cache   ${numberOf(blockd, 'cacheHits')} reads; not in the cache: ${numberOf(blockd, 'cacheMisses')}`);
   if (numberOf(blockd, 'linkBytesPerSecond') > 0)
     say(`  link         ${megabytes(numberOf(blockd, 'linkBytesPerSecond'))}/s`);
