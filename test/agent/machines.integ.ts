@@ -8,6 +8,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { runOrThrow } from '../support/child.js';
 import { PASSWORD, Person } from '../support/collective.js';
+import { eventually } from '../support/eventually.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { writeImage } from './disk-images.js';
 import { RepositoryFixture, errorOf } from './repository-fixture.js';
@@ -97,12 +98,10 @@ it('a supervisor that dies is started again by the agent, with nobody at the key
   const first = await supervisorOf();
   if (first === undefined) throw new Error('no supervisor runs');
   process.kill(first, 'SIGKILL');
-  let next: number | undefined;
-  for (let tries = 0; (next === undefined || next === first) && tries < 100; tries += 1) {
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    next = await supervisorOf();
-  }
-  expect(next).not.toBe(first);
+  await eventually('another supervisor', 30_000, async () => {
+    const next = await supervisorOf();
+    return next === first ? undefined : next;
+  });
   await onConsole('echo adopted-$((40 + 2))', /adopted-42/);
   expect((await person.json(['status']))['machines']).toMatchObject([{ name: 'tiny', state: 'running' }]);
 });
@@ -212,15 +211,13 @@ it('shutdown leaves no process behind', async () => {
   };
   await person.json(['shutdown']);
   for (const pid of [agent.pid, supervisor.pid]) {
-    let isThere = true;
-    for (let tries = 0; isThere && tries < 500; tries += 1) {
+    await eventually(`process ${String(pid)} is gone`, 10_000, async () => {
       try {
         process.kill(pid, 0);
-        await new Promise((resolve) => setTimeout(resolve, 10));
+        return undefined;
       } catch {
-        isThere = false;
+        return true;
       }
-    }
-    expect(isThere).toBe(false);
+    });
   }
 });

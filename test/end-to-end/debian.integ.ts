@@ -10,6 +10,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { runOrThrow, type Child } from '../support/child.js';
 import { Person, Repository, repositoryCommand } from '../support/collective.js';
+import { eventually } from '../support/eventually.js';
 import { Link } from '../support/link.js';
 import { BUILD, ROOT } from '../support/paths.js';
 
@@ -21,17 +22,6 @@ type MachineRow = { readonly name: string; readonly state: string; readonly paus
 
 let folder: string;
 let repository: Repository;
-
-/** Polls until `probe` gives something; fails with the step's name. */
-const eventually = async <T>(step: string, timeoutMs: number, probe: () => Promise<T | undefined>): Promise<T> => {
-  const deadline = performance.now() + timeoutMs;
-  while (performance.now() < deadline) {
-    const found = await probe();
-    if (found !== undefined) return found;
-    await new Promise((resolve) => setTimeout(resolve, 250));
-  }
-  throw new Error(`${step}: not within ${timeoutMs} ms`);
-};
 
 const machineOf = async (person: Person): Promise<MachineRow | undefined> =>
   ((await person.json(['status']))['machines'] as readonly MachineRow[]).find(({ name }) => name === NAME);

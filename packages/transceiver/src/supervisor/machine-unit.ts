@@ -3,6 +3,8 @@
  * guest reboots, stopped, cleaned up. A unit knows nothing of other machines, and nothing that goes wrong in it leaves it.
  *
  * It is over (`stopped` or `failed`) only when nothing of it is left: no process, no socket, no temporary overlay, no record.
+ *
+ * Long, because each step of the life undoes what the steps before it made, and that is read best in one place.
  */
 import { randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
