@@ -89,6 +89,7 @@ it('it boots although the agent is killed in mid-boot, and status shows it', asy
   await onConsole('echo kept > /home/kept; echo lost > /lost; sync; echo written-$((40 + 2))', /written-42/);
   const status = await person.json(['status']);
   expect(status['machines']).toMatchObject([{ name: 'tiny', version: 1, state: 'running' }]);
+  expect(status['notes']).toContainEqual(expect.stringMatching(/^Not confined/));
   expect(Number((status['blockd'] as { cacheHits: number }).cacheHits)).toBeGreaterThan(0);
 });
 

@@ -36,6 +36,10 @@ import { parseReference } from './reference.js';
 const SOFTWARE = 'collective 0.1.0';
 const DEFAULT_WAIT_MS = 600_000;
 
+/** Said while machines are there, until QEMU runs in namespaces of its own (DESIGN §4). */
+const NOT_CONFINED =
+  'Not confined: a machine that breaks out of QEMU, or its network, reaches more than it should; see collective doctor.';
+
 export class Agent implements AgentCalls {
   readonly #home: Home;
   readonly #objects: ObjectCache;
@@ -103,7 +107,7 @@ export class Agent implements AgentCalls {
             },
       device: this.#device !== undefined,
       ...path,
-      notes: stale === undefined ? [] : [stale],
+      notes: [...(stale === undefined ? [] : [stale]), ...(path.machines.length === 0 ? [] : [NOT_CONFINED])],
     };
   }
 
