@@ -155,9 +155,9 @@ it('stop in an outage answers within 1 s and leaves no machine', async () => {
     link.silence();
     await eventually('paused', 60_000, async () => ((await machineOf(person))?.state === 'paused' ? true : undefined));
     const askedAt = performance.now();
-    await person.json(['stop', NAME, '--force']);
-    // The command's own start (loading Node) is in it.
-    expect(performance.now() - askedAt).toBeLessThan(1_000 + 500);
+    await person.json(['stop', NAME]);
+    // The command's own start (loading Node) is in it, too.
+    expect(performance.now() - askedAt).toBeLessThan(1_000);
     expect((await machineOf(person))?.state ?? 'stopped').toBe('stopped');
   } finally {
     await link[Symbol.asyncDispose]();
