@@ -122,6 +122,8 @@ export const ACCOUNT_ROUTES = {
       passwordParameters: passwordParametersSchema,
       loginSecret: secretField,
       keys: keysFileSchema,
+      /** Null: without a recovery code. */
+      recoverySecret: nullable(secretField),
     }),
     responseKind: 'json',
     response: strictObject({ account: accountField, role: roleField }),
@@ -157,7 +159,15 @@ export const ACCOUNT_ROUTES = {
     rateClass: 'session',
     ...noBody,
     responseKind: 'json',
-    response: strictObject({ account: accountField, role: roleField, appliances: applianceAccessList }),
+    response: strictObject({
+      account: accountField,
+      role: roleField,
+      appliances: applianceAccessList,
+      identityKey: publicKeyField,
+      /** Another salt than a device's own: the password was changed elsewhere. */
+      passwordParameters: passwordParametersSchema,
+      passwordChangedAt: secondsField,
+    }),
   },
   myDevices: {
     method: 'GET',
@@ -175,6 +185,16 @@ export const ACCOUNT_ROUTES = {
         revoked: Type.Boolean(),
       }),
     ),
+  },
+  // Who reads a snapshot needs the certificate of the device that signed it, revoked since or not.
+  myDeviceCertificates: {
+    method: 'GET',
+    path: '/v1/me/device-certificates',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    responseKind: 'json',
+    response: Type.Array(strictObject({ device: digestField, certificate: envelopeTextField })),
   },
   revokeDevice: {
     method: 'DELETE',

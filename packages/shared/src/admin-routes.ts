@@ -1,5 +1,5 @@
 /**
- * Routes of administrators: invitations, accounts, access.
+ * Routes of administrators: invitations, accounts, access, mandatory versions.
  */
 import { Type } from 'typebox';
 import {
@@ -8,12 +8,16 @@ import {
   accountField,
   accountParams,
   applianceAccessList,
+  applianceParams,
   nothing,
   roleField,
 } from './route-schemas.js';
+import { mandatorySchema } from './heads.js';
 import { secondsField, strictObject } from './schema-fields.js';
 import { tokenBody } from './account-routes.js';
 import { type RouteSpec, jsonBody, noBody } from './route-spec.js';
+
+const { appliance: _named, ...mandatoryFields } = mandatorySchema.properties;
 
 export const ADMIN_ROUTES = {
   // session of an admin
@@ -66,6 +70,29 @@ export const ADMIN_ROUTES = {
     ...jsonBody,
     params: accountAccessParams,
     body: strictObject({ access: accessField }),
+    responseKind: 'json',
+    response: nothing,
+  },
+  setMandatory: {
+    method: 'PUT',
+    path: '/v1/appliances/:name/mandatory',
+    auth: 'session',
+    role: 'admin',
+    rateClass: 'session',
+    ...jsonBody,
+    params: applianceParams,
+    body: strictObject({ ...mandatoryFields }),
+    responseKind: 'json',
+    response: nothing,
+  },
+  removeMandatory: {
+    method: 'DELETE',
+    path: '/v1/appliances/:name/mandatory',
+    auth: 'session',
+    role: 'admin',
+    rateClass: 'session',
+    ...noBody,
+    params: applianceParams,
     responseKind: 'json',
     response: nothing,
   },

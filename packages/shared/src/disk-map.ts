@@ -47,14 +47,14 @@ export class DiskMap {
     return mapShape(shape);
   }
 
-  /** All blocks zero. Errors: `malformed` for an impossible size, `too-large` above 2^27 blocks. */
-  static empty(shape: DiskShape): DiskMap {
+  /** All blocks zero, or all *inherit*. Errors: `malformed` for an impossible size, `too-large` above 2^27 blocks. */
+  static empty(shape: DiskShape, kind: 'zero' | 'inherit' = 'zero'): DiskMap {
     const { blockCount } = mapShape(shape);
     if (blockCount > MAP_BLOCKS_MAX) {
       throw new CollectiveError('too-large', `disk map: ${blockCount} blocks, at most 2^27 fit into memory`);
     }
     const columns = mapColumns(blockCount);
-    columns.kinds.fill(MAP_KIND.zero);
+    columns.kinds.fill(MAP_KIND[kind]);
     return new DiskMap({ diskBytes: shape.diskBytes, blockBytes: shape.blockBytes }, columns);
   }
 
@@ -73,19 +73,14 @@ export class DiskMap {
     const map = DiskMap.empty(options);
     const { levels } = mapShape(options);
     const inheritAllowed = options.inheritAllowed ?? false;
-    const zeroDigest = digestBytes(zeroBlockDigest(options.blockBytes));
 
     const readSubtree = (digest: Digest, level: number, position: number): void => {
-      const columns = map.#readPage(digest, {
-        level,
-        position,
-        bytes: options.pages(digest),
-        isRoot: level === levels - 1,
-      });
-      if (!inheritAllowed && columns.kinds.includes(MAP_KIND.inherit)) {
-        throw malformed(`page ${digest} inherits, but the map has no base`);
+      const bytes = options.pages(digest);
+      if (bytes === undefined) {
+        throw new CollectiveError('block-missing', `disk map: page ${digest} is not at hand`, { data: { digest } });
       }
-      if (level === 0) return map.#takeLeaf(columns, position, zeroDigest);
+      const columns = checkedPage(bytes, { ...options, digest, level, position, inheritAllowed });
+      if (level === 0) return map.#takeLeaf(columns, position);
       columns.kinds.forEach((kind, index) => {
         const child = position * MAP_FANOUT + index;
         if (kind === MAP_KIND.public) readSubtree(pageDigestAt(columns, index), level - 1, child);
@@ -234,50 +229,10 @@ export class DiskMap {
     );
   }
 
-  #readPage(
-    digest: Digest,
-    page: {
-      readonly level: number;
-      readonly position: number;
-      readonly bytes: Uint8Array | undefined;
-      readonly isRoot: boolean;
-    },
-  ): MapColumns {
-    if (page.bytes === undefined) {
-      throw new CollectiveError('block-missing', `disk map: page ${digest} is not at hand`, { data: { digest } });
-    }
-    const found = sha256(page.bytes);
-    if (found !== digest) {
-      throw new CollectiveError('digest-mismatch', `disk map: page ${digest} has the digest ${found}`, {
-        data: { digest },
-      });
-    }
-    const { level, columns } = decodePageColumns(page.bytes);
-    const count = pageEntryCount(this.blockCount, page);
-    if (level !== page.level || columns.kinds.length !== count) {
-      throw malformed(
-        `page ${digest} has level ${level} and ${columns.kinds.length} entries, expected ${page.level} and ${count}`,
-      );
-    }
-    if (!page.isRoot && uniformKind(columns.kinds) !== undefined) {
-      throw malformed(`page ${digest} must not exist: all its blocks are ${kindName(columns.kinds[0] ?? 0)}`);
-    }
-    return columns;
-  }
-
-  #takeLeaf(columns: MapColumns, position: number, zeroDigest: Buffer): void {
+  #takeLeaf(columns: MapColumns, position: number): void {
     const firstBlock = position * MAP_FANOUT;
     this.kinds.set(columns.kinds, firstBlock);
     columns.digests.copy(this.digestBytes, firstBlock * DIGEST_BYTES);
-    columns.kinds.forEach((kind, index) => {
-      const at = index * DIGEST_BYTES;
-      if (
-        kind === MAP_KIND.public &&
-        columns.digests.compare(zeroDigest, 0, DIGEST_BYTES, at, at + DIGEST_BYTES) === 0
-      ) {
-        throw malformed(`block ${firstBlock + index} is all zero, but has a digest`);
-      }
-    });
   }
 
   #fillSubtree(level: number, position: number, kind: number): void {
@@ -291,6 +246,55 @@ export class DiskMap {
     }
   }
 }
+
+/**
+ * The entries of a page that belongs at this place of this disk. Errors: `digest-mismatch`, `unknown-format`, `malformed`
+ * for what is not canonical: a wrong level or count, a page that must not exist, inherit without a base, a public entry
+ * with the digest of the zero block.
+ */
+export const checkedPage = (
+  bytes: Uint8Array,
+  page: DiskShape & {
+    readonly digest: Digest;
+    /** 0 is a leaf. */
+    readonly level: number;
+    readonly position: number;
+    readonly inheritAllowed: boolean;
+  },
+): MapColumns => {
+  const { digest, position, blockBytes } = page;
+  const found = sha256(bytes);
+  if (found !== digest) {
+    throw new CollectiveError('digest-mismatch', `disk map: page ${digest} has the digest ${found}`, {
+      data: { digest },
+    });
+  }
+  const { blockCount, levels } = mapShape(page);
+  const { level, columns } = decodePageColumns(bytes);
+  const count = pageEntryCount(blockCount, page);
+  if (level !== page.level || columns.kinds.length !== count) {
+    throw malformed(
+      `page ${digest} has level ${level} and ${columns.kinds.length} entries, expected ${page.level} and ${count}`,
+    );
+  }
+  if (level < levels - 1 && uniformKind(columns.kinds) !== undefined) {
+    throw malformed(`page ${digest} must not exist: all its blocks are ${kindName(columns.kinds[0] ?? 0)}`);
+  }
+  if (!page.inheritAllowed && columns.kinds.includes(MAP_KIND.inherit)) {
+    throw malformed(`page ${digest} inherits, but the map has no base`);
+  }
+  if (level === 0) refuseZeroDigest(columns, position * MAP_FANOUT, digestBytes(zeroBlockDigest(blockBytes)));
+  return columns;
+};
+
+const refuseZeroDigest = ({ kinds, digests }: MapColumns, firstBlock: number, zeroDigest: Buffer): void => {
+  kinds.forEach((kind, index) => {
+    const at = index * DIGEST_BYTES;
+    if (kind === MAP_KIND.public && digests.compare(zeroDigest, 0, DIGEST_BYTES, at, at + DIGEST_BYTES) === 0) {
+      throw malformed(`block ${firstBlock + index} is all zero, but has a digest`);
+    }
+  });
+};
 
 /** The kind that needs no page (zero or inherit), when all entries have it. */
 const uniformKind = (kinds: Uint8Array): number | undefined => {
@@ -318,7 +322,8 @@ const buildLevel = (columns: MapColumns, level: number, pages: Map<Digest, Buffe
   return above;
 };
 
-const pageDigestAt = (columns: MapColumns, index: number): Digest =>
+/** The digest of entry `index`, which has one. */
+export const pageDigestAt = (columns: MapColumns, index: number): Digest =>
   digestFromBytes(columns.digests.subarray(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES));
 
 const malformed = (message: string): CollectiveError => new CollectiveError('malformed', `disk map: ${message}`);

@@ -81,12 +81,21 @@ const refuseOtherFormat = (value: unknown, schema: SchemaShape, what: string): v
   }
 };
 
+/** A schema and everything that it may be, also in a union within a union. */
+const shapesOf = (schema: SchemaShape): SchemaShape[] => [schema, ...(schema.anyOf ?? []).flatMap(shapesOf)];
+
 const inSchemaOrder = (value: unknown, schema: SchemaShape | undefined): unknown => {
-  if (Array.isArray(value)) return value.map((item) => inSchemaOrder(item, schema?.items));
+  const options = schema === undefined ? [] : shapesOf(schema);
+  if (Array.isArray(value)) {
+    const items = options.find((option) => option.items !== undefined)?.items;
+    return value.map((item) => inSchemaOrder(item, items));
+  }
   if (typeof value !== 'object' || value === null) return value;
-  const properties =
-    schema?.properties ?? schema?.anyOf?.find((option) => option.properties !== undefined)?.properties ?? {};
   const fields = new Map<string, unknown>(Object.entries(value));
+  // Of several shapes the one that has them all: what another lacks would be left out.
+  const properties =
+    options.find((option) => [...fields.keys()].every((name) => Object.hasOwn(option.properties ?? {}, name)))
+      ?.properties ?? {};
   return Object.fromEntries(
     Object.entries(properties)
       .filter(([name]) => fields.has(name))

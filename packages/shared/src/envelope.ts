@@ -16,7 +16,9 @@ export const PAYLOAD_TYPES = {
   snapshot: 'application/vnd.collective.snapshot.v1+json',
   trust: 'application/vnd.collective.trust.v1+json',
   heads: 'application/vnd.collective.heads.v1+json',
+  letter: 'application/vnd.collective.letter.v1+json',
   deviceCertificate: 'application/vnd.collective.device-certificate.v1+json',
+  profile: 'application/vnd.collective.profile.v1',
 } as const;
 export type PayloadType = (typeof PAYLOAD_TYPES)[keyof typeof PAYLOAD_TYPES];
 

@@ -46,13 +46,22 @@ export const ERROR_TABLE = {
     hint: 'Free some space; the machine goes on by itself.',
   }),
   'local-io': row('The local disk failed', 500),
+  'wrong-key': row('What lies on the local disk is encrypted with another key', 403, {
+    hint: 'It belongs to another account, or nobody is logged in: log in as the person it belongs to. After a reset of your account collective unlock opens what was yours. Nothing was changed.',
+  }),
+  'no-tmpfs': row('This machine has no place in memory for keys', 500, {
+    hint: 'Only for now means that no key comes to lie on a disk. If the machine is yours, log in with --mine.',
+  }),
   'in-use': row('Another process is using it', 409, { hint: 'Stop the other one first.' }),
   'shutting-down': row('The service is shutting down', 503, { retryable: true, nbdErrno: 108 }),
   // accounts and access
   'wrong-password': row('The account or the password is wrong', 401),
   'not-logged-in': row('You are not logged in', 401, { hint: 'Run: collective login' }),
   'token-expired': row('The session has expired', 401, { retryable: true }),
-  revoked: row('This device or account has been revoked', 401, { hint: 'Ask your administrator.' }),
+  revoked: row('This account has been revoked', 401, { hint: 'Ask your administrator.' }),
+  'device-revoked': row('This device has been revoked', 401, {
+    hint: 'Somebody with your account did this, from another device. Nothing on this device was removed: collective logout --remove does that.',
+  }),
   'not-allowed': row('You may not do this', 403, { hint: 'Ask your administrator for access.' }),
   'not-found': row('There is no such thing here', 404),
   conflict: row('Somebody else was faster', 409, { hint: 'Look at the newest version, then try again.' }),
@@ -60,6 +69,20 @@ export const ERROR_TABLE = {
   'rate-limited': row('Too many attempts', 429, { retryable: true, hint: 'Wait a minute.' }),
   'bad-request': row('The request is not valid', 400),
   internal: row('The server failed', 500, { retryable: true }),
+  // subscriptions
+  'lease-held': row('The appliance is in use on another device', 409, {
+    hint: 'Stop it there first, or take it over: what that device has not saved yet becomes a subscription of its own.',
+  }),
+  'lease-lost': row('Another device has taken over', 409, {
+    hint: 'Nothing is lost: what was written here is kept here. Choose which of the two continues.',
+  }),
+  apart: row('Two devices went on from one state', 409, {
+    hint: 'Choose: collective continue NAME --here (what is here goes on, the other stays among the snapshots) or --both (each goes on for itself). Nothing is lost.',
+  }),
+  unsaved: row('Something is not saved yet', 409, {
+    hint: 'Wait until the repository can be reached and try again, or take it to another place. With --discard it is lost.',
+  }),
+  'wrong-offset': row('The upload goes on at another offset', 409),
   // trust
   'wrong-server': row('The server is not the one that the join link names', 502, {
     hint: 'Do not go on. Ask the administrator for a new join link.',
@@ -67,6 +90,9 @@ export const ERROR_TABLE = {
   untrusted: row('The signature is by a key that may not sign this', 403),
   rollback: row('The repository shows an older state than this machine has seen', 409, {
     hint: 'Tell the administrator; nothing was changed here.',
+  }),
+  outdated: row('A newer version is mandatory', 409, {
+    hint: 'Start it without naming a version; when the repository cannot be reached, connect to it first.',
   }),
   'weak-password-parameters': row('The server asks for password parameters that are too weak', 400, {
     hint: 'Do not go on. Ask the administrator.',
@@ -77,9 +103,18 @@ export const ERROR_TABLE = {
   'no-boot': row('The image did not boot', 422, {
     hint: 'Look at the console output. A publish with --no-boot-test leaves the boot test out.',
   }),
+  suspended: row('The machine is suspended', 409, {
+    hint: 'Start it to resume it. With --discard (stop) or --fresh (start) its memory image is thrown away; its disks stay.',
+  }),
+  'cannot-resume': row('The suspended machine cannot be resumed here', 409, {
+    hint: 'With --fresh it starts anew: its memory image is thrown away, its disks stay.',
+  }),
   'missing-program': row('A program that is needed is not installed', 500),
   'agent-unreachable': row('The agent does not answer', 503, {
     hint: 'Run the command again: it starts the agent. Its log is log/agent.log in the home.',
+  }),
+  'other-software': row('What runs here is of another version of this software', 409, {
+    hint: 'Run: collective upgrade. Machines go on meanwhile.',
   }),
   usage: row('The command is not used correctly', 400, { hint: 'See --help.' }),
 } as const satisfies Record<string, ErrorRow>;

@@ -9,7 +9,7 @@ import { GOLDEN_EXAMPLES, type GoldenExample } from './testing/golden-examples.j
 
 const FORMAT_CODES: readonly ErrorCode[] = ['malformed', 'too-large', 'unknown-format'];
 
-const BINARY = /^(?:map-page|changed-pairs|chunk-batch|boot-trace)-/;
+const BINARY = /^(?:map-page|changed-pairs|chunk-batch|boot-trace|snapshot-object)-/;
 
 type Outcome = 'value' | ErrorCode;
 
@@ -87,7 +87,7 @@ describe.each(GOLDEN_EXAMPLES)('decoder of $path', (example) => {
 
 // Chunks are named by what they hold, envelopes are signed: no bit of them is free.
 const PROTECTED =
-  /^(?:chunk-v1\/|(?:version|snapshot)-v1\/manifest|trust-v1\/[12]|heads-v1\/heads|device-certificate-v1)/;
+  /^(?:chunk-v1\/|(?:version|snapshot)-v1\/manifest|trust-v1\/[12]|heads-v1\/heads|device-certificate-v1|profile-v1\/profile)/;
 
 describe.each(GOLDEN_EXAMPLES.filter(({ path }) => PROTECTED.test(path)))('content of $path', (example) => {
   it('is refused with any bit of it flipped', () => {

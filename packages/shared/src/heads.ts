@@ -1,5 +1,6 @@
 /**
- * Heads (docs/formats/trust.md): the highest version of each appliance, numbered and signed by the server's heads key.
+ * Heads (docs/formats/trust.md): the version for all of each appliance, its candidates and whether one is mandatory,
+ * numbered and signed by the server's heads key. They are the same for everybody.
  * What a client has seen only grows: a lower number, a lower version or another manifest for a version is a rollback,
  * unless a trust file that the client has taken since says from where to count again.
  */
@@ -8,8 +9,24 @@ import { type Digest } from './brands.js';
 import { documentCodec } from './document.js';
 import { ENVELOPE_BYTES_MAX, PAYLOAD_TYPES, requireSignatures, openEnvelope } from './envelope.js';
 import { CollectiveError } from './errors.js';
-import { digestField, nameField, numberField, secondsField, strictObject } from './schema-fields.js';
+import { digestField, integerField, nameField, numberField, secondsField, strictObject } from './schema-fields.js';
 import { type TrustFile } from './trust-file.js';
+
+const headSchema = strictObject({ appliance: nameField, version: numberField, manifest: digestField });
+
+/** Versions and candidates together: whatever their names are, they fit one envelope with all marks. */
+export const HEADS_MAX = 1_000;
+export const MANDATORY_MAX = 100;
+
+export const mandatorySchema = strictObject({
+  appliance: nameField,
+  /** No older one is to be used. */
+  version: numberField,
+  from: secondsField,
+  /** For so long after `from` an older one starts where the repository cannot be reached. */
+  graceDays: integerField({ min: 0, max: 3_650 }),
+});
+export type MandatoryMark = Static<typeof mandatorySchema>;
 
 export const headsSchema = strictObject({
   format: Type.Literal(1),
@@ -18,9 +35,11 @@ export const headsSchema = strictObject({
   trust: numberField,
   createdAt: secondsField,
   expiresAt: secondsField,
-  heads: Type.Array(strictObject({ appliance: nameField, version: numberField, manifest: digestField }), {
-    maxItems: 1_000,
-  }),
+  heads: Type.Array(headSchema, { maxItems: HEADS_MAX }),
+  /** Versions for named people only; a letter says for whom. Absent: there are none. */
+  candidates: Type.Optional(Type.Array(headSchema, { minItems: 1, maxItems: HEADS_MAX })),
+  /** Absent: there are none. */
+  mandatory: Type.Optional(Type.Array(mandatorySchema, { minItems: 1, maxItems: MANDATORY_MAX })),
 });
 export type Heads = Static<typeof headsSchema>;
 
@@ -39,13 +58,30 @@ const codec = documentCodec(headsSchema, {
   what: 'heads',
   bytesMax: ENVELOPE_BYTES_MAX,
   rules: (heads) => {
-    // Compared as code units: names are ASCII.
-    if (heads.heads.some(({ appliance }, at) => at > 0 && appliance <= (heads.heads[at - 1]?.appliance ?? ''))) {
+    const { candidates = [], mandatory = [] } = heads;
+    if (!isSorted(heads.heads) || !isSorted(mandatory)) {
       throw new CollectiveError('malformed', 'heads: names are not sorted and distinct');
     }
+    const isInOrder = candidates.every((next, at) => {
+      const before = candidates[at - 1];
+      if (before === undefined || before.appliance < next.appliance) return true;
+      return before.appliance === next.appliance && before.version < next.version;
+    });
+    if (!isInOrder) throw new CollectiveError('malformed', 'heads: candidates are not sorted and distinct');
+    const isForAll = ({ appliance, version }: Head): boolean =>
+      heads.heads.some((head) => head.appliance === appliance && head.version === version);
+    if (candidates.some(isForAll)) throw new CollectiveError('malformed', 'heads: a candidate is the version for all');
+    if (heads.heads.length + candidates.length > HEADS_MAX)
+      throw new CollectiveError('malformed', `heads: more than ${HEADS_MAX} versions`);
     if (heads.expiresAt < heads.createdAt) throw new CollectiveError('malformed', 'heads: expired before it was made');
   },
 });
+
+type Head = Static<typeof headSchema>;
+
+/** Compared as code units: names are ASCII. */
+const isSorted = (entries: readonly { readonly appliance: string }[]): boolean =>
+  entries.every(({ appliance }, at) => at === 0 || appliance > (entries[at - 1]?.appliance ?? ''));
 
 /** The payload to sign. Errors: as `decodeHeads`. */
 export const encodeHeads = (heads: Heads): Buffer => codec.encode(heads);
@@ -88,7 +124,7 @@ export const compareHeads = (
       `heads ${next.number} have the digest ${next.digest}, seen was ${seen.digest}`,
     );
   }
-  const heads = new Map(next.heads.map((head) => [head.appliance, head]));
+  const heads = new Map<string, SeenHead>(next.heads.map((head) => [head.appliance, head]));
   for (const before of seen.heads) {
     const floor = recounted(before, seen.trust, trust);
     const now = heads.get(floor.appliance);

@@ -7,7 +7,7 @@ import { preAuthenticationEncoding } from './envelope.js';
 import { hkdf32 } from './hkdf.js';
 import { derivePasswordKeys } from './password-keys.js';
 import { deriveEpochKeys, derivePersonKeys } from './person-keys.js';
-import { formatRecoveryCode, parseRecoveryCode, recoveryKey } from './recovery-code.js';
+import { formatRecoveryCode, parseRecoveryCode, recoveryKey, recoverySecret } from './recovery-code.js';
 import { signingKeyFromSeed, verifySignature } from './signing-key.js';
 import { countingBytes } from './testing/golden-examples.js';
 
@@ -116,6 +116,9 @@ describe('derivations', () => {
       signingKeyFromSeed(hex('1a746bcde289a46119b1e4fca4d09a76c0ac0a047376ec89e27aede90f116409')).publicKey,
     );
     expect(person.profileKey.toString('hex')).toBe('1baba2cdb450f190103aea339c413b9e9c0902abbef0ed930685699c3ecf8a5a');
+    expect(person.diskKey.toString('hex')).toBe(
+      '674553ba8e58d0d3cc5671653baf52bba76616fe7de776d14057ecf3876402be20a557af563e617b96c5fa00f507cd66d5307a67a30b63ac796289db6555e181',
+    );
     expect(person.firstEpochSecret.toString('hex')).toBe(
       '1dd0f1768fcd396f016dfdf79a26eca8f0584f51c25e2ab1fbdd1c88c175d139',
     );
@@ -128,6 +131,9 @@ describe('derivations', () => {
     expect(parseRecoveryCode('ooog 4Or4 0m30 e209 i85g-r38e-lwqs')).toEqual(countingBytes(16));
     expect(recoveryKey(countingBytes(16)).toString('hex')).toBe(
       '56e41461cd6dda2bd6ba6d121fb2612a7ba56dd79652bf5aab012b687189a644',
+    );
+    expect(recoverySecret(countingBytes(16)).toString('hex')).toBe(
+      'c50ae8c2b5d2d47c519c26e1ecb20bffea152eb09994faebaa41c1408a07c792',
     );
   });
 });

@@ -30,6 +30,8 @@ export const versionManifestSchema = strictObject({
   version: numberField,
   parent: nullable(strictObject({ version: numberField, manifest: digestField })),
   createdAt: secondsField,
+  /** For named people only, until a letter for all promotes it; absent: for all. */
+  candidate: Type.Optional(Type.Literal(true)),
   title: textField({ max: 200 }),
   notes: textField({ max: 4_000 }),
   machine: machineDescriptionSchema,

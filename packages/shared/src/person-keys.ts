@@ -3,10 +3,11 @@
  * keys of an epoch that name and encrypt private blocks.
  */
 import { randomBytes } from 'node:crypto';
-import { hkdf32 } from './hkdf.js';
+import { hkdf, hkdf32 } from './hkdf.js';
 import { type SigningKey, signingKeyFromSeed } from './signing-key.js';
 
 export const PERSON_SECRET_BYTES = 32;
+export const DISK_KEY_BYTES = 64;
 
 export type PersonKeys = {
   /** Signs device certificates. */
@@ -15,6 +16,8 @@ export type PersonKeys = {
   readonly publishing: (index: number) => SigningKey;
   /** Seals the profile (secretbox). */
   readonly profileKey: Buffer;
+  /** Encrypts what lies of the person on a transceiver's local disk: layers and memory images. 64 bytes. */
+  readonly diskKey: Buffer;
   /** Secret of epoch 1; later ones are random and lie in the sealed profile. */
   readonly firstEpochSecret: Buffer;
 };
@@ -42,6 +45,7 @@ export const derivePersonKeys = (secret: Uint8Array): PersonKeys => {
       return deriveSigningKey(kept, `collective publishing key v1 ${index}`);
     },
     profileKey: hkdf32(kept, 'collective profile key v1'),
+    diskKey: hkdf(kept, 'collective disk key v1', DISK_KEY_BYTES),
     firstEpochSecret: hkdf32(kept, 'collective epoch 1 v1'),
   };
 };

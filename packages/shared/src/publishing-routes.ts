@@ -1,12 +1,15 @@
 /**
- * Routes of publishers: upload sessions, commit, withdrawal, deletion.
+ * Routes of publishers: upload sessions, commit, candidates and their letters, promotion, withdrawal, deletion.
  */
 import { Type } from 'typebox';
 import { CHUNK_BATCH_BYTES_MAX, CHUNK_BATCH_RECORDS_MAX } from './chunk-batch.js';
 import { DIGEST_BYTES } from './digest.js';
 import { ENVELOPE_BYTES_MAX } from './envelope.js';
+import { LETTER_BYTES_MAX } from './letter.js';
 import {
+  accountField,
   applianceParams,
+  letterParams,
   nothing,
   uploadDiskParams,
   uploadField,
@@ -39,7 +42,7 @@ export const PUBLISHING_ROUTES = {
     params: applianceParams,
     body: strictObject({ parent: nullable(numberField) }),
     responseKind: 'json',
-    response: uploadState,
+    response: strictObject({ ...uploadState.properties, nextVersion: numberField }),
   },
   upload: {
     method: 'GET',
@@ -54,6 +57,8 @@ export const PUBLISHING_ROUTES = {
       appliance: nameField,
       parent: nullable(numberField),
       expiresAt: secondsField,
+      /** The lowest number that its version may take. */
+      nextVersion: numberField,
       /** Chunks that this session has stored. */
       chunks: integerField({ min: 0, max: Number.MAX_SAFE_INTEGER }),
     }),
@@ -115,6 +120,48 @@ export const PUBLISHING_ROUTES = {
     status: 201,
     responseKind: 'json',
     response: strictObject({ version: numberField, manifest: digestField }),
+  },
+  candidateLetters: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions/:version/letters',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    params: versionParams,
+    responseKind: 'json',
+    response: Type.Array(accountField),
+  },
+  putLetter: {
+    method: 'PUT',
+    path: '/v1/appliances/:name/versions/:version/letters/:account',
+    auth: 'session',
+    rateClass: 'session',
+    bodyKind: 'bytes',
+    bytesMax: LETTER_BYTES_MAX,
+    params: letterParams,
+    responseKind: 'json',
+    response: nothing,
+  },
+  removeLetter: {
+    method: 'DELETE',
+    path: '/v1/appliances/:name/versions/:version/letters/:account',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    params: letterParams,
+    responseKind: 'json',
+    response: nothing,
+  },
+  promoteVersion: {
+    method: 'POST',
+    path: '/v1/appliances/:name/versions/:version/promotion',
+    auth: 'session',
+    rateClass: 'session',
+    bodyKind: 'bytes',
+    bytesMax: LETTER_BYTES_MAX,
+    params: versionParams,
+    responseKind: 'json',
+    response: nothing,
   },
   withdrawVersion: {
     method: 'POST',

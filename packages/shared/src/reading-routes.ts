@@ -1,8 +1,16 @@
 /**
- * Routes that read appliances: heads, versions, manifests, maps. (Trust files and chunks need no token.)
+ * Routes that read appliances: heads, versions, candidates, manifests, maps. (Trust files and chunks need no token.)
  */
 import { Type } from 'typebox';
-import { accessField, applianceParams, diskParams, versionParams, versionSummary } from './route-schemas.js';
+import { HEADS_MAX } from './heads.js';
+import {
+  accessField,
+  applianceParams,
+  diskParams,
+  letterTextField,
+  versionParams,
+  versionSummary,
+} from './route-schemas.js';
 import { nameField, nullable, numberField, strictObject, textField, wordField } from './schema-fields.js';
 import { type RouteSpec, bytesOut, noBody } from './route-spec.js';
 
@@ -41,6 +49,27 @@ export const READING_ROUTES = {
     params: applianceParams,
     responseKind: 'json',
     response: Type.Array(versionSummary),
+  },
+  /** The letters for this account, of the candidates that there are. */
+  candidates: {
+    method: 'GET',
+    path: '/v1/candidates',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    responseKind: 'json',
+    response: Type.Array(strictObject({ appliance: nameField, version: numberField, letter: letterTextField }), {
+      maxItems: HEADS_MAX,
+    }),
+  },
+  promotion: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions/:version/promotion',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    params: versionParams,
+    ...bytesOut,
   },
   versionManifest: {
     method: 'GET',

@@ -38,6 +38,12 @@ export const parseRecoveryCode = (text: string): Buffer => {
 /** The key under which the person's secret is wrapped a second time. */
 export const recoveryKey = (code: Uint8Array): Buffer => hkdf32(code, 'collective recovery v1');
 
+/**
+ * Sent to recover an account; the server keeps its SHA-256. It shows that the code is at hand: the identity key would not
+ * do, because a device that was revoked still has that.
+ */
+export const recoverySecret = (code: Uint8Array): Buffer => hkdf32(code, 'collective recovery login v1');
+
 /** The first `5 × count` bits, the highest first; zero bits follow the end. */
 const toBase32 = (bytes: Uint8Array, count: number): string => {
   let text = '';

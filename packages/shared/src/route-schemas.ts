@@ -29,6 +29,9 @@ export const uploadField = Type.String({ pattern: '^[0-9a-f]{32}$' });
 /** Standard base64 of an envelope file of at most 262,144 bytes. */
 export const envelopeTextField = Type.String({ pattern: '^[A-Za-z0-9+/]{4,349528}={0,2}$' });
 
+/** Standard base64 of a letter file. */
+export const letterTextField = Type.String({ pattern: '^[A-Za-z0-9+/]{4,5464}={0,2}$' });
+
 export const accountParams = strictObject({ account: accountField });
 export const accountAccessParams = strictObject({ account: accountField, appliance: nameField });
 export const applianceParams = strictObject({ name: nameField });
@@ -38,6 +41,7 @@ export const diskParams = strictObject({ name: nameField, version: numberField, 
 export const trustParams = strictObject({ number: numberField });
 export const uploadParams = strictObject({ upload: uploadField });
 export const uploadDiskParams = strictObject({ upload: uploadField, disk: diskNameField });
+export const letterParams = strictObject({ name: nameField, version: numberField, account: accountField });
 export const versionParams = strictObject({ name: nameField, version: numberField });
 
 export const applianceAccess = strictObject({ name: nameField, access: accessField });
@@ -50,6 +54,8 @@ export const versionSummary = strictObject({
   /** SHA-256 of the manifest file. */
   manifest: digestField,
   withdrawn: Type.Boolean(),
+  /** Not promoted: for those who are named only. */
+  candidate: Type.Boolean(),
   /** What its chunks and pages take in the repository, shared ones included. */
   bytes: byteCountField,
 });

@@ -42,10 +42,13 @@ describe('route table', () => {
       'chunk',
       'health',
       'identity',
+      'invitationKind',
       'loginChallenge',
       'loginDevice',
       'loginPassword',
+      'loginRecovery',
       'passwordParameters',
+      'recoveryChallenge',
       'trust',
     ]);
     expect(routes.filter(([, { auth }]) => auth === 'enrol').map(([name]) => name)).toEqual(['registerDevice']);

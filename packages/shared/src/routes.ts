@@ -6,14 +6,18 @@
 import { type Static, type TSchema } from 'typebox';
 import { ACCOUNT_ROUTES } from './account-routes.js';
 import { ADMIN_ROUTES } from './admin-routes.js';
+import { KEYS_ROUTES } from './keys-routes.js';
 import { PUBLISHING_ROUTES } from './publishing-routes.js';
 import { READING_ROUTES } from './reading-routes.js';
 import { type RouteSpec } from './route-spec.js';
+import { SUBSCRIPTION_ROUTES } from './subscription-routes.js';
 
 export const ROUTES = {
   ...ACCOUNT_ROUTES,
+  ...KEYS_ROUTES,
   ...READING_ROUTES,
   ...PUBLISHING_ROUTES,
+  ...SUBSCRIPTION_ROUTES,
   ...ADMIN_ROUTES,
 } as const satisfies Record<string, RouteSpec>;
 

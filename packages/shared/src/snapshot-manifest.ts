@@ -34,13 +34,16 @@ export const memoryImageSchema = strictObject({
 });
 export type MemoryImage = Static<typeof memoryImageSchema>;
 
+export const SNAPSHOT_REASONS = ['start', 'stop', 'periodic', 'request', 'update', 'suspend', 'undo'] as const;
+export type SnapshotReason = (typeof SNAPSHOT_REASONS)[number];
+
 export const snapshotManifestSchema = strictObject({
   format: Type.Literal(1),
   subscription: Type.String({ pattern: '^[0-9a-f]{32}$' }),
   number: numberField,
   parent: nullable(strictObject({ number: numberField, manifest: digestField })),
   createdAt: secondsField,
-  reason: wordField('start', 'stop', 'periodic', 'request', 'update', 'suspend', 'undo'),
+  reason: wordField(...SNAPSHOT_REASONS),
   /** Fencing number; 0 when made disconnected. */
   lease: integerField({ min: 0, max: Number.MAX_SAFE_INTEGER }),
   device: digestField,

@@ -10,6 +10,7 @@ import { openDeviceCertificate, signDeviceCertificate } from '../device-certific
 import { blockDigest, digestFromBytes, privateBlockDigest, sha256 } from '../digest.js';
 import { PAYLOAD_TYPES, type PayloadType, openEnvelope, requireSignatures, signEnvelope } from '../envelope.js';
 import { type ErrorCode } from '../errors.js';
+import { type Letter, decodeLetter, encodeLetter } from '../letter.js';
 import { type Heads, decodeHeads, encodeHeads, openHeads } from '../heads.js';
 import { type JoinLink, formatJoinLink, parseJoinLink } from '../join-link.js';
 import { type KeysFile, decodeKeysFile, encodeKeysFile } from '../keys-file.js';
@@ -17,8 +18,10 @@ import { type VersionManifest, decodeVersionManifest, encodeVersionManifest } fr
 import { type MapPage, decodeMapPage, encodeMapPage } from '../map-page.js';
 import { deriveEpochKeys, derivePersonKeys } from '../person-keys.js';
 import { decodePrivateChunk, encodePrivateChunk } from '../private-chunk.js';
+import { type Profile, decodeProfile, encodeProfile, openProfile, readSealedProfile, sealProfile } from '../profile.js';
 import { type SigningKey, signingKeyFromSeed } from '../signing-key.js';
 import { type SnapshotManifest, decodeSnapshotManifest, encodeSnapshotManifest } from '../snapshot-manifest.js';
+import { decodeSnapshotObject, encodeSnapshotObject } from '../snapshot-object.js';
 import { encodeJson, parseStrictJson } from '../strict-json.js';
 import { type BootTrace, decodeBootTrace, encodeBootTrace } from '../trace.js';
 import { type TrustFile, decodeTrustFile, encodeTrustFile, followTrust, openFirstTrust } from '../trust-file.js';
@@ -187,6 +190,14 @@ export const goldenSnapshot: SnapshotManifest = {
   },
 };
 
+const goldenLetter: Letter = {
+  format: 1,
+  appliance: 'debian-server',
+  version: 3,
+  manifest: digestOf('the manifest file of version 3'),
+  account: 'ursula',
+};
+
 export const goldenHeads: Heads = {
   format: 1,
   number: 5,
@@ -196,11 +207,46 @@ export const goldenHeads: Heads = {
   heads: [{ appliance: 'debian-server', version: 2, manifest: digestOf('the manifest file of version 2') }],
 };
 
+const headsWithCandidates: Heads = {
+  ...goldenHeads,
+  number: 6,
+  candidates: [{ appliance: 'debian-server', version: 3, manifest: goldenLetter.manifest }],
+  mandatory: [{ appliance: 'debian-server', version: 2, from: createdAt + 86_400, graceDays: 7 }],
+};
+
 const keysFile: KeysFile = {
   format: 1,
   identityKey: person.identity.publicKey,
   byPassword: countingBytes(72).toString('base64url'),
   byRecoveryCode: null,
+};
+
+export const goldenProfile: Profile = {
+  format: 1,
+  number: 4,
+  account: 'anna',
+  repository: {
+    identity,
+    origin: 'https://repository.example:8443',
+    pin: countingBytes(32).toString('base64url'),
+  },
+  devices: [{ device: digestFromBytes(countingBytes(32)), name: 'office laptop', createdAt }],
+  epochs: [{ epoch: 2, secret: countingBytes(32, 64).toString('base64url'), createdAt }],
+  formerIdentities: [],
+  subscriptions: [
+    {
+      id: '000102030405060708090a0b0c0d0e0f',
+      appliance: 'debian-server',
+      name: 'Debian 12 server',
+      head: {
+        number: 3,
+        manifest: digestOf('the manifest file of snapshot 3'),
+        savedAt: createdAt,
+        deviceName: 'office laptop',
+      },
+    },
+    { id: '101112131415161718191a1b1c1d1e1f', appliance: 'tiny', name: 'tiny', head: null },
+  ],
 };
 
 const joinLink: JoinLink = {
@@ -303,6 +349,17 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     reencode: (bytes) => encodeChunkBatch(decodeChunkBatch(bytes)),
     codes: [],
   },
+  {
+    // The codec does not look into the chunks, so public ones, which are the same each time, do as well.
+    path: 'snapshot-object-v1/two.object',
+    write: () =>
+      encodeSnapshotObject(
+        [textBlock, rawBlock].map((block) => ({ digest: blockDigest(block), chunk: encodeChunk(block) })),
+      ),
+    decode: (bytes) => decodeSnapshotObject(bytes),
+    reencode: (bytes) => encodeSnapshotObject(decodeSnapshotObject(bytes)),
+    codes: ['digest-mismatch'],
+  },
   document('map-page-v1/leaf.page', goldenLeaf, { encode: encodeMapPage, decode: decodeMapPage }),
   document('map-page-v1/inner.page', innerPage, { encode: encodeMapPage, decode: decodeMapPage }),
   document(
@@ -354,6 +411,8 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     decode: (bytes) => followTrust(goldenTrust, bytes),
     codes: [...SIGNED_CODES, 'rollback'],
   }),
+  document('letter-v1/payload.json', goldenLetter, { encode: encodeLetter, decode: decodeLetter }),
+  document('heads-v1/candidates.json', headsWithCandidates, { encode: encodeHeads, decode: decodeHeads }),
   document('heads-v1/payload.json', goldenHeads, { encode: encodeHeads, decode: decodeHeads }),
   {
     path: 'heads-v1/heads',
@@ -366,6 +425,21 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     codes: [...SIGNED_CODES, 'rollback'],
   },
   document('keys-file-v1/keys.json', keysFile, { encode: encodeKeysFile, decode: decodeKeysFile }),
+  document('profile-v1/payload.json', goldenProfile, { encode: encodeProfile, decode: decodeProfile }),
+  {
+    path: 'profile-v1/profile',
+    write: () => sealProfile(goldenProfile, person),
+    isRandom: true,
+    decode: (bytes) => openProfile(bytes, person),
+    // Sealed again it would have another nonce.
+    reencode: (bytes) => {
+      const { number, box } = readSealedProfile(bytes, person.identity.publicKey);
+      const payload = Buffer.concat([Buffer.alloc(4), box]);
+      payload.writeUInt32LE(number, 0);
+      return signed(PAYLOAD_TYPES.profile, payload, person.identity);
+    },
+    codes: SIGNED_CODES,
+  },
   document('boot-trace-v1/three.trace', bootTrace, { encode: encodeBootTrace, decode: decodeBootTrace }),
   document<JoinLink>('join-link-v1/link.txt', joinLink, {
     encode: (value) => Buffer.from(formatJoinLink(value), 'utf8'),
