@@ -23,11 +23,16 @@ import { RateLimiter } from './rate-limiter.js';
 import { assembleRepository, type Repository, type RepositoryParts } from './repository/repository.js';
 import { registerAccountRoutes } from './routes/account-routes.js';
 import { registerAdminRoutes } from './routes/admin-routes.js';
+import { registerCandidateRoutes } from './routes/candidate-routes.js';
 import { registerChunkRoute } from './routes/chunk-route.js';
+import { registerKeysRoutes } from './routes/keys-routes.js';
 import { registerLoginRoutes } from './routes/login-routes.js';
 import { registerOpenRoutes } from './routes/open-routes.js';
 import { registerReadingRoutes } from './routes/reading-routes.js';
 import { type RouteContext } from './routes/register-route.js';
+import { registerSnapshotDataRoute } from './routes/snapshot-data-route.js';
+import { registerSnapshotRoutes } from './routes/snapshot-routes.js';
+import { registerSubscriptionRoutes } from './routes/subscription-routes.js';
 import { registerUploadRoutes } from './routes/upload-routes.js';
 
 export type AppOptions = RepositoryParts & {
@@ -92,9 +97,14 @@ export const buildApp = async (options: AppOptions): Promise<App> => {
   registerChunkRoute(app, context);
   registerOpenRoutes(app, context);
   registerLoginRoutes(app, context);
+  registerKeysRoutes(app, context);
   registerAccountRoutes(app, context);
   registerReadingRoutes(app, context);
   registerUploadRoutes(app, context);
+  registerCandidateRoutes(app, context);
+  registerSubscriptionRoutes(app, context);
+  registerSnapshotRoutes(app, context);
+  registerSnapshotDataRoute(app, context);
   registerAdminRoutes(app, context);
   for (const problem of repository.problems) app.log.error({ problem }, 'the repository is damaged: run check');
   return { app, repository };

@@ -18,7 +18,7 @@ export const secretHash = (secret: string): Digest => sha256(Buffer.from(secret,
 
 /**
  * The caller of a request, by its Authorization header. Errors: `not-logged-in` for no or an unknown token,
- * `token-expired`, `revoked` for the token of a revoked device or account, `not-allowed` for an `enrol` token where a
+ * `token-expired`, `revoked` and `device-revoked` for the token of a revoked account or device, `not-allowed` for an `enrol` token where a
  * session is wanted.
  */
 export const identifyCaller = async (
@@ -31,7 +31,10 @@ export const identifyCaller = async (
   const tokenHash = secretHash(token);
   const holder = await repository.catalogue.people.tokenHolder(tokenHash);
   if (holder === undefined) throw new CollectiveError('not-logged-in');
-  if (holder.revoked) throw new CollectiveError('revoked');
+  if (holder.revoked) {
+    const holders = await repository.catalogue.people.account(holder.account);
+    throw new CollectiveError(holders?.revokedAt === undefined ? 'device-revoked' : 'revoked');
+  }
   if (holder.expiresAt <= repository.clock.nowSeconds()) throw new CollectiveError('token-expired');
   if (auth === 'session' && holder.scope !== 'session') {
     throw new CollectiveError('not-allowed', 'A password login may only register a device; log in with the device.');

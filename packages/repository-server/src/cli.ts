@@ -7,6 +7,7 @@ import { addCareCommands } from './commands/care-commands.js';
 import { EXIT, exitCodeOf, printError } from './commands/command-io.js';
 import { addInitCommand } from './commands/init-command.js';
 import { addInviteCommand } from './commands/invite-command.js';
+import { addResetCommand } from './commands/reset-command.js';
 import { addServeCommand } from './commands/serve-command.js';
 import { addTrustCommands } from './commands/trust-commands.js';
 
@@ -19,6 +20,7 @@ const program = new Command('collective-repository')
 addInitCommand(program);
 addServeCommand(program);
 addInviteCommand(program);
+addResetCommand(program);
 addTrustCommands(program);
 addCareCommands(program);
 

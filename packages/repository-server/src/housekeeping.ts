@@ -9,5 +9,6 @@ export const housekeeping = async (repository: Repository): Promise<void> => {
   const now = clock.nowSeconds();
   await catalogue.people.removeExpired(now - KEEP_EXPIRED_SECONDS);
   await catalogue.uploads.removeEnded(now);
+  await catalogue.subscriptions.removeEndedSnapshotUploads(now);
   await heads.refresh();
 };

@@ -1,3 +1,5 @@
+import { RETENTION_DEFAULT, type RetentionSettings } from './repository/retention.js';
+
 /**
  * Every limit of the server in one place: what a queue, body, session or name list may grow to, and how long things
  * live. Raising a number costs what its comment says.
@@ -14,6 +16,12 @@ export type Limits = {
   /** Chunks, in bytes, that one upload session may store. */
   readonly uploadBytesMax: number;
   readonly openUploadsPerAccountMax: number;
+  /** Chunks and pages of one snapshot object (2^21: 32 GiB in 16 KiB blocks); 48 bytes of memory each at its commit. */
+  readonly snapshotRecordsMax: number;
+  /** A lease that nothing was heard of for so long has expired. Clients beat three times in it. */
+  readonly leaseSeconds: number;
+  /** Which snapshots stay. */
+  readonly retention: RetentionSettings;
   /** Heads name each; 1,000 fit into one envelope whatever their names are. */
   readonly appliancesMax: number;
   readonly devicesPerAccountMax: number;
@@ -48,6 +56,9 @@ export const DEFAULT_LIMITS: Limits = {
   bodyBytesInFlightMax: 512 * MIB,
   uploadBytesMax: 2 ** 40,
   openUploadsPerAccountMax: 16,
+  snapshotRecordsMax: 2 ** 21,
+  leaseSeconds: 120,
+  retention: RETENTION_DEFAULT,
   appliancesMax: 1_000,
   devicesPerAccountMax: 100,
   noncesPerDeviceMax: 8,
@@ -67,5 +78,5 @@ export const DEFAULT_LIMITS: Limits = {
   connectionsMax: 4_096,
 };
 
-/** How long the collector leaves the blocks of a withdrawn or deleted version alone. */
+/** How long the collector leaves what is withdrawn or deleted alone: versions, snapshots, subscriptions. */
 export const GRACE_SECONDS_DEFAULT = 30 * DAY_SECONDS;

@@ -54,7 +54,8 @@ export const startServer = async (options: ServeOptions): Promise<RunningServer>
   let app: FastifyInstance | undefined;
   try {
     if (!serving.tryHoldUntilClosed()) throw new CollectiveError('in-use', `Another server serves ${options.folder}`);
-    await open.blobStore.emptyTempFolder();
+    // Under the lock: commands beside the server write state, trust and heads files under it.
+    await open.catalogue.exclusively(() => open.blobStore.emptyTempFolder());
     const { limits, clock, logger } = options;
     const built = await buildApp({
       ...open,
@@ -75,7 +76,7 @@ export const startServer = async (options: ServeOptions): Promise<RunningServer>
       isOriginGiven: options.origin !== undefined || open.settings.isOriginGiven,
       pin: tls?.pin ?? null,
     };
-    await writeSettings(options.folder, settings);
+    await writeSettings(open.files, options.folder, settings);
     const listening = app;
     const timer = setInterval(() => {
       housekeeping(built.repository).catch((error: unknown) =>

@@ -6,6 +6,13 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { accountOf, addAccount, catalogueContract, digestOf } from '../testing/catalogue-contract.js';
 import { MemoryCatalogue } from '../testing/memory-catalogue.js';
+import {
+  leaseOf,
+  snapshotOf,
+  snapshotUploadOf,
+  subscriptionContract,
+  subscriptionOf,
+} from '../testing/subscription-contract.js';
 import { type Catalogue } from './catalogue.js';
 import { SqliteCatalogue } from './sqlite-catalogue.js';
 
@@ -20,6 +27,14 @@ const temporary = async (): Promise<{
 };
 
 catalogueContract('the memory double', async () => ({ catalogue: new MemoryCatalogue(), end: async () => undefined }));
+subscriptionContract('the memory double', async () => ({
+  catalogue: new MemoryCatalogue(),
+  end: async () => undefined,
+}));
+subscriptionContract('SQLite', async () => {
+  const { paths, end } = await temporary();
+  return { catalogue: await SqliteCatalogue.open(paths), end };
+});
 catalogueContract('SQLite', async () => {
   const { paths, end } = await temporary();
   return { catalogue: await SqliteCatalogue.open(paths), end };
@@ -44,6 +59,27 @@ describe('the SQLite catalogue', () => {
     database.pragma('user_version = 99');
     database.close();
     await expect(SqliteCatalogue.open(paths)).rejects.toMatchObject({ code: 'unknown-format' });
+    await end();
+  });
+  test('of the first schema is brought up to date, and keeps what is in it', async () => {
+    const { paths, end } = await temporary();
+    const old = new Database(paths.database);
+    const made = await SqliteCatalogue.open({ ...paths, database: `${paths.database}.new` });
+    await made.close();
+    // The tables of the first schema, as the new file has them.
+    const tables = new Database(`${paths.database}.new`)
+      .prepare<[], { sql: string }>(
+        "select sql from sqlite_schema where sql is not null and name not like '%snapshot%' and name not like 'subscr%' and name not like 'sqlite%' order by rowid",
+      )
+      .all();
+    for (const { sql } of tables) old.exec(sql);
+    old.exec("insert into counters values ('collections', 4)");
+    old.pragma('user_version = 1');
+    old.close();
+    const catalogue = await SqliteCatalogue.open(paths);
+    expect(await catalogue.versions.collectionNumber()).toBe(4);
+    expect(await catalogue.subscriptions.subscriptions()).toEqual([]);
+    await catalogue.close();
     await end();
   });
   test('two processes on one file see each other, and exclude each other in exclusive steps', async () => {
@@ -106,6 +142,16 @@ const calls: fc.Arbitrary<Call> = fc.oneof(
   fc
     .tuple(names, times)
     .map(([name, time]) => ({ name: `revoke ${name}`, run: (c: Catalogue) => c.people.revokeAccount(name, time) })),
+  fc.tuple(names, times).map(([name, time]) => ({
+    name: `change the password of ${name}`,
+    run: (c: Catalogue) =>
+      c.people.changePassword(name, { passwordParameters: `{"n":${time}}`, loginSecretHash: digestOf(`at ${time}`) }),
+  })),
+  fc.tuple(digests, times).map(([hash, time]) => ({
+    name: 'accept a reset',
+    run: (c: Catalogue) =>
+      c.people.acceptReset(hash, { passwordParameters: `{"r":${time}}`, loginSecretHash: digestOf(`reset ${time}`) }),
+  })),
   fc.tuple(names, appliances).map(([name, appliance]) => ({
     name: 'set access',
     run: (c: Catalogue) => c.people.setAccess(name, { name: appliance, access: 'publish' }),
@@ -152,8 +198,8 @@ const calls: fc.Arbitrary<Call> = fc.oneof(
     run: (c: Catalogue) => c.versions.addLiveChunks(appliance, sized(list)),
   })),
   fc.tuple(appliances, lists).map(([appliance, list]) => ({
-    name: 'remove live',
-    run: (c: Catalogue) => c.versions.removeLiveChunks(appliance, list),
+    name: 'retain live',
+    run: (c: Catalogue) => c.versions.retainLiveChunks(appliance, new Set(list)),
   })),
   fc.tuple(lists, fc.option(fc.subarray(['debian', 'tiny']), { nil: undefined })).map(([list, of]) => ({
     name: 'live',
@@ -164,6 +210,8 @@ const calls: fc.Arbitrary<Call> = fc.oneof(
     run: async (c: Catalogue) => [
       await c.versions.versions(appliance),
       await c.versions.head(appliance),
+      await c.versions.lastNumber(appliance),
+      await c.versions.candidates(),
       await c.versions.appliances(),
     ],
   })),
@@ -207,6 +255,61 @@ const calls: fc.Arbitrary<Call> = fc.oneof(
   })),
   ids.map((id) => ({ name: 'abandon', run: (c: Catalogue) => c.uploads.removeUpload(id) })),
   times.map((time) => ({ name: 'end uploads', run: (c: Catalogue) => c.uploads.removeEnded(time) })),
+  fc.tuple(names, ids).map(([account, id]) => ({
+    name: 'subscribe',
+    run: (c: Catalogue) => c.subscriptions.addSubscription(subscriptionOf(account, id)),
+  })),
+  fc.tuple(names, ids, numbers, times).map(([account, subscription, lease, unsavedBytes]) => ({
+    name: 'lease',
+    run: async (c: Catalogue) => {
+      const of = { account, subscription };
+      const beat = { lastHeartbeatAt: unsavedBytes, unsavedBytes, isRunning: true };
+      const beats = await c.subscriptions.beat(of, lease, beat);
+      const released = unsavedBytes % 3 === 0 && (await c.subscriptions.releaseLease(of, lease));
+      if (unsavedBytes % 2 === 0) await c.subscriptions.setLease(of, leaseOf(lease));
+      return [beats, released, await c.subscriptions.subscription(of)];
+    },
+  })),
+  fc
+    .tuple(names, ids, numbers, fc.constantFrom('pending', 'kept', 'deleted', 'forgotten'))
+    .map(([account, id, number, state]) => ({
+      name: `snapshot ${number} ${state}`,
+      run: async (c: Catalogue) => {
+        await c.subscriptions.recordSnapshot(snapshotOf(account, id, number, { state }));
+        return c.subscriptions.snapshotSequence();
+      },
+    })),
+  fc.tuple(names, ids, numbers, times).map(([account, subscription, number, time]) => ({
+    name: `snapshots of ${account}`,
+    run: async (c: Catalogue) => {
+      const of = { account, subscription };
+      if (time % 4 === 0) await c.subscriptions.removeSnapshot(of, number);
+      if (time % 4 === 1)
+        await c.subscriptions.setSnapshotState(of, number, { state: 'deleted', stateSince: time, pinned: true });
+      return [
+        await c.subscriptions.head(of),
+        await c.subscriptions.snapshots(of, ['kept', 'deleted']),
+        await c.subscriptions.snapshotsBelow(of, number, { states: ['kept', 'pending'], countMax: 2 }),
+        await c.subscriptions.pendingSnapshots(),
+        await c.subscriptions.snapshotsSince(time % 5),
+      ];
+    },
+  })),
+  fc.tuple(ids, names, times, digests).map(([id, account, time, manifest]) => ({
+    name: `snapshot upload ${id}`,
+    run: async (c: Catalogue) => {
+      const known = await c.subscriptions.snapshotUpload(id);
+      if (known === undefined) await c.subscriptions.addSnapshotUpload(snapshotUploadOf(id, account));
+      else if (time % 5 === 0) await c.subscriptions.removeSnapshotUpload(id);
+      else if (time % 5 === 1) await c.subscriptions.markSnapshotCommitted(id, manifest);
+      else if (time % 5 === 2) await c.subscriptions.removeEndedSnapshotUploads(time * 5);
+      return [
+        await c.subscriptions.setReceivedBytes(id, { from: known?.receivedBytes ?? 0, to: time, expiresAt: time * 4 }),
+        await c.subscriptions.openSnapshotUploads(account),
+        sorted(await c.subscriptions.snapshotUploadIds()),
+      ];
+    },
+  })),
   fc.constant({
     name: 'open uploads',
     run: async (c: Catalogue) => [await c.uploads.openUploads(), await c.people.accounts()],

@@ -7,7 +7,8 @@
  * Versions and live chunks are an index of the blob store: the manifest files are the truth, and `healCatalogue`
  * makes the rows agree with them at start.
  */
-import { type Access, type Digest, type Role } from '@collective/shared';
+import { type Access, CollectiveError, type Digest, type Role } from '@collective/shared';
+import { type Subscriptions } from './subscriptions.js';
 
 export type ApplianceAccess = { readonly name: string; readonly access: Access };
 
@@ -30,6 +31,8 @@ export type Account = {
   readonly loginSecretHash: Digest;
   readonly publishingKey: string | undefined;
 };
+
+export type PasswordChange = Pick<Account, 'passwordParameters' | 'loginSecretHash'>;
 
 export type Device = {
   /** SHA-256 of the device's public key. */
@@ -66,6 +69,10 @@ export interface People {
   /** From now on none of the account's tokens and devices counts. False when there is no such account. */
   revokeAccount(name: string, now: number): Promise<boolean>;
   setPublishingKey(account: string, key: string): Promise<void>;
+  /** Ends the account's `enrol` tokens: they were got with the old password. */
+  changePassword(account: string, password: PasswordChange): Promise<void>;
+  /** Uses the invitation up and changes the password of its account, which is there. False when the invitation is gone. */
+  acceptReset(tokenHash: Digest, password: PasswordChange): Promise<boolean>;
   accessOf(account: string): Promise<ApplianceAccess[]>;
   setAccess(account: string, appliance: ApplianceAccess): Promise<void>;
   removeAccess(account: string, appliance: string): Promise<boolean>;
@@ -92,8 +99,11 @@ export interface People {
   removeExpired(before: number): Promise<void>;
 }
 
-/** In use; withdrawn or deleted with its blocks kept for the grace time; forgotten: its blocks may be collected. */
-export const VERSION_STATES = ['live', 'withdrawn', 'deleted', 'forgotten'] as const;
+/**
+ * For named people; in use by all; withdrawn or deleted with its blocks kept for the grace time; forgotten: its blocks may
+ * be collected. A state only grows.
+ */
+export const VERSION_STATES = ['candidate', 'live', 'withdrawn', 'deleted', 'forgotten'] as const;
 export type VersionState = (typeof VERSION_STATES)[number];
 
 export type VersionRecord = {
@@ -119,17 +129,26 @@ export interface Versions {
   /** Ascending. */
   versions(appliance: string): Promise<VersionRecord[]>;
   version(appliance: string, version: number): Promise<VersionRecord | undefined>;
-  /** The highest version. */
+  /** The version for all: the highest that is live. */
   head(appliance: string): Promise<VersionRecord | undefined>;
+  /** The highest number that was taken, whatever has become of its version. */
+  lastNumber(appliance: string): Promise<number | undefined>;
+  /** All that are in the state `candidate`, by appliance and number. */
+  candidates(): Promise<VersionRecord[]>;
   /** Adds or replaces the row. */
   recordVersion(record: VersionRecord): Promise<void>;
   removeVersion(appliance: string, version: number): Promise<void>;
   setVersionState(appliance: string, version: number, state: VersionState, since: number): Promise<void>;
   setIndexed(appliance: string, version: number, indexed: boolean): Promise<void>;
   addLiveChunks(appliance: string, chunks: Iterable<SizedChunk>): Promise<void>;
-  removeLiveChunks(appliance: string, digests: Iterable<Digest>): Promise<void>;
+  /** Removes the appliance's other ones. */
+  retainLiveChunks(appliance: string, digests: ReadonlySet<Digest>): Promise<void>;
   /** Which of these some version names, of any appliance or of the named ones. */
   liveChunks(digests: Iterable<Digest>, appliances?: readonly string[]): Promise<Map<Digest, SizedChunk>>;
+  /** The highest number of heads that may have been shown. */
+  headsNumber(): Promise<number>;
+  /** Takes the next number above that and above `after`; it is never given again. */
+  takeHeadsNumber(after: number): Promise<number>;
   /** Grows whenever the collector is about to delete: what was checked under a lower number must be checked again. */
   collectionNumber(): Promise<number>;
   beginCollection(): Promise<void>;
@@ -153,6 +172,7 @@ export type UploadDisk = {
   readonly blockBytes: number;
 };
 
+/** Errors: `not-found` for whatever is added to a session that has ended meanwhile. */
 export interface Uploads {
   addUpload(upload: Upload): Promise<void>;
   upload(id: string): Promise<Upload | undefined>;
@@ -176,10 +196,15 @@ export interface Uploads {
   uploadDisks(upload: string): Promise<UploadDisk[]>;
 }
 
+/** Also for somebody else's session: nobody learns that it is there. */
+export const endedUpload = (cause?: unknown): CollectiveError =>
+  new CollectiveError('not-found', 'There is no such upload; it may have expired', { cause });
+
 export interface Catalogue {
   readonly people: People;
   readonly versions: Versions;
   readonly uploads: Uploads;
+  readonly subscriptions: Subscriptions;
   /**
    * Runs `step` while no other process or caller is in such a step: commits, the collector's deletions, signing of
    * heads and trust files. Never call it inside itself. Errors: `in-use` when another holder does not let go.

@@ -2,7 +2,7 @@
  * Long lists in short transactions: synchronous work on slices with a turn of the event loop between them, so that no
  * other request waits longer than one slice (2,000 rows, about 10 ms).
  */
-const SLICE = 2_000;
+export const SLICE = 2_000;
 
 export const inSlices = async <T>(items: Iterable<T>, work: (slice: readonly T[]) => void): Promise<void> => {
   let slice: T[] = [];
@@ -11,7 +11,9 @@ export const inSlices = async <T>(items: Iterable<T>, work: (slice: readonly T[]
     if (slice.length < SLICE) continue;
     work(slice);
     slice = [];
-    await new Promise((resolve) => setImmediate(resolve));
+    await nextTurn();
   }
   if (slice.length > 0) work(slice);
 };
+
+export const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

@@ -6,8 +6,10 @@ import { FileLock } from '../storage/file-lock.js';
 import { type Catalogue, type People, type Uploads, type Versions } from './catalogue.js';
 import { type CatalogueDatabase, openCatalogueDatabase } from './sqlite-database.js';
 import { sqlitePeople } from './sqlite-people.js';
+import { sqliteSubscriptions } from './sqlite-subscriptions.js';
 import { sqliteUploads } from './sqlite-uploads.js';
 import { sqliteVersions } from './sqlite-versions.js';
+import { type Subscriptions } from './subscriptions.js';
 
 const LOCK_WAIT_MS_MAX = 60_000;
 
@@ -15,6 +17,7 @@ export class SqliteCatalogue implements Catalogue {
   readonly people: People;
   readonly versions: Versions;
   readonly uploads: Uploads;
+  readonly subscriptions: Subscriptions;
   readonly #database: CatalogueDatabase;
   readonly #lock: FileLock;
   #closed = false;
@@ -25,6 +28,7 @@ export class SqliteCatalogue implements Catalogue {
     this.people = sqlitePeople(database);
     this.versions = sqliteVersions(database);
     this.uploads = sqliteUploads(database);
+    this.subscriptions = sqliteSubscriptions(database);
   }
 
   /** Errors: `unknown-format` when the file is of another schema version. */

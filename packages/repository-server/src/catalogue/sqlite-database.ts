@@ -7,7 +7,6 @@ import { closeSync, openSync } from 'node:fs';
 import Database from 'better-sqlite3';
 import { CollectiveError } from '@collective/shared';
 
-export const SCHEMA_VERSION = 1;
 const BUSY_TIMEOUT_MS = 5_000;
 
 const SCHEMA = `
@@ -60,9 +59,34 @@ create table upload_disks (
 ) without rowid;
 `;
 
+const SUBSCRIPTIONS = `
+create table subscriptions (
+  account text not null, id text not null, appliance text not null, created_at integer not null, state text not null,
+  state_since integer not null, lease_number integer not null, lease integer, device blob, taken_at integer,
+  heartbeat_at integer, unsaved_bytes integer, is_running integer, is_released integer, primary key (account, id)
+) without rowid;
+create table snapshots (
+  sequence integer primary key autoincrement, account text not null, subscription text not null, number integer not null,
+  manifest blob not null, created_at integer not null, committed_at integer not null, reason text not null,
+  added_bytes integer not null, pinned integer not null, state text not null, state_since integer not null,
+  unique (account, subscription, number)
+);
+create index snapshots_by_state on snapshots (account, subscription, state, number);
+create index pending_snapshots on snapshots (sequence) where state = 'pending';
+create table snapshot_uploads (
+  id text primary key, account text not null, subscription text not null, device blob not null, number integer not null,
+  parent integer, parent_manifest blob, created_at integer not null, expires_at integer not null,
+  received_bytes integer not null, committed blob
+) without rowid;
+`;
+
+/** Schema n + 1 is what the first n steps and this one make. A step that has been released never changes. */
+const STEPS: readonly string[] = [SCHEMA, SUBSCRIPTIONS];
+export const SCHEMA_VERSION = STEPS.length;
+
 export type CatalogueDatabase = { readonly full: Database.Database; readonly relaxed: Database.Database };
 
-/** Opens the file, making it when it is not there. Errors: `unknown-format` for another schema version. */
+/** Opens the file, making it or bringing it up to date. Errors: `unknown-format` for a later schema version. */
 export const openCatalogueDatabase = (path: string): CatalogueDatabase => {
   // Nobody else may read hashes and names; SQLite gives its log the mode of the file.
   closeSync(openSync(path, 'a', 0o600));
@@ -88,13 +112,13 @@ const prepareSchema = (database: Database.Database, path: string): void => {
   const prepare = database.transaction(() => {
     const found = database.pragma('user_version', { simple: true });
     if (found === SCHEMA_VERSION) return;
-    if (found !== 0) {
+    if (typeof found !== 'number' || found > SCHEMA_VERSION) {
       throw new CollectiveError(
         'unknown-format',
         `${path}: catalogue schema ${String(found)}, this program knows ${SCHEMA_VERSION}`,
       );
     }
-    database.exec(SCHEMA);
+    for (const step of STEPS.slice(found)) database.exec(step);
     database.pragma(`user_version = ${SCHEMA_VERSION}`);
   });
   prepare.immediate();

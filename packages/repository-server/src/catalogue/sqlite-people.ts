@@ -5,6 +5,7 @@ import {
   type ApplianceAccess,
   type Device,
   type Invitation,
+  type PasswordChange,
   type People,
   type Token,
   type TokenHolder,
@@ -57,6 +58,10 @@ export const sqlitePeople = ({ full, relaxed }: CatalogueDatabase): People => {
   const selectAccounts = full.prepare<[], AccountRow>('select * from accounts order by name');
   const updateRevokedAccount = full.prepare('update accounts set revoked_at = ? where name = ? and revoked_at is null');
   const updatePublishingKey = full.prepare('update accounts set publishing_key = ? where name = ?');
+  const updatePassword = full.prepare(
+    'update accounts set password_parameters = ?, login_secret_hash = ? where name = ?',
+  );
+  const deleteEnrolTokens = full.prepare("delete from tokens where account = ? and scope = 'enrol'");
   const selectAccess = full.prepare<[string], AccessRow>(
     'select appliance, access from access where account = ? order by appliance',
   );
@@ -101,6 +106,17 @@ export const sqlitePeople = ({ full, relaxed }: CatalogueDatabase): People => {
     deleteInvitation.run(digestBytes(tokenHash));
     return true;
   });
+  const changePassword = full.transaction((account: string, password: PasswordChange): void => {
+    updatePassword.run(password.passwordParameters, digestBytes(password.loginSecretHash), account);
+    deleteEnrolTokens.run(account);
+  });
+  const acceptReset = full.transaction((tokenHash: Digest, password: PasswordChange): boolean => {
+    const row = selectInvitation.get(digestBytes(tokenHash));
+    if (row === undefined) return false;
+    changePassword(row.account, password);
+    deleteInvitation.run(digestBytes(tokenHash));
+    return true;
+  });
   const addNonce = relaxed.transaction((hash: Digest, device: Digest, expiresAt: number, perDeviceMax: number) => {
     insertNonce.run(digestBytes(hash), digestBytes(device), expiresAt);
     trimNonces.run(digestBytes(device), digestBytes(device), perDeviceMax);
@@ -128,6 +144,10 @@ export const sqlitePeople = ({ full, relaxed }: CatalogueDatabase): People => {
     setPublishingKey: async (account, key) => {
       updatePublishingKey.run(key, account);
     },
+    changePassword: async (account, password) => {
+      changePassword.immediate(account, password);
+    },
+    acceptReset: async (tokenHash, password) => acceptReset.immediate(tokenHash, password),
     accessOf: async (account) => selectAccess.all(account).map(toAccess),
     setAccess: async (account, { name, access }) => {
       upsertAccess.run(account, name, access);

@@ -1,6 +1,7 @@
 /** Upload sessions and the chunks that they hold, in SQLite. See the seam for what each method promises. */
 import { type Digest, digestBytes, digestFromBytes } from '@collective/shared';
-import { type SizedChunk, type Upload, type UploadDisk, type Uploads } from './catalogue.js';
+import Database from 'better-sqlite3';
+import { endedUpload, type SizedChunk, type Upload, type UploadDisk, type Uploads } from './catalogue.js';
 import { inSlices } from './slices.js';
 import { type CatalogueDatabase } from './sqlite-database.js';
 
@@ -73,8 +74,8 @@ export const sqliteUploads = ({ full, relaxed }: CatalogueDatabase): Uploads => 
       deleteEnded.run(now);
     },
     markCommitted: async (id, { version, manifest }) => markCommitted.immediate(id, version, manifest),
-    reserveChunks: async (upload, digests) => reserve.immediate(upload, digests),
-    keepChunks: async (upload, chunks, expiresAt) => keep.immediate(upload, chunks, expiresAt),
+    reserveChunks: async (upload, digests) => whileItLasts(() => reserve.immediate(upload, digests)),
+    keepChunks: async (upload, chunks, expiresAt) => whileItLasts(() => keep.immediate(upload, chunks, expiresAt)),
     ownedChunks: async (upload, digests) => {
       const owned = new Map<Digest, SizedChunk>();
       await inSlices(digests, (slice) => {
@@ -98,10 +99,21 @@ export const sqliteUploads = ({ full, relaxed }: CatalogueDatabase): Uploads => 
       return reserved;
     },
     setUploadDisk: async (upload, { disk, root, diskBytes, blockBytes }) => {
-      upsertDisk.run(upload, disk, digestBytes(root), diskBytes, blockBytes);
+      whileItLasts(() => upsertDisk.run(upload, disk, digestBytes(root), diskBytes, blockBytes));
     },
     uploadDisks: async (upload) => selectDisks.all(upload).map(toDisk),
   };
+};
+
+/** The rows that a session holds refer to it. Errors: `not-found` when it has ended. */
+const whileItLasts = (change: () => unknown): void => {
+  try {
+    change();
+  } catch (error) {
+    if (error instanceof Database.SqliteError && error.code === 'SQLITE_CONSTRAINT_FOREIGNKEY')
+      throw endedUpload(error);
+    throw error;
+  }
 };
 
 const toUpload = (row: UploadRow): Upload => ({

@@ -1,7 +1,7 @@
 /** The index of what the manifests name, in SQLite. See the seam for what each method promises. */
 import { type Digest, digestBytes, digestFromBytes } from '@collective/shared';
 import { type SizedChunk, VERSION_STATES, type VersionRecord, type Versions, type VersionState } from './catalogue.js';
-import { inSlices } from './slices.js';
+import { inSlices, nextTurn, SLICE } from './slices.js';
 import { type CatalogueDatabase } from './sqlite-database.js';
 
 type VersionRow = {
@@ -16,6 +16,8 @@ type VersionRow = {
   indexed: number;
 };
 
+type LiveRow = { digest: Buffer; appliance: number };
+
 export const sqliteVersions = ({ full, relaxed }: CatalogueDatabase): Versions => {
   const selectAppliances = full.prepare<[], { appliance: string }>(
     'select distinct appliance from versions order by 1',
@@ -27,7 +29,13 @@ export const sqliteVersions = ({ full, relaxed }: CatalogueDatabase): Versions =
     'select * from versions where appliance = ? and version = ?',
   );
   const selectHead = full.prepare<[string], VersionRow>(
-    'select * from versions where appliance = ? order by version desc limit 1',
+    "select * from versions where appliance = ? and state = 'live' order by version desc limit 1",
+  );
+  const selectLastNumber = full.prepare<[string], { version: number | null }>(
+    'select max(version) as version from versions where appliance = ?',
+  );
+  const selectCandidates = full.prepare<[], VersionRow>(
+    "select * from versions where state = 'candidate' order by appliance, version",
   );
   const upsertVersion = full.prepare('insert or replace into versions values (?, ?, ?, ?, ?, ?, ?, ?, ?)');
   const deleteVersion = full.prepare('delete from versions where appliance = ? and version = ?');
@@ -44,8 +52,13 @@ export const sqliteVersions = ({ full, relaxed }: CatalogueDatabase): Versions =
   const selectLive = relaxed.prepare<[Buffer], { appliance: number; chunk_bytes: number; plain_bytes: number }>(
     'select appliance, chunk_bytes, plain_bytes from live_chunks where digest = ?',
   );
-  const selectCollections = full.prepare<[], { value: number }>(
-    "select value from counters where name = 'collections'",
+  const selectLiveAfter = relaxed.prepare<[Buffer, number, number], LiveRow>(
+    'select digest, appliance from live_chunks where (digest, appliance) > (?, ?) order by digest, appliance limit ?',
+  );
+  const selectCounter = full.prepare<[string], { value: number }>('select value from counters where name = ?');
+  // The row is made by the first signing: older catalogues do not have it.
+  const updateHeads = full.prepare<[number, number], { value: number }>(
+    "insert into counters values ('heads', ? + 1) on conflict (name) do update set value = max(value, ?) + 1 returning value",
   );
   const updateCollections = full.prepare("update counters set value = value + 1 where name = 'collections'");
 
@@ -57,10 +70,8 @@ export const sqliteVersions = ({ full, relaxed }: CatalogueDatabase): Versions =
       insertLive.run(digestBytes(digest), number, chunkBytes, plainBytes);
     }
   });
-  const removeLive = relaxed.transaction((appliance: string, slice: readonly Digest[]) => {
-    const number = numberOf(appliance);
-    if (number === undefined) return;
-    for (const digest of slice) deleteLive.run(digestBytes(digest), number);
+  const removeLive = relaxed.transaction((rows: readonly LiveRow[]) => {
+    for (const { digest, appliance } of rows) deleteLive.run(digest, appliance);
   });
 
   return {
@@ -74,6 +85,8 @@ export const sqliteVersions = ({ full, relaxed }: CatalogueDatabase): Versions =
       const row = selectHead.get(appliance);
       return row === undefined ? undefined : toRecord(row);
     },
+    lastNumber: async (appliance) => selectLastNumber.get(appliance)?.version ?? undefined,
+    candidates: async () => selectCandidates.all().map(toRecord),
     recordVersion: async (record) => {
       upsertVersion.run(
         record.appliance,
@@ -99,8 +112,19 @@ export const sqliteVersions = ({ full, relaxed }: CatalogueDatabase): Versions =
     addLiveChunks: async (appliance, chunks) => {
       await inSlices(chunks, (slice) => addLive.immediate(appliance, slice));
     },
-    removeLiveChunks: async (appliance, digests) => {
-      await inSlices(digests, (slice) => removeLive.immediate(appliance, slice));
+    // A walk over the whole index, in slices: it is ordered by digest, and forgetting is rare.
+    retainLiveChunks: async (appliance, digests) => {
+      const number = numberOf(appliance);
+      let after: LiveRow = { digest: Buffer.alloc(0), appliance: 0 };
+      while (number !== undefined) {
+        const rows = selectLiveAfter.all(after.digest, after.appliance, SLICE);
+        const doomed = rows.filter((row) => row.appliance === number && !digests.has(digestFromBytes(row.digest)));
+        if (doomed.length > 0) removeLive.immediate(doomed);
+        const last = rows.at(-1);
+        if (last === undefined) return;
+        after = last;
+        await nextTurn();
+      }
     },
     liveChunks: async (digests, appliances) => {
       const wanted = appliances === undefined ? undefined : new Set(appliances.map(numberOf));
@@ -115,7 +139,9 @@ export const sqliteVersions = ({ full, relaxed }: CatalogueDatabase): Versions =
       });
       return live;
     },
-    collectionNumber: async () => selectCollections.get()?.value ?? 0,
+    headsNumber: async () => selectCounter.get('heads')?.value ?? 0,
+    takeHeadsNumber: async (after) => updateHeads.get(after, after)?.value ?? after + 1,
+    collectionNumber: async () => selectCounter.get('collections')?.value ?? 0,
     beginCollection: async () => {
       updateCollections.run();
     },

@@ -28,7 +28,7 @@ export const addCareCommands = (program: Command): void => {
           ...(problems.length > PROBLEMS_SHOWN
             ? [`… and ${problems.length - PROBLEMS_SHOWN} more (--json prints all)`]
             : []),
-          `${totals.appliances} appliances, ${totals.versions} versions, ${totals.chunks} chunks (${totals.chunkBytes} bytes), ${orphans.length} orphans`,
+          `${totals.appliances} appliances, ${totals.versions} versions, ${totals.snapshots} snapshots of ${totals.subscriptions} subscriptions, ${totals.chunks} chunks (${totals.chunkBytes} bytes), ${orphans.length} orphans`,
           isWhole ? 'Everything is as it should be.' : `${problems.length} problems.`,
         ]);
         if (!isWhole) process.exitCode = EXIT.damaged;
@@ -36,15 +36,16 @@ export const addCareCommands = (program: Command): void => {
     });
   program
     .command('gc')
-    .description('delete chunks that no version names, and forget versions whose grace time is over')
+    .description('delete what no version or snapshot names, and forget what has been deleted for the grace time')
     .argument('<dir>', 'repository folder')
-    .option('--grace <time>', 'how long withdrawn and deleted versions keep their blocks: 30d, 12h, 0s', '30d')
+    .option('--grace <time>', 'how long what is withdrawn or deleted keeps its blocks: 30d, 12h, 0s', '30d')
     .option('--json', 'print JSON')
     .action(async (dir: string, flags: CommonOptions & { readonly grace: string }) => {
       const graceSeconds = flags.grace === '30d' ? GRACE_SECONDS_DEFAULT : parseSeconds(flags.grace);
       await withRepository(dir, async (repository) => {
         const result = await collectGarbage(repository, { graceSeconds });
         print(flags, result, [
+          `Of persons: thinned ${result.snapshotsThinned} snapshots, forgot ${result.snapshotsForgotten}, deleted ${result.objectsDeleted} objects and rewrote ${result.objectsRewritten} (${result.objectBytesDeleted} bytes).`,
           `Forgot ${result.versionsForgotten} versions, deleted ${result.chunksDeleted} chunks (${result.bytesDeleted} bytes), kept ${result.chunksKept}.`,
         ]);
       });

@@ -2,11 +2,14 @@
 import { resolve } from 'node:path';
 import { type Command } from 'commander';
 import { CollectiveError } from '@collective/shared';
+import { type FastifyBaseLogger } from 'fastify';
 import { pino } from 'pino';
 import { systemClock } from '../clock.js';
 import { DEFAULT_LIMITS } from '../limits.js';
+import { collectPeriodically, type PeriodicCollection } from '../periodic-collection.js';
 import { parseOrigin } from '../repository/settings.js';
 import { startServer } from '../server.js';
+import { parseSeconds } from './care-commands.js';
 import { type CommonOptions, print } from './command-io.js';
 
 type ServeFlags = CommonOptions & {
@@ -16,7 +19,11 @@ type ServeFlags = CommonOptions & {
   readonly publicUrl?: string;
   readonly insecureHttp?: true;
   readonly logLevel: string;
+  readonly collectEvery: string;
+  readonly grace: string;
 };
+
+const TIMER_SECONDS_MAX = 2_000_000;
 
 const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'];
 
@@ -30,12 +37,23 @@ export const addServeCommand = (program: Command): void => {
     .option('--tls-key <file>', 'private key, PEM')
     .option('--public-url <url>', 'where people reach the server, when that is not where it listens')
     .option('--insecure-http', 'allow HTTP beyond loopback (only behind a proxy that has TLS)')
+    .option(
+      '--collect-every <time>',
+      'how often what no version names is deleted (as gc does): 1d, 12h; 0s: never',
+      '1d',
+    )
+    .option('--grace <time>', 'how long withdrawn and deleted versions keep their blocks', '30d')
     .option('--log-level <level>', LOG_LEVELS.join(', '), 'info')
     .option('--json', 'print JSON')
     .action(async (dir: string, flags: ServeFlags) => {
       const tls = tlsFlags(flags);
       if (!LOG_LEVELS.includes(flags.logLevel))
         throw new CollectiveError('usage', `${flags.logLevel} is not a log level`);
+      const collectSeconds = parseSeconds(flags.collectEvery);
+      parseSeconds(flags.grace);
+      if (collectSeconds > TIMER_SECONDS_MAX)
+        throw new CollectiveError('usage', `--collect-every ${flags.collectEvery}: at most ${TIMER_SECONDS_MAX} s`);
+      const logger = pino({ level: flags.logLevel, base: null }, pino.destination({ dest: 2, sync: true }));
       const server = await startServer({
         folder: resolve(dir),
         ...parseListen(flags.listen),
@@ -44,17 +62,30 @@ export const addServeCommand = (program: Command): void => {
         insecureHttp: flags.insecureHttp === true,
         limits: DEFAULT_LIMITS,
         clock: systemClock,
-        logger: pino({ level: flags.logLevel, base: null }, pino.destination({ dest: 2, sync: true })),
+        logger,
       });
       // Before the line that says it is ready: whoever reads it may send a signal at once.
       const stopped = untilSignal();
+      const collector = startCollector(resolve(dir), { collectSeconds, grace: flags.grace, logger });
       print(flags, { origin: server.origin, joinLink: server.joinLink, pid: process.pid }, [
         `Serving ${resolve(dir)} at ${server.origin}`,
         `Join link without an invitation: ${server.joinLink}`,
       ]);
       await stopped;
+      await collector?.stop();
       await server.close();
     });
+};
+
+const startCollector = (
+  folder: string,
+  options: { readonly collectSeconds: number; readonly grace: string; readonly logger: FastifyBaseLogger },
+): PeriodicCollection | undefined => {
+  const [, program] = process.argv;
+  if (options.collectSeconds === 0 || program === undefined) return undefined;
+  const words = [program, 'gc', folder, '--grace', options.grace, '--json'];
+  const everyMs = options.collectSeconds * 1_000;
+  return collectPeriodically([process.execPath, ...words], { everyMs, logger: options.logger });
 };
 
 const tlsFlags = ({

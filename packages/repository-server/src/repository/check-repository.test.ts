@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, unlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, unlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { decodeHeads, encodeChunk, openEnvelope, PAYLOAD_TYPES, sha256 } from '@collective/shared';
@@ -7,7 +7,6 @@ import { SqliteCatalogue } from '../catalogue/sqlite-catalogue.js';
 import { HEADS, keysName, latestName, manifestName, trustName, versionStateName } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
 import { FolderBlobStore } from '../storage/folder-blob-store.js';
-import { makeFolder } from '../storage/durable-file.js';
 import { blockOf, chunkOf, manifestOf, mapOf, signManifest, TestPublisher } from '../testing/test-publisher.js';
 import { newKey, type TestPerson, TestRepository } from '../testing/test-repository.js';
 import { checkRepository } from './check-repository.js';
@@ -21,7 +20,7 @@ let files: [Buffer, Buffer];
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'check-'));
-  await makeFolder(join(folder, 'server'), 0o700);
+  await mkdir(join(folder, 'server'));
   const catalogue = await SqliteCatalogue.open({
     database: join(folder, 'catalogue.sqlite'),
     lock: join(folder, 'server', 'lock.sqlite'),

@@ -1,7 +1,7 @@
 /**
  * Verifies everything in a repository and says precisely what is wrong: trust chain, heads, manifests with their
  * signatures and parents, every map page and chunk by payload digest and digest, whether anything that is named is
- * missing, and whether the catalogue agrees. Changes nothing and may run beside the server.
+ * missing, what persons have (check-snapshots.ts), and whether the catalogue agrees. Changes nothing and may run beside the server.
  */
 import {
   checkStoredChunk,
@@ -23,7 +23,12 @@ import {
 import { type Catalogue, type SizedChunk } from '../catalogue/catalogue.js';
 import { HEADS, keysName, manifestName, trustName, TRUST_FOLDER } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
+import { checkLetters } from './check-letters.js';
+import { checkSnapshots } from './check-snapshots.js';
+import { readKeys } from './keys-record.js';
 import { type MapStore } from './map-store.js';
+import { readProfile } from './profile-store.js';
+import { readLocked } from './reset-account.js';
 import { type NamedChunk, namedChunks } from './version-chunks.js';
 import {
   readStateFile,
@@ -36,7 +41,18 @@ import {
 export type CheckParts = { readonly blobStore: BlobStore; readonly catalogue: Catalogue; readonly maps: MapStore };
 
 export type ProblemKind =
-  'trust' | 'heads' | 'manifest' | 'map' | 'chunk' | 'missing' | 'catalogue' | 'account' | 'stray';
+  | 'trust'
+  | 'heads'
+  | 'manifest'
+  | 'map'
+  | 'chunk'
+  | 'missing'
+  | 'catalogue'
+  | 'account'
+  | 'subscription'
+  | 'snapshot'
+  | 'object'
+  | 'stray';
 export type Problem = {
   readonly kind: ProblemKind;
   /** Which file, version or chunk. */
@@ -48,9 +64,11 @@ export type CheckResult = {
   readonly problems: readonly Problem[];
   readonly appliances: number;
   readonly versions: number;
+  readonly subscriptions: number;
+  readonly snapshots: number;
   readonly chunks: number;
   readonly chunkBytes: number;
-  /** Whole chunks that no version and no open upload names: the collector's. */
+  /** Whole chunks that no version, no snapshot and no open upload names: the collector's. */
   readonly orphans: readonly Digest[];
 };
 
@@ -65,15 +83,16 @@ export const checkRepository = async (parts: CheckParts): Promise<CheckResult> =
   for (const appliance of appliances) {
     const files = await checkAppliance(parts, appliance, { trusts, named, report });
     versions += files.length;
-    const newest = files.at(-1);
+    const newest = files.filter(({ isForAll }) => isForAll).at(-1)?.file;
     if (newest !== undefined) heads.set(appliance, newest);
   }
   await checkHeads(parts.blobStore, trusts, heads, report);
   await checkCatalogueRows(parts, appliances, report);
   await checkAccounts(parts, report);
+  const persons = await checkSnapshots(parts, { named, report });
   const chunks = await checkChunks(parts, named, report);
   for (const name of await parts.blobStore.listStrayChunkFiles()) report('stray', name, 'is not a chunk');
-  return { problems, appliances: appliances.length, versions, ...chunks };
+  return { problems, appliances: appliances.length, versions, ...persons, ...chunks };
 };
 
 type Report = (kind: ProblemKind, name: string, message: string) => void;
@@ -110,9 +129,9 @@ const checkAppliance = async (
   parts: CheckParts,
   appliance: string,
   found: { readonly trusts: readonly TrustFile[]; readonly named: Map<Digest, NamedChunk>; readonly report: Report },
-): Promise<VersionFile[]> => {
+): Promise<CheckedVersion[]> => {
   const { blobStore, maps } = parts;
-  const files = new Map<number, VersionFile>();
+  const files = new Map<number, CheckedVersion>();
   for (const version of await storedVersionNumbers(blobStore, appliance)) {
     const name = `appliances/${appliance}/${version}`;
     try {
@@ -121,14 +140,17 @@ const checkAppliance = async (
       if (file.manifest.appliance !== appliance || file.manifest.version !== version) {
         throw new CollectiveError('malformed', `says that it is ${file.manifest.appliance}@${file.manifest.version}`);
       }
-      files.set(version, file);
       checkSignature(file, found.trusts, name, found.report);
-      checkParent(file, files, name, found.report);
+      const isForAll = await checkLetters(blobStore, file, found.trusts, (letter, message) =>
+        found.report('manifest', letter, message),
+      );
+      files.set(version, { file, isForAll });
+      checkParent({ file, isForAll }, files, name, found.report);
     } catch (error) {
       found.report('manifest', `${name}/manifest`, messageOf(error));
       continue;
     }
-    await checkNamed(parts, appliance, version, { file: files.get(version), maps, ...found });
+    await checkNamed(parts, appliance, version, { file: files.get(version)?.file, maps, ...found });
   }
   return [...files.values()];
 };
@@ -141,20 +163,26 @@ const checkSignature = (file: VersionFile, trusts: readonly TrustFile[], name: s
   }
 };
 
-/** The files before it are in the map: versions come in ascending order. */
+type CheckedVersion = { readonly file: VersionFile; readonly isForAll: boolean };
+
+/**
+ * The files before it are in the map: versions come in ascending order. A version for all follows the one for all before it;
+ * a candidate that is left behind follows an earlier one.
+ */
 const checkParent = (
-  file: VersionFile,
-  before: ReadonlyMap<number, VersionFile>,
+  { file, isForAll }: CheckedVersion,
+  before: ReadonlyMap<number, CheckedVersion>,
   name: string,
   report: Report,
 ): void => {
   const { parent, version } = file.manifest;
-  const older = [...before.keys()].filter((number) => number < version).at(-1);
+  const older = [...before].filter(([number, other]) => number < version && other.isForAll).at(-1)?.[0];
   if (parent === null) {
-    if (older !== undefined) report('manifest', `${name}/manifest`, `names no parent, but there is version ${older}`);
+    if (isForAll && older !== undefined)
+      report('manifest', `${name}/manifest`, `names no parent, but there is version ${older}`);
     return;
   }
-  const found = before.get(parent.version);
+  const found = before.get(parent.version)?.file;
   if (found === undefined)
     report('manifest', `${name}/manifest`, `its parent, version ${parent.version}, is missing or damaged`);
   else if (found.digest !== parent.manifest) {
@@ -163,7 +191,7 @@ const checkParent = (
       `${name}/manifest`,
       `names the parent ${parent.manifest}, but version ${parent.version} is ${found.digest}`,
     );
-  } else if (older !== parent.version)
+  } else if (isForAll && older !== parent.version)
     report('manifest', `${name}/manifest`, `follows version ${parent.version}, but there is version ${older}`);
 };
 
@@ -221,7 +249,7 @@ const checkHeads = async (
       report(
         'heads',
         'heads',
-        `names ${appliance}@${head?.version ?? 'nothing'}, the newest is ${file.manifest.version} (${file.digest})`,
+        `names ${appliance}@${head?.version ?? 'nothing'}, the newest for all is ${file.manifest.version} (${file.digest})`,
       );
     }
   }
@@ -258,13 +286,24 @@ const checkCatalogueRows = async (
 };
 
 const checkAccounts = async ({ blobStore, catalogue }: CheckParts, report: Report): Promise<void> => {
-  for (const { name } of await catalogue.people.accounts()) {
+  for (const account of await catalogue.people.accounts()) {
+    const { name } = account;
     try {
       const bytes = await blobStore.read(keysName(name));
       if (bytes === undefined) throw new CollectiveError('not-found', 'is missing');
       decodeKeysFile(bytes);
     } catch (error) {
       report('account', `users/${name}/keys.json`, messageOf(error));
+      continue;
+    }
+    for (const [file, read] of [
+      ['keys-record.json', readKeys],
+      ['profile', readProfile],
+      ['locked', readLocked],
+    ] as const) {
+      await read(blobStore, account).catch((error: unknown) =>
+        report('account', `users/${name}/${file}`, messageOf(error)),
+      );
     }
   }
 };

@@ -17,6 +17,7 @@ import {
 } from '@collective/shared';
 import { type SizedChunk, type Upload, type VersionRecord } from '../catalogue/catalogue.js';
 import { latestName, manifestName } from '../storage/blob-names.js';
+import { requireRoomForCandidate } from './candidates.js';
 import { healAppliance, indexVersion } from './heal-catalogue.js';
 import { type Repository } from './repository.js';
 import { readVersionFile } from './version-file.js';
@@ -27,8 +28,8 @@ export type CommittedVersion = { readonly version: number; readonly manifest: Di
 /**
  * Makes the manifest in `bytes` the next version; the same bytes again give the same answer. Errors: those of the
  * formats, `bad-signature`, `untrusted`, `bad-request`, `block-missing`, `conflict` (data: version and manifest of the
- * head that was faster). When it throws, there is no new version, unless the error is `internal` or `local-io`: then
- * asking again with the same bytes tells.
+ * head that was faster). When it throws, there is no new version, unless the error is `internal`, `local-io` or
+ * `disk-full`: then asking again with the same bytes tells.
  */
 export const commitVersion = async (
   repository: Repository,
@@ -36,25 +37,35 @@ export const commitVersion = async (
   readable: readonly string[] | undefined,
   bytes: Uint8Array,
 ): Promise<CommittedVersion> => {
-  const { catalogue, blobStore } = repository;
+  const { catalogue, blobStore, heads } = repository;
   const envelope = openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.version });
   const manifest = await verifiedManifest(repository, upload, envelope);
   const committed = { version: manifest.version, manifest: envelope.digest };
-  if (upload.committed !== undefined) {
-    if (upload.committed.manifest === envelope.digest) return committed;
+  if (upload.committed !== undefined && upload.committed.manifest !== envelope.digest) {
     throw new CollectiveError('conflict', `this upload has become version ${upload.committed.version}`, {
       data: { ...upload.committed },
     });
   }
-  if (await isCommitted(repository, upload, envelope, committed)) return committed;
+  if (await isCommitted(repository, upload, envelope, committed)) {
+    // What the first attempt may not have come to: whatever is acknowledged is in the heads.
+    await heads.refresh();
+    return committed;
+  }
 
   const before = await catalogue.versions.collectionNumber();
   await checkDisks(repository, upload, manifest);
   let chunks = await presentChunks(repository, upload, readable, manifest);
   return catalogue.exclusively(async () => {
-    await healAppliance(repository, upload.appliance);
-    if (await isCommitted(repository, upload, envelope, committed)) return committed;
+    // A manifest that is there and cannot be taken in, because it is damaged or a sync failed, may be this very one: then
+    // this is not refused, only not known yet, and nothing may follow a history that is not known.
+    await healAppliance(repository, upload.appliance, { mustKnowAll: true });
+    if (await isCommitted(repository, upload, envelope, committed)) {
+      await heads.signIfNeeded();
+      return committed;
+    }
     await checkHead(repository, manifest);
+    await requireMaker(repository, upload);
+    if (manifest.candidate === true) await requireRoomForCandidate(repository, upload.appliance);
     if ((await catalogue.versions.collectionNumber()) !== before) {
       chunks = await presentChunks(repository, upload, readable, manifest);
     }
@@ -84,7 +95,7 @@ const afterManifest = async (
     createdAt: manifest.createdAt,
     title: manifest.title,
     chunkBytes: 0,
-    state: 'live',
+    state: manifest.candidate === true ? 'candidate' : 'live',
     stateSince: 0,
     indexed: false,
   };
@@ -93,7 +104,17 @@ const afterManifest = async (
   await indexVersion(catalogue, record, chunks);
   await catalogue.uploads.markCommitted(upload.id, committed);
   await heads.signIfNeeded();
+  if (manifest.candidate === true) return;
   await blobStore.replace(latestName(upload.appliance), Buffer.from(`${committed.version}\n`, 'utf8'));
+};
+
+/** While a new appliance was being sent, somebody else may have made a candidate of that name. */
+const requireMaker = async ({ catalogue }: Repository, upload: Upload): Promise<void> => {
+  if (upload.parent !== undefined || (await catalogue.versions.lastNumber(upload.appliance)) === undefined) return;
+  const account = await catalogue.people.account(upload.account);
+  const access = (await catalogue.people.accessOf(upload.account)).find(({ name }) => name === upload.appliance);
+  if (account?.role === 'admin' || access?.access === 'publish') return;
+  throw new CollectiveError('conflict', `${upload.appliance} has been made by somebody else meanwhile`);
 };
 
 /** Whoever makes a new appliance may go on publishing it. */
@@ -151,19 +172,19 @@ const verifiedManifest = async (
 
 const checkHead = async ({ catalogue }: Repository, manifest: VersionManifest): Promise<void> => {
   const head = await catalogue.versions.head(manifest.appliance);
-  const isNext =
+  const last = await catalogue.versions.lastNumber(manifest.appliance);
+  const isAfterHead =
     head === undefined
       ? manifest.parent === null
-      : manifest.parent?.version === head.version &&
-        manifest.parent.manifest === head.manifest &&
-        manifest.version > head.version;
-  if (isNext) return;
+      : manifest.parent?.version === head.version && manifest.parent.manifest === head.manifest;
+  if (isAfterHead && manifest.version > (last ?? 0)) return;
   const parent = manifest.parent === null ? 'no version' : `version ${manifest.parent.version}`;
   const found =
-    head === undefined ? 'there is no version yet' : `the newest is version ${head.version} (${head.manifest})`;
+    head === undefined ? 'there is no version for all yet' : `the newest is version ${head.version} (${head.manifest})`;
+  const taken = last === undefined || last === head?.version ? '' : `, and numbers up to ${last} are taken`;
   throw new CollectiveError(
     'conflict',
-    `${manifest.appliance}: version ${manifest.version} follows ${parent}, but ${found}`,
+    `${manifest.appliance}: version ${manifest.version} follows ${parent}, but ${found}${taken}`,
     {
       data: head === undefined ? {} : { version: head.version, manifest: head.manifest },
     },

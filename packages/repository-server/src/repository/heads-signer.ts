@@ -1,8 +1,11 @@
 /**
- * Signs `heads`: the highest version of each appliance, numbered, expiring, naming the newest trust file. Signing is
+ * Signs `heads`: the version for all of each appliance, candidates and mandatory marks, numbered, expiring, naming the
+ * newest trust file. Signing is
  * part of the exclusive step that changed something; a crash in between heals at the next `refresh`, because what heads
- * says is compared with the catalogue and not remembered.
+ * says is compared with the catalogue and not remembered. A number is taken durably before its heads are shown: readers
+ * may see the renamed file before a power cut takes it back, and refuse other bytes under that number, or a lower one.
  */
+import { isDeepStrictEqual } from 'node:util';
 import {
   CollectiveError,
   encodeHeads,
@@ -16,6 +19,7 @@ import { type Catalogue } from '../catalogue/catalogue.js';
 import { type Clock } from '../clock.js';
 import { HEADS } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
+import { readMandatory } from './mandatory-file.js';
 import { type TrustStore } from './trust-store.js';
 
 export type HeadsSignerOptions = {
@@ -28,6 +32,7 @@ export type HeadsSignerOptions = {
 };
 
 type Head = Heads['heads'][number];
+type Named = Pick<Heads, 'heads' | 'candidates' | 'mandatory'>;
 
 export class HeadsSigner {
   readonly #options: HeadsSignerOptions;
@@ -46,7 +51,7 @@ export class HeadsSigner {
    * not name this server's heads key, `local-io` when a version that was announced is gone.
    */
   async signIfNeeded(): Promise<boolean> {
-    const { blobStore, trust, key, clock, headsSeconds } = this.#options;
+    const { blobStore, catalogue, trust, key, clock, headsSeconds } = this.#options;
     const now = clock.nowSeconds();
     const current = await trust.current();
     if (!current.headsKeys.includes(key.publicKey)) {
@@ -56,24 +61,40 @@ export class HeadsSigner {
       );
     }
     const old = await this.#held(current);
-    const heads = await this.#heads();
-    if (old !== undefined) refuseGoingBack(old.heads, heads);
+    const named = await this.#named();
+    if (old !== undefined) refuseGoingBack(old.heads, named.heads);
     const isFresh =
       old !== undefined &&
+      old.number >= (await catalogue.versions.headsNumber()) &&
       old.trust === current.number &&
       old.expiresAt - now > headsSeconds / 2 &&
-      sameHeads(old.heads, heads);
+      old.createdAt <= now &&
+      isDeepStrictEqual(namedIn(old), named);
     if (isFresh) return false;
     const payload = encodeHeads({
       format: 1,
-      number: (old?.number ?? 0) + 1,
+      number: await catalogue.versions.takeHeadsNumber(old?.number ?? 0),
       trust: current.number,
       createdAt: now,
       expiresAt: now + headsSeconds,
-      heads,
+      ...named,
     });
     await blobStore.replace(HEADS, signEnvelope({ payloadType: PAYLOAD_TYPES.heads, payload, signers: [key] }));
     return true;
+  }
+
+  async #named(): Promise<Named> {
+    const { blobStore, catalogue } = this.#options;
+    const heads = await this.#heads();
+    const candidates = (await catalogue.versions.candidates()).map(headOf);
+    const isThere = ({ appliance }: { readonly appliance: string }): boolean =>
+      heads.some((head) => head.appliance === appliance);
+    const mandatory = (await readMandatory(blobStore)).filter(isThere);
+    return {
+      heads,
+      ...(candidates.length === 0 ? {} : { candidates }),
+      ...(mandatory.length === 0 ? {} : { mandatory }),
+    };
   }
 
   async #heads(): Promise<Head[]> {
@@ -81,7 +102,7 @@ export class HeadsSigner {
     const heads: Head[] = [];
     for (const appliance of await versions.appliances()) {
       const head = await versions.head(appliance);
-      if (head !== undefined) heads.push({ appliance, version: head.version, manifest: head.manifest });
+      if (head !== undefined) heads.push(headOf(head));
     }
     return heads.sort((a, b) => (a.appliance < b.appliance ? -1 : 1));
   }
@@ -107,9 +128,10 @@ const refuseGoingBack = (old: readonly Head[], next: readonly Head[]): void => {
   }
 };
 
-const sameHeads = (a: readonly Head[], b: readonly Head[]): boolean =>
-  a.length === b.length &&
-  a.every((head, index) => {
-    const other = b[index];
-    return head.appliance === other?.appliance && head.version === other.version && head.manifest === other.manifest;
-  });
+const headOf = ({ appliance, version, manifest }: Head): Head => ({ appliance, version, manifest });
+
+const namedIn = ({ heads, candidates, mandatory }: Heads): Named => ({
+  heads: heads.map(headOf),
+  ...(candidates === undefined ? {} : { candidates: candidates.map(headOf) }),
+  ...(mandatory === undefined ? {} : { mandatory }),
+});

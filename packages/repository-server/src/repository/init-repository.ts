@@ -3,7 +3,7 @@
  * the first administrator, and last the first heads.
  */
 import { randomBytes } from 'node:crypto';
-import { chmod, readdir } from 'node:fs/promises';
+import { chmod } from 'node:fs/promises';
 import {
   CollectiveError,
   type Digest,
@@ -16,7 +16,8 @@ import {
 import { type Clock } from '../clock.js';
 import { type Limits } from '../limits.js';
 import { isAccountName, trustName } from '../storage/blob-names.js';
-import { isErrno, makeFolder } from '../storage/durable-file.js';
+import { DurableFiles } from '../storage/durable-file.js';
+import { localFileSystem } from '../storage/local-file-system.js';
 import { inviteAccount, joinLinkFor } from './invite-account.js';
 import { openRepository, repositoryPaths } from './open-repository.js';
 import { assembleRepository } from './repository.js';
@@ -39,16 +40,17 @@ export type InitResult = { readonly identity: Digest; readonly joinLink: string;
 export const initRepository = async (folder: string, options: InitOptions): Promise<InitResult> => {
   if (!isAccountName(options.admin)) throw new CollectiveError('usage', `${options.admin} is not an account name`);
   await refuseUsedFolder(folder);
-  await makeFolder(folder);
+  const files = new DurableFiles(localFileSystem, folder);
+  await files.makeFolder(folder);
   const paths = repositoryPaths(folder);
-  await makeFolder(paths.server, 0o700);
+  await files.makeFolder(paths.server, 0o700);
   await chmod(paths.server, 0o700);
   const blobStore = await FolderBlobStore.open(folder);
-  const rootKeys = await createRootKeys(paths.rootKeys, paths.temp);
+  const rootKeys = await createRootKeys(files, paths.rootKeys);
   const headsSeed = newSigningKeySeed();
-  await createSecretFile(paths.headsKey, headsSeed, paths.temp);
-  await createSecretFile(paths.nameSecret, randomBytes(32), paths.temp);
-  await writeSettings(folder, options.settings);
+  await createSecretFile(files, paths.headsKey, headsSeed);
+  await createSecretFile(files, paths.nameSecret, randomBytes(32));
+  await writeSettings(files, folder, options.settings);
 
   const now = options.clock.nowSeconds();
   const payload = encodeTrustFile({
@@ -75,10 +77,5 @@ export const initRepository = async (folder: string, options: InitOptions): Prom
 };
 
 const refuseUsedFolder = async (folder: string): Promise<void> => {
-  try {
-    const names = await readdir(folder);
-    if (names.length > 0) throw new CollectiveError('exists', `${folder} is not empty`);
-  } catch (error) {
-    if (!isErrno(error, 'ENOENT')) throw error;
-  }
+  if ((await localFileSystem.list(folder)).length > 0) throw new CollectiveError('exists', `${folder} is not empty`);
 };

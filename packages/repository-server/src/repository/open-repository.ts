@@ -5,13 +5,16 @@
 import { join } from 'node:path';
 import { signingKeyFromSeed } from '@collective/shared';
 import { SqliteCatalogue } from '../catalogue/sqlite-catalogue.js';
+import { DurableFiles } from '../storage/durable-file.js';
 import { FolderBlobStore } from '../storage/folder-blob-store.js';
+import { localFileSystem } from '../storage/local-file-system.js';
 import { type ServerKeys } from './repository.js';
 import { readSecretFile } from './secret-file.js';
 import { readSettings, type Settings } from './settings.js';
 
 export type OpenRepository = {
   readonly folder: string;
+  readonly files: DurableFiles;
   readonly blobStore: FolderBlobStore;
   readonly catalogue: SqliteCatalogue;
   readonly keys: ServerKeys;
@@ -37,12 +40,13 @@ export const repositoryPaths = (
 /** Errors: `not-found` when there is no repository, `unknown-format` for a catalogue of another schema. */
 export const openRepository = async (folder: string): Promise<OpenRepository> => {
   const paths = repositoryPaths(folder);
-  const settings = await readSettings(folder);
+  const settings = await readSettings(localFileSystem, folder);
   const keys = {
-    heads: signingKeyFromSeed(await readSecretFile(paths.headsKey)),
-    nameSecret: await readSecretFile(paths.nameSecret),
+    heads: signingKeyFromSeed(await readSecretFile(localFileSystem, paths.headsKey)),
+    nameSecret: await readSecretFile(localFileSystem, paths.nameSecret),
   };
   const blobStore = await FolderBlobStore.open(folder);
   const catalogue = await SqliteCatalogue.open({ database: paths.database, lock: paths.lock });
-  return { folder, blobStore, catalogue, keys, settings, close: () => catalogue.close() };
+  const files = new DurableFiles(localFileSystem, folder);
+  return { folder, files, blobStore, catalogue, keys, settings, close: () => catalogue.close() };
 };

@@ -8,9 +8,11 @@ import { type Clock } from '../clock.js';
 import { type Limits } from '../limits.js';
 import { type BlobStore } from '../storage/blob-store.js';
 import { healCatalogue } from './heal-catalogue.js';
+import { healSubscriptions } from './heal-subscriptions.js';
 import { HeadsSigner } from './heads-signer.js';
 import { MapStore } from './map-store.js';
 import { TrustStore } from './trust-store.js';
+import { UploadTurns } from './upload-turns.js';
 
 export type ServerKeys = {
   readonly heads: SigningKey;
@@ -31,6 +33,8 @@ export type Repository = RepositoryParts & {
   readonly trust: TrustStore;
   readonly heads: HeadsSigner;
   readonly maps: MapStore;
+  /** Within this process: others do not serve the folder. */
+  readonly snapshotUploads: UploadTurns;
   /** What could not be healed at the start, a sentence each. */
   readonly problems: readonly string[];
 };
@@ -53,8 +57,9 @@ export const assembleRepository = async (parts: RepositoryParts): Promise<Reposi
   });
   const problems = await catalogue.exclusively(async () => {
     const found = await healCatalogue({ blobStore, catalogue, maps });
+    found.push(...(await healSubscriptions({ blobStore, catalogue })));
     await heads.signIfNeeded();
     return found;
   });
-  return { ...parts, identity: trust.identity, trust, heads, maps, problems };
+  return { ...parts, identity: trust.identity, trust, heads, maps, snapshotUploads: new UploadTurns(), problems };
 };

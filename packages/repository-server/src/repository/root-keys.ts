@@ -2,7 +2,6 @@
  * The root keys: made by `init` in `root-keys/`, to be moved away from the server. Only trust files are signed with
  * them, on the command line; the serving process never reads them.
  */
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   CollectiveError,
@@ -11,19 +10,20 @@ import {
   signingKeyFromSeed,
   type TrustFile,
 } from '@collective/shared';
-import { isErrno, makeFolder } from '../storage/durable-file.js';
+import { type DurableFiles } from '../storage/durable-file.js';
+import { localFileSystem } from '../storage/local-file-system.js';
 import { createSecretFile, readSecretFile } from './secret-file.js';
 
 export const ROOT_KEYS = 3;
 export const ROOT_THRESHOLD = 2;
 
 /** Makes three keys in a new 0700 folder. */
-export const createRootKeys = async (folder: string, tempFolder: string): Promise<SigningKey[]> => {
-  await makeFolder(folder, 0o700);
+export const createRootKeys = async (files: DurableFiles, folder: string): Promise<SigningKey[]> => {
+  await files.makeFolder(folder, 0o700);
   const keys: SigningKey[] = [];
   for (let number = 1; number <= ROOT_KEYS; number += 1) {
     const seed = newSigningKeySeed();
-    await createSecretFile(join(folder, `root-${number}.key`), seed, tempFolder);
+    await createSecretFile(files, join(folder, `root-${number}.key`), seed);
     keys.push(signingKeyFromSeed(seed));
   }
   return keys;
@@ -33,7 +33,7 @@ export const createRootKeys = async (folder: string, tempFolder: string): Promis
 export const readRootKeys = async (folder: string, trust: TrustFile): Promise<SigningKey[]> => {
   const keys: SigningKey[] = [];
   for (const name of await keyFileNames(folder)) {
-    const key = signingKeyFromSeed(await readSecretFile(join(folder, name)));
+    const key = signingKeyFromSeed(await readSecretFile(localFileSystem, join(folder, name)));
     if (trust.rootKeys.includes(key.publicKey)) keys.push(key);
   }
   if (keys.length < trust.rootThreshold) {
@@ -46,10 +46,8 @@ export const readRootKeys = async (folder: string, trust: TrustFile): Promise<Si
 };
 
 const keyFileNames = async (folder: string): Promise<string[]> => {
-  try {
-    return (await readdir(folder)).filter((name) => name.endsWith('.key')).sort();
-  } catch (error) {
-    if (!isErrno(error, 'ENOENT')) throw error;
+  if ((await localFileSystem.stat(folder)) === undefined)
     throw new CollectiveError('not-found', `there is no folder ${folder} with root keys (--root-keys FOLDER)`);
-  }
+  const names = (await localFileSystem.list(folder)).map(({ name }) => name);
+  return names.filter((name) => name.endsWith('.key')).sort();
 };

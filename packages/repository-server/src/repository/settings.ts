@@ -1,9 +1,9 @@
 /** `server/settings.json`: what join links are made of. Written by `init` and by `serve`, read by `invite`. */
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError, documentCodec, nullable, secretField, strictObject } from '@collective/shared';
 import { type Static, Type } from 'typebox';
-import { isErrno, replaceFile } from '../storage/durable-file.js';
+import { type DurableFiles } from '../storage/durable-file.js';
+import { type FileSystem } from '../storage/file-system.js';
 
 const settingsSchema = strictObject({
   format: Type.Literal(1),
@@ -19,19 +19,14 @@ export type Settings = Static<typeof settingsSchema>;
 const codec = documentCodec(settingsSchema, { what: 'settings', bytesMax: 4_096 });
 
 /** Errors: `not-found` when the folder holds no repository, `malformed`. */
-export const readSettings = async (folder: string): Promise<Settings> => {
-  try {
-    return codec.decode(await readFile(settingsPath(folder)));
-  } catch (error) {
-    if (isErrno(error, 'ENOENT')) {
-      throw new CollectiveError('not-found', `${folder} holds no repository: run collective-repository init ${folder}`);
-    }
-    throw error;
-  }
+export const readSettings = async (fileSystem: FileSystem, folder: string): Promise<Settings> => {
+  const bytes = await fileSystem.read(settingsPath(folder));
+  if (bytes !== undefined) return codec.decode(bytes);
+  throw new CollectiveError('not-found', `${folder} holds no repository: run collective-repository init ${folder}`);
 };
 
-export const writeSettings = async (folder: string, settings: Settings): Promise<void> => {
-  await replaceFile(settingsPath(folder), codec.encode(settings), { tempFolder: join(folder, 'tmp'), mode: 0o600 });
+export const writeSettings = async (files: DurableFiles, folder: string, settings: Settings): Promise<void> => {
+  await files.replace(settingsPath(folder), codec.encode(settings), { mode: 0o600 });
 };
 
 /** `https://host[:port]` of a web address. Errors: `usage`. */

@@ -114,7 +114,7 @@ const baseMap = async (
 ): Promise<DiskMap> => {
   if (disk.since === undefined) return DiskMap.empty(shape);
   const record = await repository.catalogue.versions.version(upload.appliance, disk.since);
-  const isThere = record?.state === 'live' || record?.state === 'withdrawn';
+  const isThere = record !== undefined && record.state !== 'deleted' && record.state !== 'forgotten';
   const file = isThere ? await readVersionFile(repository.blobStore, upload.appliance, disk.since) : undefined;
   const older = file?.manifest.disks.find(({ name }) => name === disk.name);
   if (older === undefined) {

@@ -6,9 +6,11 @@ import {
   digestFromBytes,
   type DiskMap,
   MAP_KIND,
-  type VersionManifest,
 } from '@collective/shared';
-import { type MapStore } from './map-store.js';
+import { type MapRoot, type MapStore } from './map-store.js';
+
+/** A disk of a version, or the base of a snapshot's. */
+export type NamedDisk = MapRoot & { readonly name: string };
 
 export type NamedChunk = {
   readonly digest: Digest;
@@ -21,7 +23,10 @@ export type NamedChunk = {
  * Every chunk of the version once, pages before blocks for each disk. Errors: `block-missing` and those of damaged
  * pages.
  */
-export const namedChunks = async (manifest: VersionManifest, maps: MapStore): Promise<Map<Digest, NamedChunk>> => {
+export const namedChunks = async (
+  manifest: { readonly disks: readonly NamedDisk[] },
+  maps: MapStore,
+): Promise<Map<Digest, NamedChunk>> => {
   const named = new Map<Digest, NamedChunk>();
   for (const disk of manifest.disks) {
     if (disk.root === null) continue;

@@ -12,6 +12,7 @@ import {
   APPLIANCES_FOLDER,
   isAccountName,
   manifestName,
+  promotionName,
   versionStateName,
 } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
@@ -43,6 +44,14 @@ export const readVersionFile = async (
   const envelope = openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.version });
   return { manifest: decodeVersionManifest(envelope.payload), digest: envelope.digest, bytes };
 };
+
+/**
+ * For named people only: the manifest says so, and no promotion is there. A promotion whose sync was cut off by a crash
+ * counts once it has been settled; see `healPromotion`.
+ */
+export const isUnpromoted = async (blobStore: BlobStore, { manifest }: VersionFile): Promise<boolean> =>
+  manifest.candidate === true &&
+  (await blobStore.read(promotionName(manifest.appliance, manifest.version))) === undefined;
 
 /** `live` since 0 when there is no state file. An unreadable one keeps the version's blocks: `withdrawn` since ever. */
 export const readStateFile = async (blobStore: BlobStore, appliance: string, version: number): Promise<StateFile> => {

@@ -1,4 +1,4 @@
-import { publishingKeyMessage, type RouteName } from '@collective/shared';
+import { openDeviceCertificate, publishingKeyMessage, type RouteName } from '@collective/shared';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
   newKey,
@@ -23,10 +23,13 @@ const list = (reply: TestReply): unknown => JSON.parse(reply.body.toString());
 
 describe('my account', () => {
   test('says who I am, what I may use, and which devices I have', async () => {
-    expect((await server.request('me', { token: user.token })).json()).toEqual({
+    expect((await server.request('me', { token: user.token })).json()).toMatchObject({
       account: 'ursula',
       role: 'user',
       appliances: [{ name: 'debian', access: 'use' }],
+      identityKey: user.identity.publicKey,
+      passwordParameters: { logN: 17 },
+      passwordChangedAt: server.clock.nowSeconds(),
     });
     const { clock } = server;
     expect(list(await server.request('myDevices', { token: user.token }))).toEqual([
@@ -38,6 +41,15 @@ describe('my account', () => {
         revoked: false,
       },
     ]);
+  });
+  test("the certificates of my devices, of revoked ones too, and nobody else's", async () => {
+    const certificates = (await server.request('myDeviceCertificates', { token: user.token })).json();
+    const [own, ...others] = certificates as unknown as { device: string; certificate: string }[];
+    expect(others).toEqual([]);
+    expect(own?.device).toBe(user.deviceId);
+    const opened = openDeviceCertificate(Buffer.from(own?.certificate ?? '', 'base64'), user.identity.publicKey);
+    expect(opened.deviceKey).toBe(user.device.publicKey);
+    expect((await server.request('myDeviceCertificates', {})).status).toBe(401);
   });
   test("somebody else's device does not exist for me", async () => {
     const reply = await server.request('revokeDevice', { token: user.token, params: { device: admin.deviceId } });

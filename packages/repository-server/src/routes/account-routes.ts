@@ -2,6 +2,7 @@
 import { type FastifyInstance } from 'fastify';
 import { CollectiveError, publishingKeyMessage, verifySignature } from '@collective/shared';
 import { listAccess } from '../caller.js';
+import { readKeys } from '../repository/keys-record.js';
 import { registerRoute, type RouteContext } from './register-route.js';
 
 export const registerAccountRoutes = (app: FastifyInstance, context: RouteContext): void => {
@@ -12,11 +13,19 @@ export const registerAccountRoutes = (app: FastifyInstance, context: RouteContex
     await people.removeToken(caller.tokenHash);
     return {};
   });
-  registerRoute(app, context, 'me', async ({ caller }) => ({
-    account: caller.account,
-    role: caller.role,
-    appliances: await listAccess(repository, caller),
-  }));
+  registerRoute(app, context, 'me', async ({ caller }) => {
+    const account = await people.account(caller.account);
+    if (account === undefined) throw new CollectiveError('not-logged-in');
+    const { keys, passwordChangedAt } = await readKeys(repository.blobStore, account);
+    return {
+      account: caller.account,
+      role: caller.role,
+      appliances: await listAccess(repository, caller),
+      identityKey: keys.identityKey,
+      passwordParameters: JSON.parse(account.passwordParameters),
+      passwordChangedAt,
+    };
+  });
   registerRoute(app, context, 'myDevices', async ({ caller }) =>
     (await people.devicesOf(caller.account)).map((device) => ({
       device: device.id,
@@ -24,6 +33,12 @@ export const registerAccountRoutes = (app: FastifyInstance, context: RouteContex
       createdAt: device.createdAt,
       lastSeenAt: device.lastSeenAt ?? null,
       revoked: device.revokedAt !== undefined,
+    })),
+  );
+  registerRoute(app, context, 'myDeviceCertificates', async ({ caller }) =>
+    (await people.devicesOf(caller.account)).map(({ id, certificate }) => ({
+      device: id,
+      certificate: Buffer.from(certificate).toString('base64'),
     })),
   );
   registerRoute(app, context, 'revokeDevice', async ({ caller, params }) => {

@@ -1,7 +1,8 @@
-/** What an administrator does with accounts. Revoking counts at once: every token is looked up with its account. */
+/** What an administrator does with accounts, and which versions are mandatory. Revoking counts at once: every token is looked up with its account. */
 import { type FastifyInstance } from 'fastify';
 import { CollectiveError } from '@collective/shared';
 import { inviteAccount } from '../repository/invite-account.js';
+import { removeMandatory, setMandatory } from '../repository/mandatory-file.js';
 import { registerRoute, type RouteContext } from './register-route.js';
 
 export const registerAdminRoutes = (app: FastifyInstance, context: RouteContext): void => {
@@ -44,6 +45,14 @@ export const registerAdminRoutes = (app: FastifyInstance, context: RouteContext)
   registerRoute(app, context, 'setAccess', async ({ params, body }) => {
     await requireAccount(params.account);
     await people.setAccess(params.account, { name: params.appliance, access: body.access });
+    return {};
+  });
+  registerRoute(app, context, 'setMandatory', async ({ params, body }) => {
+    await setMandatory(repository, { appliance: params.name, ...body });
+    return {};
+  });
+  registerRoute(app, context, 'removeMandatory', async ({ params }) => {
+    await removeMandatory(repository, params.name);
     return {};
   });
   registerRoute(app, context, 'removeAccess', async ({ params }) => {

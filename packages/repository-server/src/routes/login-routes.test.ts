@@ -30,6 +30,7 @@ const accept = (token: string, account: string, change: Record<string, unknown> 
       passwordParameters: newPasswordParameters(),
       loginSecret: secret(),
       keys: keysFileOf(newKey()),
+      recoverySecret: null,
       ...change,
     },
   });
@@ -175,8 +176,8 @@ describe('device login', () => {
     const otherToken = await server.deviceLogin(other);
     const revoked = await server.request('revokeDevice', { token: otherToken, params: { device: alice.deviceId } });
     expect(revoked.status).toBe(200);
-    expect(answer(await server.request('me', { token }))).toEqual([401, 'revoked']);
-    expect(answer(await server.tryDeviceLogin(alice.device))).toEqual([401, 'revoked']);
+    expect(answer(await server.request('me', { token }))).toEqual([401, 'device-revoked']);
+    expect(answer(await server.tryDeviceLogin(alice.device))).toEqual([401, 'device-revoked']);
     await expect(server.registerDevice(alice)).rejects.toThrow(/revoked/);
     expect((await server.request('me', { token: otherToken })).status).toBe(200);
   });

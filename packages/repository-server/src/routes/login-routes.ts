@@ -7,11 +7,9 @@ import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import { type FastifyInstance } from 'fastify';
 import {
   CollectiveError,
-  decodeKeysFile,
   type Digest,
   deviceLoginMessage,
   digestBytes,
-  encodeKeysFile,
   keyId,
   openDeviceCertificate,
   type PasswordParameters,
@@ -19,8 +17,10 @@ import {
 } from '@collective/shared';
 import { secretHash } from '../caller.js';
 import { type TokenScope } from '../catalogue/catalogue.js';
+import { readKeys, writeFirstKeys } from '../repository/keys-record.js';
 import { type Repository } from '../repository/repository.js';
-import { keysName } from '../storage/blob-names.js';
+import { acceptReset, isReset } from '../repository/reset-account.js';
+import { countLogin } from './count-login.js';
 import { registerRoute, type RouteContext } from './register-route.js';
 
 /** What the salt of an unknown account cannot be told from: the numbers that new accounts begin with. */
@@ -38,11 +38,6 @@ export const registerLoginRoutes = (app: FastifyInstance, context: RouteContext)
   registerPasswordRoutes(app, context);
   registerDeviceLoginRoutes(app, context);
   registerEnrolRoutes(app, context);
-};
-
-const countLogin = ({ repository, limiter }: RouteContext, account: string, address: string): void => {
-  limiter.count(`login ${address} ${account}`, repository.limits.loginsPerAddressAndAccount);
-  limiter.count(`login of ${account}`, repository.limits.loginsPerAccount);
 };
 
 const issueToken = async (
@@ -75,16 +70,15 @@ const registerPasswordRoutes = (app: FastifyInstance, context: RouteContext): vo
     const isRight = timingSafeEqual(wanted, digestBytes(secretHash(body.loginSecret)));
     if (account === undefined || !isRight) throw new CollectiveError('wrong-password');
     if (account.revokedAt !== undefined) throw new CollectiveError('revoked');
-    const keys = await repository.blobStore.read(keysName(account.name));
-    if (keys === undefined) throw new CollectiveError('internal', `the keys file of ${account.name} is missing`);
+    const { keys } = await readKeys(repository.blobStore, account);
     const issued = await issueToken(repository, { account: account.name, device: undefined, scope: 'enrol' });
-    return { ...issued, keys: decodeKeysFile(keys) };
+    return { ...issued, keys };
   });
 
   registerRoute(app, context, 'acceptInvitation', async ({ body, address }) => {
     countLogin(context, body.account, address);
     const tokenHash = secretHash(body.token);
-    const keys = encodeKeysFile(body.keys);
+    const recoverySecretHash = body.recoverySecret === null ? null : secretHash(body.recoverySecret);
     const refused = new CollectiveError(
       'not-found',
       'This invitation is used, expired, or for another account; who has an account logs in with the join link without .invite',
@@ -94,17 +88,25 @@ const registerPasswordRoutes = (app: FastifyInstance, context: RouteContext): vo
       const invitation = await people.invitation(tokenHash);
       const now = repository.clock.nowSeconds();
       if (invitation === undefined || invitation.account !== body.account || invitation.expiresAt <= now) throw refused;
-      if ((await people.account(body.account)) !== undefined) {
-        throw new CollectiveError('exists', `There is an account ${body.account} already`);
+      const passwordParameters = JSON.stringify(body.passwordParameters);
+      const loginSecretHash = secretHash(body.loginSecret);
+      const known = await people.account(body.account);
+      if (known !== undefined) {
+        if (known.revokedAt !== undefined || !(await isReset(repository.blobStore, known.name, tokenHash)))
+          throw new CollectiveError('exists', `There is an account ${body.account} already`);
+        const password = { passwordParameters, loginSecretHash };
+        await acceptReset(repository, known, { invitation: tokenHash, keys: body.keys, recoverySecretHash, password });
+        return { account: known.name, role: known.role };
       }
-      await repository.blobStore.replace(keysName(body.account), keys);
+      const first = { keys: body.keys, passwordChangedAt: now, recoverySecretHash, loginSecretHash };
+      await writeFirstKeys(repository.blobStore, body.account, first);
       const accepted = await people.acceptInvitation(tokenHash, {
         name: body.account,
         role: invitation.role,
         createdAt: now,
         revokedAt: undefined,
-        passwordParameters: JSON.stringify(body.passwordParameters),
-        loginSecretHash: secretHash(body.loginSecret),
+        passwordParameters,
+        loginSecretHash,
         publishingKey: undefined,
       });
       if (!accepted) throw refused;
@@ -140,9 +142,8 @@ const registerDeviceLoginRoutes = (app: FastifyInstance, context: RouteContext):
       throw new CollectiveError('not-logged-in', 'The device, its challenge or its signature is not valid');
     }
     const account = await people.account(device.account);
-    if (account === undefined || account.revokedAt !== undefined || device.revokedAt !== undefined) {
-      throw new CollectiveError('revoked');
-    }
+    if (account === undefined || account.revokedAt !== undefined) throw new CollectiveError('revoked');
+    if (device.revokedAt !== undefined) throw new CollectiveError('device-revoked');
     await people.deviceSeen(device.id, now);
     const issued = await issueToken(repository, { account: account.name, device: device.id, scope: 'session' });
     return { ...issued, account: account.name, role: account.role };
@@ -154,10 +155,11 @@ const registerEnrolRoutes = (app: FastifyInstance, context: RouteContext): void 
   const { people } = repository.catalogue;
 
   registerRoute(app, context, 'registerDevice', async ({ body, caller }) => {
-    const keys = await repository.blobStore.read(keysName(caller.account));
-    if (keys === undefined) throw new CollectiveError('internal', `the keys file of ${caller.account} is missing`);
+    const account = await people.account(caller.account);
+    if (account === undefined) throw new CollectiveError('not-logged-in');
+    const { keys } = await readKeys(repository.blobStore, account);
     const bytes = Buffer.from(body.certificate, 'base64');
-    const certificate = openDeviceCertificate(bytes, decodeKeysFile(keys).identityKey);
+    const certificate = openDeviceCertificate(bytes, keys.identityKey);
     if (certificate.account !== caller.account || certificate.repository !== repository.identity) {
       throw new CollectiveError('untrusted', 'The certificate is for another account or repository');
     }
@@ -166,7 +168,7 @@ const registerEnrolRoutes = (app: FastifyInstance, context: RouteContext): void 
     if (known !== undefined) {
       // The same again: the answer got lost. A revoked key never comes back.
       if (known.account !== caller.account) throw new CollectiveError('exists', 'This device key is in use');
-      if (known.revokedAt !== undefined) throw new CollectiveError('revoked');
+      if (known.revokedAt !== undefined) throw new CollectiveError('device-revoked');
       return { device: id };
     }
     const { devicesPerAccountMax } = repository.limits;

@@ -132,6 +132,7 @@ describe('every route of the table', () => {
     account: 'x',
     appliance: 'x',
     device: 'a'.repeat(64),
+    id: 'a'.repeat(64),
   };
   const refusals = async (wanted: (route: RouteSpec) => boolean, authorization: string | undefined): Promise<void> => {
     const routes: [string, RouteSpec][] = Object.entries(ROUTES);

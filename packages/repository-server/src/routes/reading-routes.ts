@@ -1,6 +1,7 @@
 /** What a client reads: heads, appliances, versions, manifests, maps. Access protects these; chunks need none. */
 import { type FastifyInstance } from 'fastify';
 import {
+  type Access,
   CHUNK_BATCH_BYTES_MAX,
   CHUNK_BATCH_RECORDS_MAX,
   CHUNK_RECORD_HEADER_BYTES,
@@ -11,10 +12,11 @@ import {
   type VersionManifest,
 } from '@collective/shared';
 import { type Caller, listAccess, requireUse } from '../caller.js';
+import { isNamed, ownCandidates, type VersionName } from '../repository/candidates.js';
 import { type StoredPage } from '../repository/map-store.js';
 import { type Repository } from '../repository/repository.js';
-import { readVersionFile, type VersionFile } from '../repository/version-file.js';
-import { HEADS } from '../storage/blob-names.js';
+import { isUnpromoted, readVersionFile, type VersionFile } from '../repository/version-file.js';
+import { HEADS, promotionName } from '../storage/blob-names.js';
 import { registerRoute, type RouteContext } from './register-route.js';
 
 export const registerReadingRoutes = (app: FastifyInstance, context: RouteContext): void => {
@@ -35,22 +37,36 @@ export const registerReadingRoutes = (app: FastifyInstance, context: RouteContex
     ),
   );
   registerRoute(app, context, 'versions', async ({ caller, params }) => {
-    await requireUse(repository, caller, params.name);
-    return (await versions.versions(params.name))
-      .filter(({ state }) => state === 'live' || state === 'withdrawn')
+    const access = await requireUse(repository, caller, params.name);
+    const rows = (await versions.versions(params.name)).filter(
+      ({ state }) => state !== 'deleted' && state !== 'forgotten',
+    );
+    const mayRead = await Promise.all(
+      rows.map(async ({ version }) => mayReadVersion(repository, { caller, access, name: params.name, version })),
+    );
+    return rows
+      .filter((_row, at) => mayRead[at])
       .map(({ version, createdAt, title, manifest, state, chunkBytes }) => ({
         version,
         createdAt,
         title,
         manifest,
         withdrawn: state === 'withdrawn',
+        candidate: state === 'candidate',
         bytes: chunkBytes,
       }));
   });
   // Also of a deleted version: the chain of parents leads through it.
   registerRoute(app, context, 'versionManifest', async ({ caller, params }) => {
+    return (await readableVersion(repository, caller, params)).bytes;
+  });
+  registerRoute(app, context, 'candidates', async ({ caller }) => ownCandidates(repository, caller));
+  // Whoever reads the manifest of a version that was a candidate asks for it.
+  registerRoute(app, context, 'promotion', async ({ caller, params }) => {
     await requireUse(repository, caller, params.name);
-    return (await versionFile(repository, params)).bytes;
+    const bytes = await repository.blobStore.read(promotionName(params.name, params.version));
+    if (bytes === undefined) throw noVersion(params);
+    return bytes;
   });
   registerMapRoutes(app, context);
 };
@@ -92,13 +108,32 @@ const pageBatch = (pages: readonly StoredPage[]): Buffer => {
   return encodeChunkBatch(pages);
 };
 
-const versionFile = async (
+const noVersion = ({ name, version }: VersionName): CollectiveError =>
+  new CollectiveError('not-found', `There is no version ${version} of ${name}`);
+
+/** A version that was never for all is read by those who publish the appliance and those who are named. */
+const mayReadVersion = async (
   repository: Repository,
-  { name, version }: { readonly name: string; readonly version: number },
-): Promise<VersionFile> => {
+  of: VersionName & { readonly caller: Caller; readonly access: Access },
+): Promise<boolean> => {
+  const file = await readVersionFile(repository.blobStore, of.name, of.version);
+  if (file === undefined || of.access === 'publish') return true;
+  return !(await isUnpromoted(repository.blobStore, file)) || (await isNamed(repository, of.caller, of));
+};
+
+/** Errors: `not-found` also for a candidate that is not the caller's. */
+const readableVersion = async (repository: Repository, caller: Caller, params: VersionName): Promise<VersionFile> => {
+  const { name, version } = params;
+  const access = await requireUse(repository, caller, name);
+  const file = await versionFile(repository, params);
+  if (!(await mayReadVersion(repository, { caller, access, name, version }))) throw noVersion(params);
+  return file;
+};
+
+const versionFile = async (repository: Repository, { name, version }: VersionName): Promise<VersionFile> => {
   const record = await repository.catalogue.versions.version(name, version);
   const file = record === undefined ? undefined : await readVersionFile(repository.blobStore, name, version);
-  if (file === undefined) throw new CollectiveError('not-found', `There is no version ${version} of ${name}`);
+  if (file === undefined) throw noVersion({ name, version });
   return file;
 };
 
@@ -107,13 +142,12 @@ const publishedDisk = async (
   caller: Caller,
   params: { readonly name: string; readonly version: number; readonly disk: string },
 ): Promise<DiskDescription> => {
-  await requireUse(repository, caller, params.name);
+  const file = await readableVersion(repository, caller, params);
   const record = await repository.catalogue.versions.version(params.name, params.version);
   if (record?.state === 'deleted' || record?.state === 'forgotten') {
     throw new CollectiveError('not-found', `Version ${params.version} of ${params.name} has been deleted`);
   }
-  const { manifest } = await versionFile(repository, params);
-  const disk = diskOf(manifest, params.disk);
+  const disk = diskOf(file.manifest, params.disk);
   if (disk === undefined)
     throw new CollectiveError('not-found', `${params.name}@${params.version} has no disk ${params.disk}`);
   return disk;

@@ -57,7 +57,7 @@ export const registerRoute = <N extends RouteName>(
     method: route.method,
     url: route.path,
     bodyLimit: Math.max(1, route.bytesMax),
-    onRequest: async (request, reply) => admit(context, route, request, reply),
+    onRequest: async (request, reply) => admitRoute(context, route, request, reply),
     handler: async (request, reply) => {
       const input = {
         params: checkParams(withNumbers(request.params, route.params)),
@@ -75,8 +75,15 @@ export const registerRoute = <N extends RouteName>(
   });
 };
 
+/** For a route that writes its answer itself: the checked parameters of its path. Errors: `bad-request`. */
+export const checkedParams = <N extends RouteName>(name: N): ((params: unknown) => RouteParams<N>) => {
+  const route: RouteSpec = ROUTES[name];
+  const check = checker(route.params, 'path');
+  return (params) => check(withNumbers(params, route.params)) as RouteParams<N>;
+};
+
 /** Everything that can be refused without reading the body. */
-const admit = async (
+export const admitRoute = async (
   context: RouteContext,
   route: RouteSpec,
   request: FastifyRequest,

@@ -370,6 +370,22 @@ describe('who may upload', () => {
     const reply = await server.request('upload', { token, params: { upload } });
     expect([reply.status, reply.json()['code']]).toEqual([404, 'not-found']);
   });
+  test.each(['reserveChunks', 'keepChunks', 'setUploadDisk'] as const)(
+    'a session that ends in the middle of what it is sent, before %s, is told that it is no more',
+    async (name) => {
+      const upload = await publisher.openUpload('debian', null);
+      const { uploads } = server.repository.catalogue;
+      const real: (...given: never[]) => Promise<void> = uploads[name];
+      uploads[name] = async (...given: unknown[]) => {
+        expect((await server.request('abandonUpload', { token: alice.token, params: { upload } })).status).toBe(200);
+        await real(...(given as never[]));
+      };
+      const reply =
+        name === 'setUploadDisk' ? await publisher.sendDisk(upload, [1]) : await publisher.sendChunks(upload, [1]);
+      expect([reply.status, reply.json()['code']]).toEqual([404, 'not-found']);
+      expect(await server.repository.catalogue.uploads.reservedChunks([chunkOf(1).digest])).toEqual(new Set());
+    },
+  );
   test('there is a limit to open sessions, and ending one makes room', async () => {
     const open: string[] = [];
     for (let count = 0; count < server.repository.limits.openUploadsPerAccountMax; count += 1) {

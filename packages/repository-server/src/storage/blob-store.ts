@@ -5,6 +5,7 @@
  */
 import { type Digest } from '@collective/shared';
 import { type BlobName } from './blob-names.js';
+import { type OpenFile } from './file-system.js';
 
 export type StoredChunk = { readonly digest: Digest; readonly chunk: Uint8Array };
 export type ChunkListing = { readonly digest: Digest; readonly chunkBytes: number; readonly modifiedAtMs: number };
@@ -16,6 +17,14 @@ export interface BlobStore {
   create(name: BlobName, bytes: Uint8Array): Promise<boolean>;
   /** Readers see the old or the new bytes, never a mixture. */
   replace(name: BlobName, bytes: Uint8Array): Promise<void>;
+  /** Goes on with a file that grows by parts: `bytes` at `byteOffset` are its end. Errors: `disk-full`, also ahead of it. */
+  writePart(name: BlobName, bytes: Uint8Array, byteOffset: number): Promise<void>;
+  /** Gives a file a second name, replacing what was there: readers see the old or the new one. */
+  adopt(from: BlobName, to: BlobName): Promise<void>;
+  /** A long file, to be read in pieces of one and the same state; undefined when there is none. */
+  open(name: BlobName): Promise<OpenFile | undefined>;
+  /** Makes durable what is there, or is not: a crash may have left a name that has been given but not synced. */
+  settle(name: BlobName): Promise<void>;
   /** Removes the file if it is there. Not durable by itself: what comes back after a crash is removed again. */
   remove(name: BlobName): Promise<void>;
   /** Names of files and folders directly in a folder, sorted; empty when there is no such folder. */

@@ -5,6 +5,7 @@
 import { type Digest } from '@collective/shared';
 import { type BlobName } from './blob-names.js';
 import { type BlobStore, type ChunkListing, type StoredChunk } from './blob-store.js';
+import { type OpenFile } from './file-system.js';
 
 /** What a kept chunk costs beyond its bytes. */
 const ENTRY_BYTES = 256;
@@ -50,6 +51,18 @@ export class ChunkMemory implements BlobStore {
   }
   replace(name: BlobName, bytes: Uint8Array): Promise<void> {
     return this.#next.replace(name, bytes);
+  }
+  writePart(name: BlobName, bytes: Uint8Array, byteOffset: number): Promise<void> {
+    return this.#next.writePart(name, bytes, byteOffset);
+  }
+  adopt(from: BlobName, to: BlobName): Promise<void> {
+    return this.#next.adopt(from, to);
+  }
+  open(name: BlobName): Promise<OpenFile | undefined> {
+    return this.#next.open(name);
+  }
+  settle(name: BlobName): Promise<void> {
+    return this.#next.settle(name);
   }
   remove(name: BlobName): Promise<void> {
     return this.#next.remove(name);

@@ -121,6 +121,44 @@ export const catalogueContract = (
       expect((await catalogue.people.account('alice'))?.role).toBe('user');
       expect(await catalogue.people.invitation(tokenHash)).toBeDefined();
     });
+    test('a changed password ends the tokens of password logins, the sessions go on', async () => {
+      const { people } = catalogue;
+      await addAccount(catalogue, accountOf('alice'));
+      await addAccount(catalogue, accountOf('bob'));
+      for (const [account, scope] of [
+        ['alice', 'enrol'],
+        ['alice', 'session'],
+        ['bob', 'enrol'],
+      ] as const) {
+        await people.addToken({ hash: digestOf(account + scope), account, device: undefined, scope, expiresAt: 99 });
+      }
+      await people.changePassword('alice', { passwordParameters: '{"a":1}', loginSecretHash: digestOf('new') });
+      expect(await people.account('alice')).toEqual(
+        accountOf('alice', { passwordParameters: '{"a":1}', loginSecretHash: digestOf('new') }),
+      );
+      expect(await people.tokenHolder(digestOf('aliceenrol'))).toBeUndefined();
+      expect(await people.tokenHolder(digestOf('alicesession'))).toBeDefined();
+      expect(await people.tokenHolder(digestOf('bobenrol'))).toBeDefined();
+    });
+    test('a reset uses its invitation up and changes nothing but the password', async () => {
+      const { people } = catalogue;
+      await addAccount(catalogue, accountOf('alice', { role: 'publisher', publishingKey: undefined }));
+      const tokenHash = digestOf('reset');
+      const invitation = {
+        tokenHash,
+        account: 'alice',
+        role: 'user',
+        appliances: [],
+        createdAt: 1,
+        expiresAt: 2,
+      } as const;
+      await people.addInvitation(invitation);
+      const password = { passwordParameters: '{"b":2}', loginSecretHash: digestOf('new') };
+      expect(await people.acceptReset(digestOf('other'), password)).toBe(false);
+      expect(await people.acceptReset(tokenHash, password)).toBe(true);
+      expect(await people.acceptReset(tokenHash, password)).toBe(false);
+      expect(await people.account('alice')).toEqual(accountOf('alice', { role: 'publisher', ...password }));
+    });
     test('access is set, changed, listed by name and removed', async () => {
       await addAccount(catalogue, accountOf('alice'));
       const { people } = catalogue;
@@ -252,6 +290,22 @@ export const catalogueContract = (
       await versions.removeVersion('tiny', 1);
       expect([await versions.head('tiny'), await versions.appliances()]).toEqual([undefined, ['debian']]);
     });
+    test('the version for all is the highest live one; candidates are listed, and every number that was taken counts', async () => {
+      const { versions } = catalogue;
+      expect(await versions.lastNumber('debian')).toBeUndefined();
+      for (const version of [1, 3, 4, 5]) await versions.recordVersion(versionOf('debian', version));
+      await versions.recordVersion({ ...versionOf('arch', 2), state: 'candidate' });
+      await versions.setVersionState('debian', 5, 'deleted', 1);
+      await versions.setVersionState('debian', 3, 'candidate', 0);
+      await versions.setVersionState('debian', 4, 'candidate', 0);
+      expect((await versions.head('debian'))?.version).toBe(1);
+      expect(await versions.head('arch')).toBeUndefined();
+      expect(await versions.lastNumber('debian')).toBe(5);
+      const names = (await versions.candidates()).map(({ appliance, version }) => `${appliance}@${version}`);
+      expect(names).toEqual(['arch@2', 'debian@3', 'debian@4']);
+      await versions.setVersionState('debian', 4, 'live', 0);
+      expect((await versions.head('debian'))?.version).toBe(4);
+    });
     test('live chunks are known by appliance', async () => {
       const { versions } = catalogue;
       await versions.addLiveChunks('debian', [sized('a'), sized('both')]);
@@ -263,9 +317,28 @@ export const catalogueContract = (
       );
       expect((await versions.liveChunks(asked, [])).size).toBe(0);
       expect((await versions.liveChunks(asked, ['unknown'])).size).toBe(0);
-      await versions.removeLiveChunks('tiny', asked);
-      await versions.removeLiveChunks('unknown', asked);
+      await versions.retainLiveChunks('tiny', new Set([digestOf('c')]));
+      await versions.retainLiveChunks('unknown', new Set());
+      expect([...(await versions.liveChunks(asked, ['tiny'])).keys()]).toEqual([digestOf('c')]);
+      await versions.retainLiveChunks('tiny', new Set());
       expect(new Set((await versions.liveChunks(asked)).keys())).toEqual(new Set(['a', 'both'].map(digestOf)));
+    });
+    test('live chunks of an appliance are thinned out among many of another one', async () => {
+      const { versions } = catalogue;
+      const many = Array.from({ length: 4_500 }, (_, index) => sized(`many ${index}`));
+      await versions.addLiveChunks('debian', many);
+      await versions.addLiveChunks('tiny', many);
+      const kept = new Set(many.slice(0, 7).map(({ digest }) => digest));
+      await versions.retainLiveChunks('tiny', kept);
+      const digests = many.map(({ digest }) => digest);
+      expect(new Set((await versions.liveChunks(digests, ['tiny'])).keys())).toEqual(kept);
+      expect((await versions.liveChunks(digests, ['debian'])).size).toBe(4_500);
+    });
+    test('numbers of heads grow, from what is there or from what was taken, and are given once', async () => {
+      const { versions } = catalogue;
+      expect(await versions.headsNumber()).toBe(0);
+      expect([await versions.takeHeadsNumber(7), await versions.headsNumber()]).toEqual([8, 8]);
+      expect([await versions.takeHeadsNumber(7), await versions.takeHeadsNumber(20)]).toEqual([9, 21]);
     });
     test('the collection number grows', async () => {
       const before = await catalogue.versions.collectionNumber();
@@ -308,6 +381,17 @@ export const catalogueContract = (
       await uploads.removeEnded(50);
       expect([await uploads.upload('three'), (await uploads.upload('one'))?.id]).toEqual([undefined, 'one']);
       expect((await uploads.reservedChunks([digestOf('three')])).size).toBe(0);
+    });
+    test('nothing is added to a session that has ended', async () => {
+      const { uploads } = catalogue;
+      for (const added of [
+        uploads.reserveChunks('gone', [digestOf('a')]),
+        uploads.keepChunks('gone', [sized('a')], 200),
+        uploads.setUploadDisk('gone', { disk: 'system', root: digestOf('r'), diskBytes: 512, blockBytes: 4_096 }),
+      ])
+        await expect(added).rejects.toMatchObject({ code: 'not-found' });
+      expect((await uploads.reservedChunks([digestOf('a')])).size).toBe(0);
+      expect(await uploads.uploadDisks('gone')).toEqual([]);
     });
 
     test('exclusive steps run one after the other, and one that throws lets the next one in', async () => {

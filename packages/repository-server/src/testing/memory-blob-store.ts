@@ -1,7 +1,8 @@
 /** A blob store in memory: the double for tests. Content is copied in and out of the map, so nobody shares a buffer. */
-import { type Digest } from '@collective/shared';
+import { CollectiveError, type Digest } from '@collective/shared';
 import { type BlobName } from '../storage/blob-names.js';
 import { type BlobStore, type ChunkListing, type StoredChunk } from '../storage/blob-store.js';
+import { type OpenFile } from '../storage/file-system.js';
 
 export class MemoryBlobStore implements BlobStore {
   readonly #files = new Map<string, Buffer>();
@@ -26,8 +27,36 @@ export class MemoryBlobStore implements BlobStore {
     this.#files.set(name, Buffer.from(bytes));
   }
 
+  async writePart(name: BlobName, bytes: Uint8Array, byteOffset: number): Promise<void> {
+    const before = this.#files.get(name) ?? Buffer.alloc(0);
+    const gap = Buffer.alloc(Math.max(0, byteOffset - before.length));
+    this.#files.set(name, Buffer.concat([before.subarray(0, byteOffset), gap, bytes]));
+  }
+
+  async adopt(from: BlobName, to: BlobName): Promise<void> {
+    const bytes = this.#files.get(from);
+    if (bytes === undefined) throw new CollectiveError('local-io', `${from}: ENOENT`);
+    this.#files.set(to, bytes);
+  }
+
+  async open(name: BlobName): Promise<OpenFile | undefined> {
+    const bytes = this.#files.get(name);
+    if (bytes === undefined) return undefined;
+    return {
+      byteLength: bytes.length,
+      read: async (byteOffset, byteLength) => {
+        if (byteOffset + byteLength > bytes.length) throw new CollectiveError('local-io', `${name}: ends too early`);
+        return Buffer.from(bytes.subarray(byteOffset, byteOffset + byteLength));
+      },
+      close: async () => undefined,
+    };
+  }
+
+  async settle(_name: BlobName): Promise<void> {}
+
   async remove(name: BlobName): Promise<void> {
-    this.#files.delete(name);
+    for (const known of [...this.#files.keys()])
+      if (known === name || known.startsWith(`${name}/`)) this.#files.delete(known);
   }
 
   async list(folder: BlobName): Promise<string[]> {

@@ -1,11 +1,16 @@
-/** A catalogue in memory: the double for tests, and the model that the SQLite one is compared with. */
+/**
+ * A catalogue in memory: the double for tests, and the model that the SQLite one is compared with. Its state can be
+ * copied and given to another one, so that the simulation can go back to what a power cut would have left.
+ */
 import { type Digest } from '@collective/shared';
 import {
   type Account,
   type ApplianceAccess,
   type Catalogue,
   type Device,
+  endedUpload,
   type Invitation,
+  type PasswordChange,
   type People,
   type SizedChunk,
   type Token,
@@ -15,12 +20,67 @@ import {
   type VersionRecord,
   type Versions,
 } from '../catalogue/catalogue.js';
+import { type Subscriptions } from '../catalogue/subscriptions.js';
+import { memorySubscriptions, SubscriptionTables } from './memory-subscriptions.js';
+
+type Held = SizedChunk & { readonly durable: boolean };
+type Nonce = { readonly hash: Digest; readonly device: Digest; readonly expiresAt: number };
+
+/** What would be in the tables. Rows are never changed, only replaced, so a copy of the maps is a copy of all. */
+export class MemoryTables {
+  readonly invitations = new Map<Digest, Invitation>();
+  readonly accounts = new Map<string, Account>();
+  readonly access = new Map<string, Map<string, ApplianceAccess>>();
+  readonly devices = new Map<Digest, Device>();
+  readonly tokens = new Map<Digest, Token>();
+  nonces: readonly Nonce[] = [];
+  readonly records = new Map<string, VersionRecord>();
+  readonly live = new Map<string, Map<Digest, SizedChunk>>();
+  readonly counters = { collections: 0, heads: 0 };
+  readonly uploads = new Map<string, Upload>();
+  readonly chunks = new Map<string, Map<Digest, Held>>();
+  readonly disks = new Map<string, Map<string, UploadDisk>>();
+  subscriptions = new SubscriptionTables();
+
+  copy(): MemoryTables {
+    const copy = new MemoryTables();
+    copyRows(this.invitations, copy.invitations);
+    copyRows(this.accounts, copy.accounts);
+    copyRows(this.devices, copy.devices);
+    copyRows(this.tokens, copy.tokens);
+    copyRows(this.records, copy.records);
+    copyRows(this.uploads, copy.uploads);
+    copyGroups(this.access, copy.access);
+    copyGroups(this.live, copy.live);
+    copyGroups(this.chunks, copy.chunks);
+    copyGroups(this.disks, copy.disks);
+    copy.subscriptions = this.subscriptions.copy();
+    copy.nonces = this.nonces;
+    Object.assign(copy.counters, this.counters);
+    return copy;
+  }
+}
+
+const copyRows = <K, V>(from: ReadonlyMap<K, V>, to: Map<K, V>): void => {
+  for (const [key, row] of from) to.set(key, row);
+};
+const copyGroups = <G, K, V>(from: ReadonlyMap<G, ReadonlyMap<K, V>>, to: Map<G, Map<K, V>>): void => {
+  for (const [group, rows] of from) to.set(group, new Map(rows));
+};
 
 export class MemoryCatalogue implements Catalogue {
-  readonly people: People = memoryPeople();
-  readonly versions: Versions = memoryVersions();
-  readonly uploads: Uploads = memoryUploads();
+  readonly people: People;
+  readonly versions: Versions;
+  readonly uploads: Uploads;
+  readonly subscriptions: Subscriptions;
   #last: Promise<unknown> = Promise.resolve();
+
+  constructor(tables = new MemoryTables()) {
+    this.people = memoryPeople(tables);
+    this.versions = memoryVersions(tables);
+    this.uploads = memoryUploads(tables);
+    this.subscriptions = memorySubscriptions(tables.subscriptions);
+  }
 
   async exclusively<T>(step: () => Promise<T>): Promise<T> {
     const turn = this.#last.then(step);
@@ -31,13 +91,8 @@ export class MemoryCatalogue implements Catalogue {
   async close(): Promise<void> {}
 }
 
-const memoryPeople = (): People => {
-  const invitations = new Map<Digest, Invitation>();
-  const accounts = new Map<string, Account>();
-  const access = new Map<string, Map<string, ApplianceAccess>>();
-  const devices = new Map<Digest, Device>();
-  const tokens = new Map<Digest, Token>();
-  let nonces: { readonly hash: Digest; readonly device: Digest; readonly expiresAt: number }[] = [];
+const memoryPeople = (tables: MemoryTables): People => {
+  const { invitations, accounts, access, devices, tokens } = tables;
   const accessMap = (account: string): Map<string, ApplianceAccess> => {
     const found = access.get(account) ?? new Map<string, ApplianceAccess>();
     access.set(account, found);
@@ -46,6 +101,10 @@ const memoryPeople = (): People => {
   const change = <K, V>(map: Map<K, V>, key: K, by: Partial<V>): void => {
     const old = map.get(key);
     if (old !== undefined) map.set(key, { ...old, ...by });
+  };
+  const changePassword = (name: string, password: PasswordChange): void => {
+    change(accounts, name, password);
+    for (const [hash, { account, scope }] of tokens) if (account === name && scope === 'enrol') tokens.delete(hash);
   };
   return {
     addInvitation: async (invitation) => void invitations.set(invitation.tokenHash, invitation),
@@ -66,6 +125,14 @@ const memoryPeople = (): People => {
       return account !== undefined;
     },
     setPublishingKey: async (name, key) => change(accounts, name, { publishingKey: key }),
+    changePassword: async (name, password) => changePassword(name, password),
+    acceptReset: async (tokenHash, password) => {
+      const invitation = invitations.get(tokenHash);
+      if (invitation === undefined) return false;
+      changePassword(invitation.account, password);
+      invitations.delete(tokenHash);
+      return true;
+    },
     accessOf: async (name) => [...accessMap(name).values()].sort((a, b) => (a.name < b.name ? -1 : 1)),
     setAccess: async (name, item) => void accessMap(name).set(item.name, item),
     removeAccess: async (name, appliance) => accessMap(name).delete(appliance),
@@ -99,27 +166,26 @@ const memoryPeople = (): People => {
     },
     removeToken: async (hash) => void tokens.delete(hash),
     addNonce: async (nonce, perDeviceMax) => {
-      const same = nonces.filter(({ device }) => device === nonce.device);
+      const same = tables.nonces.filter(({ device }) => device === nonce.device);
       const dropped = new Set(same.slice(0, Math.max(0, same.length + 1 - perDeviceMax)));
-      nonces = [...nonces.filter((other) => !dropped.has(other)), nonce];
+      tables.nonces = [...tables.nonces.filter((other) => !dropped.has(other)), nonce];
     },
     takeNonce: async (hash, device, now) => {
-      const found = nonces.find((nonce) => nonce.hash === hash && nonce.device === device && nonce.expiresAt > now);
-      nonces = nonces.filter((nonce) => nonce !== found);
+      const found = tables.nonces.find(
+        (nonce) => nonce.hash === hash && nonce.device === device && nonce.expiresAt > now,
+      );
+      tables.nonces = tables.nonces.filter((nonce) => nonce !== found);
       return found !== undefined;
     },
     removeExpired: async (before) => {
       for (const [hash, token] of tokens) if (token.expiresAt < before) tokens.delete(hash);
       for (const [hash, invitation] of invitations) if (invitation.expiresAt < before) invitations.delete(hash);
-      nonces = nonces.filter((nonce) => nonce.expiresAt >= before);
+      tables.nonces = tables.nonces.filter((nonce) => nonce.expiresAt >= before);
     },
   };
 };
 
-const memoryVersions = (): Versions => {
-  const records = new Map<string, VersionRecord>();
-  const live = new Map<string, Map<Digest, SizedChunk>>();
-  let collections = 0;
+const memoryVersions = ({ records, live, counters }: MemoryTables): Versions => {
   const key = (appliance: string, version: number): string => `${appliance}@${version}`;
   const of = (appliance: string): VersionRecord[] =>
     [...records.values()].filter((record) => record.appliance === appliance).sort((a, b) => a.version - b.version);
@@ -131,7 +197,15 @@ const memoryVersions = (): Versions => {
     appliances: async () => [...new Set([...records.values()].map((record) => record.appliance))].sort(),
     versions: async (appliance) => of(appliance),
     version: async (appliance, version) => records.get(key(appliance, version)),
-    head: async (appliance) => of(appliance).at(-1),
+    head: async (appliance) =>
+      of(appliance)
+        .filter(({ state }) => state === 'live')
+        .at(-1),
+    lastNumber: async (appliance) => of(appliance).at(-1)?.version,
+    candidates: async () =>
+      [...records.values()]
+        .filter(({ state }) => state === 'candidate')
+        .sort((a, b) => (a.appliance === b.appliance ? a.version - b.version : a.appliance < b.appliance ? -1 : 1)),
     recordVersion: async (record) => void records.set(key(record.appliance, record.version), record),
     removeVersion: async (appliance, version) => void records.delete(key(appliance, version)),
     setVersionState: async (appliance, version, state, stateSince) => change(appliance, version, { state, stateSince }),
@@ -141,8 +215,9 @@ const memoryVersions = (): Versions => {
       live.set(appliance, known);
       for (const chunk of chunks) if (!known.has(chunk.digest)) known.set(chunk.digest, chunk);
     },
-    removeLiveChunks: async (appliance, digests) => {
-      for (const digest of digests) live.get(appliance)?.delete(digest);
+    retainLiveChunks: async (appliance, digests) => {
+      for (const digest of live.get(appliance)?.keys() ?? [])
+        if (!digests.has(digest)) live.get(appliance)?.delete(digest);
     },
     liveChunks: async (digests, appliances) => {
       const found = new Map<Digest, SizedChunk>();
@@ -156,18 +231,20 @@ const memoryVersions = (): Versions => {
       }
       return found;
     },
-    collectionNumber: async () => collections,
+    headsNumber: async () => counters.heads,
+    takeHeadsNumber: async (after) => (counters.heads = Math.max(counters.heads, after) + 1),
+    collectionNumber: async () => counters.collections,
     beginCollection: async () => {
-      collections += 1;
+      counters.collections += 1;
     },
   };
 };
 
-const memoryUploads = (): Uploads => {
-  const uploads = new Map<string, Upload>();
-  type Held = SizedChunk & { readonly durable: boolean };
-  const chunks = new Map<string, Map<Digest, Held>>();
-  const disks = new Map<string, Map<string, UploadDisk>>();
+const memoryUploads = ({ uploads, chunks, disks }: MemoryTables): Uploads => {
+  // As the foreign keys of the real one.
+  const requireUpload = (id: string): void => {
+    if (!uploads.has(id)) throw endedUpload();
+  };
   const chunksOf = (id: string): Map<Digest, Held> => {
     const found = chunks.get(id) ?? new Map<Digest, Held>();
     chunks.set(id, found);
@@ -200,12 +277,14 @@ const memoryUploads = (): Uploads => {
       disks.delete(id);
     },
     reserveChunks: async (id, digests) => {
+      if (digests.length > 0) requireUpload(id);
       for (const digest of digests) {
         if (!chunksOf(id).has(digest))
           chunksOf(id).set(digest, { digest, chunkBytes: 0, plainBytes: 0, durable: false });
       }
     },
     keepChunks: async (id, kept, expiresAt) => {
+      if (kept.length > 0) requireUpload(id);
       for (const chunk of kept) chunksOf(id).set(chunk.digest, { ...chunk, durable: true });
       const upload = uploads.get(id);
       if (upload !== undefined) uploads.set(id, { ...upload, expiresAt });
@@ -229,6 +308,7 @@ const memoryUploads = (): Uploads => {
       return reserved;
     },
     setUploadDisk: async (id, disk) => {
+      requireUpload(id);
       const known = disks.get(id) ?? new Map<string, UploadDisk>();
       disks.set(id, known.set(disk.disk, disk));
     },

@@ -144,6 +144,18 @@ export class TestPublisher {
     });
   }
 
+  /** Another disk than `system`; gives its root. */
+  async sendNamedDisk(upload: string, disk: string, plan: DiskPlan): Promise<Digest> {
+    const reply = await this.#server.request('uploadDisk', {
+      token: this.#person.token,
+      params: { upload, disk },
+      query: { since: 'none' },
+      body: encodeChangedPairs(mapOf(plan).changesSince(undefined)),
+    });
+    if (reply.status !== 200) throw new Error(`disk: ${reply.body.toString('utf8')}`);
+    return mapOf(plan).build().root;
+  }
+
   commit(upload: string, body: Buffer): Promise<TestReply> {
     return this.#server.request('commitUpload', { token: this.#person.token, params: { upload }, body });
   }

@@ -57,6 +57,8 @@ export type TestRequest = {
 export type TestPerson = {
   readonly account: string;
   readonly loginSecret: string;
+  /** Of its recovery code. */
+  readonly recoverySecret: string;
   readonly identity: SigningKey;
   readonly device: SigningKey;
   readonly deviceId: Digest;
@@ -151,7 +153,9 @@ export class TestRepository {
     const { catalogue, clock, identity: repository } = this.repository;
     const times = { now: clock.nowSeconds(), seconds: 600 };
     const { token: invitation } = await inviteAccount(catalogue, { account, role, appliances }, times);
-    const loginSecret = randomBytes(32).toString('base64url');
+    const [loginSecret, recoverySecret] = [randomBytes(32), randomBytes(32)].map((bytes) =>
+      bytes.toString('base64url'),
+    ) as [string, string];
     const identity = newKey();
     const accepted = await this.request('acceptInvitation', {
       body: {
@@ -159,7 +163,8 @@ export class TestRepository {
         account,
         passwordParameters: newPasswordParameters(),
         loginSecret,
-        keys: keysFileOf(identity),
+        keys: { ...keysFileOf(identity), byRecoveryCode: randomBytes(72).toString('base64url') },
+        recoverySecret,
       },
     });
     expectStatus(accepted, 200);
@@ -172,7 +177,7 @@ export class TestRepository {
       const set = await this.request('setPublishingKey', { token, body: { key: publishing.publicKey, proof } });
       expectStatus(set, 200);
     }
-    return { account, loginSecret, identity, device, deviceId, publishing, token };
+    return { account, loginSecret, recoverySecret, identity, device, deviceId, publishing, token };
   }
 
   async registerDevice(person: Pick<TestPerson, 'account' | 'loginSecret' | 'identity' | 'device'>): Promise<Digest> {

@@ -1,0 +1,187 @@
+/** Retention and the collector over persons' data: what goes, when, and what never does. */
+import { decodeSnapshotObject, encodeSnapshotObject } from '@collective/shared';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { snapshotDataName, uploadName, UPLOADS_FOLDER } from '../storage/blob-names.js';
+import { privateChunkOf, type TestBackup, type UserPlan } from '../testing/test-backup.js';
+import { chunkOf } from '../testing/test-publisher.js';
+import {
+  INITIAL,
+  openSubscriber,
+  publishWithUserDisk,
+  SUBSCRIPTION,
+  type Subscriber,
+} from '../testing/test-subscriber.js';
+import { type TestReply } from '../testing/test-repository.js';
+import { checkRepository } from './check-repository.js';
+import { collectGarbage } from './collector.js';
+import { assembleRepository } from './repository.js';
+
+let world: Subscriber;
+let backup: TestBackup;
+beforeEach(async () => {
+  world = await openSubscriber();
+  backup = world.backup;
+});
+afterEach(async () => {
+  expect((await checkRepository(world.server.repository)).problems).toEqual([]);
+  await world.server.close();
+});
+
+const DAY = 86_400;
+const inherited: UserPlan = INITIAL.map(() => 'inherit');
+const written = (blocks: Readonly<Record<number, number | `p${number}`>>): UserPlan =>
+  inherited.map((entry, index) => blocks[index] ?? entry);
+const of = () => ({ account: world.person.account, subscription: SUBSCRIPTION });
+const gc = (graceSeconds = 30 * DAY) => collectGarbage(world.server.repository, { graceSeconds });
+const dataOf = async (number: number): Promise<Buffer | undefined> =>
+  world.server.repository.blobStore.read(snapshotDataName(of(), number));
+type Listed = Record<string, unknown>;
+/** The token of the start is good for an hour only. */
+const later = async (seconds: number): Promise<void> => {
+  world.server.clock.advance(seconds);
+  Object.assign(backup, { person: { ...backup.person, token: await world.server.deviceLogin(world.person.device) } });
+};
+const list = async (which = 'all'): Promise<Listed[]> =>
+  (await backup.request('snapshots', { query: { which } })).json() as unknown as Listed[];
+const numbers = async (which: string): Promise<unknown[]> => (await list(which)).map(({ number }) => number);
+const answer = (reply: TestReply): unknown[] => [reply.status, reply.json()['code']];
+/** Snapshots 1 to `count`, a second apart, each with another content of block 3. */
+const saveMany = async (count: number): Promise<void> => {
+  for (let at = 1; at <= count; at += 1) {
+    await backup.save({ plan: written({ 3: at, 200: 5_000 }) });
+    world.server.clock.advance(1);
+  }
+};
+
+describe('thinning', () => {
+  test('a commit marks what retention does not keep: deleted, with a time, and still readable', async () => {
+    await saveMany(12);
+    await later(2 * DAY);
+    await backup.take();
+    await backup.save({ plan: written({ 3: 100, 200: 5_000 }) });
+    expect(await numbers('deleted')).toEqual([3, 2, 1]);
+    expect(await numbers('kept')).toHaveLength(10);
+    expect((await list('deleted'))[0]?.['deletedAt']).toBe(world.server.clock.nowSeconds());
+    expect((await backup.request('snapshotData', { params: { number: 1 } })).status).toBe(200);
+  });
+  test('the collector thins who commits no more; pinned ones stay; what is brought back is pinned', async () => {
+    await saveMany(13);
+    await backup.request('pinSnapshot', { params: { number: 2 } });
+    await later(2 * DAY);
+    expect(await gc()).toMatchObject({ snapshotsThinned: 2, snapshotsForgotten: 0, objectsDeleted: 0 });
+    expect(await numbers('deleted')).toEqual([3, 1]);
+    expect((await backup.request('restoreSnapshot', { params: { number: 1 } })).status).toBe(200);
+    expect(answer(await backup.request('pinSnapshot', { params: { number: 3 } }))).toEqual([404, 'not-found']);
+    expect(await gc()).toMatchObject({ snapshotsThinned: 0 });
+    expect((await list('kept')).filter(({ pinned }) => pinned === true).map(({ number }) => number)).toEqual([2, 1]);
+    await backup.request('unpinSnapshot', { params: { number: 1 } });
+    expect(await gc()).toMatchObject({ snapshotsThinned: 1 });
+  });
+});
+
+describe('what was deleted', () => {
+  test('stays for the grace time, then its object goes unless a kept snapshot lists it; its manifest stays', async () => {
+    await saveMany(13);
+    // The head lists none but its own object: what the others added is theirs alone.
+    const { manifest } = backup.make({ plan: written({ 9: 900 }), objects: [] });
+    expect(manifest.objects).toEqual([14]);
+    await backup.save({ plan: written({ 9: 900 }), objects: [] });
+    await later(2 * DAY);
+    await gc();
+    expect(await numbers('deleted')).toEqual([4, 3, 2, 1]);
+    await later(30 * DAY - 1);
+    expect(await gc()).toMatchObject({ snapshotsForgotten: 0, objectsDeleted: 0 });
+    await later(1);
+    // Snapshot 5 lists the objects of 1 to 4 too: they stay, without what only 1 to 4 named.
+    const result = await gc();
+    expect(result).toMatchObject({ snapshotsForgotten: 4, objectsDeleted: 0, objectsRewritten: 4 });
+    expect(await numbers('all')).not.toContain(1);
+    expect(answer(await backup.request('restoreSnapshot', { params: { number: 1 } }))).toEqual([404, 'not-found']);
+    expect((await backup.request('snapshotManifest', { params: { number: 1 } })).status).toBe(200);
+    expect(decodeSnapshotObject((await dataOf(1)) ?? Buffer.alloc(0)).map(({ digest }) => digest)).toContain(
+      privateChunkOf(5_000).digest,
+    );
+    expect(decodeSnapshotObject((await dataOf(2)) ?? Buffer.alloc(0))).toEqual([]);
+  });
+  test('a subscription goes whole after the grace time: list, objects and what it named of the public chunks', async () => {
+    await backup.save({ plan: written({ 3: 1, 4: 'p2000' }) });
+    const { manifest } = world.version;
+    await publishWithUserDisk(world.server, world.alice, 2, { version: 1, manifest }, [7]);
+    const params = { name: 'debian', version: 1 };
+    await world.server.request('deleteVersion', { token: world.alice.token, params });
+    await later(31 * DAY);
+    expect(await gc()).toMatchObject({ versionsForgotten: 1, chunksDeleted: 0 });
+    await backup.request('deleteSubscription');
+    await later(30 * DAY - 1);
+    expect(await gc()).toMatchObject({ snapshotsForgotten: 0 });
+    await later(1);
+    expect(await gc()).toMatchObject({ snapshotsForgotten: 1, objectsDeleted: 1 });
+    expect(await dataOf(1)).toBeUndefined();
+    expect(await world.server.repository.blobStore.readChunk(chunkOf(2_000).digest)).toBeUndefined();
+    expect((await world.server.request('subscriptions', { token: backup.person.token })).json()).toEqual([]);
+    expect(answer(await backup.create())).toEqual([409, 'exists']);
+    expect(answer(await backup.request('restoreSubscription'))).toEqual([404, 'not-found']);
+  });
+});
+
+test('the version that a user disk began from is deleted and collected: no byte of the snapshot changes', async () => {
+  await backup.save({ plan: written({ 3: 1 }) });
+  const { manifest } = world.version;
+  await publishWithUserDisk(world.server, world.alice, 2, { version: 1, manifest }, [7]);
+  const params = { name: 'debian', version: 1 };
+  await world.server.request('deleteVersion', { token: world.alice.token, params });
+  world.server.clock.advance(1);
+  expect(await gc(0)).toMatchObject({ versionsForgotten: 1, chunksDeleted: 0 });
+  expect(await world.server.repository.blobStore.readChunk(chunkOf(1_001).digest)).toBeDefined();
+  await backup.take();
+  await backup.save({ plan: written({ 3: 2 }) });
+});
+
+test('a reader that goes on with the object that it had begun is told that it has been rewritten', async () => {
+  await saveMany(12);
+  const first = await backup.request('snapshotData', { params: { number: 2 }, headers: { range: 'bytes=0-99' } });
+  const { etag } = first.headers;
+  await later(2 * DAY);
+  await gc();
+  await later(30 * DAY);
+  expect(await gc()).toMatchObject({ objectsRewritten: 2 });
+  const read = (headers: Record<string, string>) =>
+    backup.request('snapshotData', { params: { number: 2 }, headers: { range: 'bytes=0-', ...headers } });
+  expect(answer(await read({ 'if-match': String(etag) }))).toEqual([409, 'conflict']);
+  const now = await read({});
+  expect([now.status, now.body.equals(encodeSnapshotObject([]))]).toEqual([200, true]);
+});
+
+test('uploads that have expired are ended, their files too, and files that no upload has', async () => {
+  const { blobStore, catalogue } = world.server.repository;
+  const made = backup.make({ plan: written({ 3: 1 }) });
+  const upload = String((await backup.open(made.manifest)).json()['upload']);
+  await backup.send(upload, made.data);
+  await blobStore.writePart(uploadName('f'.repeat(32)), Buffer.from('x'), 0);
+  await gc();
+  expect(await blobStore.list(UPLOADS_FOLDER)).toEqual([upload]);
+  await later(2 * DAY);
+  await gc();
+  expect([await blobStore.list(UPLOADS_FOLDER), await catalogue.subscriptions.snapshotUploadIds()]).toEqual([
+    [],
+    new Set(),
+  ]);
+});
+
+test('the collector stops when a snapshot cannot be read: what it names is not known', async () => {
+  await backup.save({ plan: written({ 3: 1 }) });
+  const { blobStore } = world.server.repository;
+  const name = snapshotDataName(of(), 1);
+  const whole = (await dataOf(1)) ?? Buffer.alloc(0);
+  await blobStore.replace(name, whole.subarray(0, whole.length - 1));
+  await expect(gc(0)).rejects.toMatchObject({ code: 'malformed' });
+  expect((await checkRepository(world.server.repository)).problems.map(({ kind }) => kind)).toEqual([
+    'object',
+    'snapshot',
+  ]);
+  await blobStore.remove(name);
+  await expect(gc(0)).rejects.toMatchObject({ code: 'block-missing' });
+  await blobStore.replace(name, whole);
+  const restarted = await assembleRepository(world.server.repository);
+  expect(restarted.problems).toEqual([]);
+});

@@ -1,0 +1,105 @@
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { RETENTION_DEFAULT, type RetainedSnapshot, retentionPlan } from './retention.js';
+
+const HOUR = 3_600;
+const DAY = 86_400;
+/** The beginning of a week as retention counts it. */
+const NOW = 3_000 * 7 * DAY;
+
+const every = (seconds: number, from: number, to: number): RetainedSnapshot[] =>
+  Array.from({ length: Math.floor((to - from) / seconds) + 1 }, (_, index) => ({
+    number: index + 1,
+    committedAt: from + index * seconds,
+    pinned: false,
+  }));
+const planned = (snapshots: readonly RetainedSnapshot[], now = NOW): RetainedSnapshot[] => {
+  const kept = retentionPlan(snapshots, now, RETENTION_DEFAULT);
+  return snapshots.filter(({ number }) => kept.has(number));
+};
+const between = (kept: readonly RetainedSnapshot[], oldest: number, youngest: number): number =>
+  kept.filter(({ committedAt }) => committedAt > NOW - oldest && committedAt <= NOW - youngest).length;
+
+describe('retention', () => {
+  test('a snapshot every 30 s for ten weeks: all of an hour, then 5 minutes, hours, days, weeks', () => {
+    const kept = planned(every(30, NOW - 70 * DAY, NOW));
+    expect(between(kept, HOUR, 0)).toBe(120);
+    // Where two steps meet, the younger one has the rest of an interval.
+    const isAbout = (count: number, wanted: number): void => expect(Math.abs(count - wanted)).toBeLessThanOrEqual(1);
+    isAbout(between(kept, DAY, HOUR), 23 * 12);
+    isAbout(between(kept, 7 * DAY, DAY), 6 * 24);
+    isAbout(between(kept, 35 * DAY, 7 * DAY), 28); // a month, and the rest of its first week
+    isAbout(between(kept, 70 * DAY, 35 * DAY), 5);
+  });
+  test('the last ten stay however old and close they are', () => {
+    const old = every(1, NOW - 400 * DAY, NOW - 400 * DAY + 99);
+    expect(planned(old).map(({ number }) => number)).toEqual([91, 92, 93, 94, 95, 96, 97, 98, 99, 100]);
+  });
+  test('the head stays even when the settings would keep none, and so do pinned ones', () => {
+    const settings = { ...RETENTION_DEFAULT, newestCount: 0 };
+    const old = every(1, NOW - 400 * DAY, NOW - 400 * DAY + 4).map((snapshot) => ({
+      ...snapshot,
+      pinned: snapshot.number === 2,
+    }));
+    expect([...retentionPlan(old, NOW, settings)].sort()).toEqual([2, 5]);
+  });
+  test('what is younger than now, because a clock went back, is kept', () => {
+    const future = every(1, NOW + DAY, NOW + DAY + 50);
+    expect(planned(future)).toEqual(future);
+  });
+  test('nothing has nothing to keep', () => {
+    expect(retentionPlan([], NOW, RETENTION_DEFAULT)).toEqual(new Set());
+  });
+
+  const histories = fc
+    .array(fc.tuple(fc.integer({ min: 1, max: 9 * HOUR }), fc.boolean()), { minLength: 1, maxLength: 300 })
+    .map((gaps) => {
+      let committedAt = NOW - 60 * DAY;
+      return gaps.map(([gap, pinned], index) => {
+        committedAt += gap;
+        return { number: index + 1, committedAt, pinned: pinned && index % 17 === 0 };
+      });
+    });
+  test('thinning often and thinning once come to the same', () => {
+    fc.assert(
+      fc.property(
+        histories,
+        fc.array(fc.integer({ min: 0, max: 40 * DAY }), { minLength: 1, maxLength: 6 }),
+        (all, waits) => {
+          let now = Math.max(...all.map(({ committedAt }) => committedAt));
+          let kept = all;
+          for (const wait of waits) {
+            now += wait;
+            kept = planned(kept, now);
+          }
+          expect(kept).toEqual(planned(all, now));
+        },
+      ),
+      { numRuns: 400 },
+    );
+  });
+  test('two of one interval in which the end of a step falls are thinned the same today as yesterday', () => {
+    // Were the interval cut in two, each would be the last of its half, and only one of them was the last of it before.
+    const middle = NOW - 30 * DAY + 10 * HOUR;
+    const all = [...every(1, middle, middle + 1), ...every(HOUR, middle + DAY, middle + 2 * DAY)].map(
+      (snapshot, index) => ({ ...snapshot, number: index + 1 }),
+    );
+    const now = middle + 30 * DAY + 1;
+    const often = planned(planned(all, middle + 3 * DAY), now);
+    expect(often).toEqual(planned(all, now));
+  });
+  test('the head, pinned ones and the last ten are in every plan, and the gaps are bounded', () => {
+    fc.assert(
+      fc.property(histories, fc.integer({ min: 0, max: 100 * DAY }), (all, wait) => {
+        const now = Math.max(...all.map(({ committedAt }) => committedAt)) + wait;
+        const kept = new Set(planned(all, now));
+        for (const snapshot of all) {
+          if (snapshot.pinned || snapshot.number > all.length - 10) expect(kept).toContain(snapshot);
+          if (now - snapshot.committedAt < HOUR) expect(kept).toContain(snapshot);
+          // Something of the same interval, which is at most a week, stays.
+          expect([...kept].some((other) => Math.abs(other.committedAt - snapshot.committedAt) < 7 * DAY)).toBe(true);
+        }
+      }),
+    );
+  });
+});

@@ -1,0 +1,77 @@
+/**
+ * Which snapshots are kept: a pure plan. Within each step of the past the last snapshot of each interval stays. Intervals
+ * are counted from 1970, and each step's is a multiple of the one before, so a snapshot that a later step keeps was kept
+ * by all before it: thinning often and thinning once come to the same.
+ */
+export type RetentionStep = {
+  /** Applies to what is younger than this, and to the rest of the next step's interval. */
+  readonly ageSeconds: number;
+  /** One snapshot of each so many seconds stays; 0: all. */
+  readonly everySeconds: number;
+};
+export type RetentionSettings = {
+  /** By age, the youngest first. */
+  readonly steps: readonly RetentionStep[];
+  /** For what is older than all steps. */
+  readonly everySecondsThen: number;
+  /** So many of the newest stay in any case. */
+  readonly newestCount: number;
+};
+export type RetainedSnapshot = {
+  readonly number: number;
+  /** By the server's clock. */
+  readonly committedAt: number;
+  readonly pinned: boolean;
+};
+
+const MINUTE = 60;
+const HOUR = 3_600;
+const DAY = 86_400;
+const WEEK = 7 * DAY;
+
+/** All of the last hour, every 5 minutes of the last day, hourly of the last week, daily of the last month, then weekly. */
+export const RETENTION_DEFAULT: RetentionSettings = {
+  steps: [
+    { ageSeconds: HOUR, everySeconds: 0 },
+    { ageSeconds: DAY, everySeconds: 5 * MINUTE },
+    { ageSeconds: WEEK, everySeconds: HOUR },
+    { ageSeconds: 30 * DAY, everySeconds: DAY },
+  ],
+  everySecondsThen: WEEK,
+  newestCount: 10,
+};
+
+/** Numbers of those that are kept: by their age, pinned ones, and the newest, the head among them. */
+export const retentionPlan = (
+  snapshots: readonly RetainedSnapshot[],
+  nowSeconds: number,
+  settings: RetentionSettings,
+): Set<number> => {
+  const newestFirst = [...snapshots].sort((a, b) => b.number - a.number);
+  const kept = new Set<number>();
+  const taken = new Set<string>();
+  for (const [at, { number, committedAt, pinned }] of newestFirst.entries()) {
+    const everySeconds = intervalAt({ committedAt, nowSeconds }, settings);
+    const interval = everySeconds === 0 ? `all ${number}` : `${everySeconds} ${Math.floor(committedAt / everySeconds)}`;
+    const isLastOfInterval = !taken.has(interval);
+    taken.add(interval);
+    if (pinned || isLastOfInterval || at < Math.max(1, settings.newestCount)) kept.add(number);
+  }
+  return kept;
+};
+
+/**
+ * The step that a snapshot belongs to. Where a step ends it ends with a whole interval of the next one, so that no interval is cut in two:
+ * otherwise what is last in its half today would not be what was last in the whole yesterday. What is younger than now, because a clock
+ * went back, counts as new.
+ */
+const intervalAt = (
+  { committedAt, nowSeconds }: { readonly committedAt: number; readonly nowSeconds: number },
+  { steps, everySecondsThen }: RetentionSettings,
+): number => {
+  const isIn = (step: RetentionStep, at: number): boolean => {
+    const nextSeconds = Math.max(1, steps[at + 1]?.everySeconds ?? everySecondsThen);
+    return committedAt >= Math.floor((nowSeconds - step.ageSeconds) / nextSeconds) * nextSeconds;
+  };
+  return steps.find(isIn)?.everySeconds ?? everySecondsThen;
+};

@@ -1,0 +1,81 @@
+/** A repository with a published appliance that has an initial user disk, and a person who is subscribed to it. */
+import { type Digest, sha256 } from '@collective/shared';
+import { type BlobStore } from '../storage/blob-store.js';
+import { type Catalogue } from '../catalogue/catalogue.js';
+import { type Limits } from '../limits.js';
+import { BLOCK_BYTES, type DiskPlan, manifestOf, mapOf, signManifest, TestPublisher } from './test-publisher.js';
+import { TestBackup } from './test-backup.js';
+import { type TestPerson, TestRepository } from './test-repository.js';
+
+export const SUBSCRIPTION = '5'.repeat(32);
+/** The initial user disk: 300 blocks, so that its map has a root and three leaves, the middle one all zero. */
+export const INITIAL: DiskPlan = Array.from({ length: 300 }, (_, index) =>
+  index < 128 ? 1_000 + (index % 7) : index < 256 ? 0 : 2_000,
+);
+
+export type Subscriber = {
+  readonly server: TestRepository;
+  readonly publisher: TestPublisher;
+  readonly alice: TestPerson;
+  readonly person: TestPerson;
+  readonly backup: TestBackup;
+  /** Root of the initial user disk. */
+  readonly base: Digest;
+  readonly version: { readonly appliance: string; readonly version: number; readonly manifest: Digest };
+};
+
+/** Version 1 of `debian` by alice, and ursula, who may use it, with a subscription and its lease. */
+export const openSubscriber = async (
+  options: { readonly limits?: Partial<Limits>; readonly blobStore?: BlobStore; readonly catalogue?: Catalogue } = {},
+): Promise<Subscriber> => {
+  const server = await TestRepository.open(options);
+  const alice = await server.join('alice', 'publisher');
+  await server.allow(alice, 'debian');
+  const publisher = new TestPublisher(server, alice);
+  const { base, version } = await publishWithUserDisk(server, alice, 1, null, INITIAL);
+  const person = await server.join('ursula', 'user', [{ name: 'debian', access: 'use' }]);
+  const backup = new TestBackup(server, person, { subscription: SUBSCRIPTION, writtenBy: version, base });
+  await backup.create();
+  await backup.take();
+  return { server, publisher, alice, person, backup, base, version };
+};
+
+/** A version whose system disk is one block and whose initial user disk is `plan`. */
+export const publishWithUserDisk = async (
+  server: TestRepository,
+  alice: TestPerson,
+  number: number,
+  parent: { readonly version: number; readonly manifest: Digest } | null,
+  plan: DiskPlan,
+): Promise<Pick<Subscriber, 'base' | 'version'>> => {
+  const publisher = new TestPublisher(server, alice);
+  const upload = await publisher.openUpload('debian', parent?.version ?? null);
+  await publisher.sendChunks(upload, [1, ...plan]);
+  await publisher.sendDisk(upload, [1]);
+  const base = await publisher.sendNamedDisk(upload, 'user', plan);
+  const manifest = manifestOf({
+    appliance: 'debian',
+    version: number,
+    parent,
+    plan: [1],
+    change: (made) => ({
+      ...made,
+      disks: [
+        ...made.disks,
+        {
+          name: 'user',
+          kind: 'user',
+          bus: 'virtio',
+          diskBytes: plan.length * BLOCK_BYTES,
+          blockBytes: BLOCK_BYTES,
+          root: mapOf(plan).build().root,
+          base: null,
+        },
+      ],
+    }),
+  });
+  const file = signManifest(manifest, alice.publishing);
+  const reply = await publisher.commit(upload, file);
+  if (reply.status !== 201) throw new Error(`publish: ${reply.body.toString('utf8')}`);
+  return { base, version: { appliance: 'debian', version: number, manifest: sha256(file) } };
+};
