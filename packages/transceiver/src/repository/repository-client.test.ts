@@ -21,6 +21,56 @@ afterEach(async () => {
   await new Promise<void>((resolve) => server.close(() => resolve()));
 });
 
+describe('parts of snapshot objects', () => {
+  const of = { subscription: '5'.repeat(32), number: 7 };
+  const part = (response: ServerResponse, range: string): void => {
+    response.writeHead(206, { 'content-range': range, etag: '"tag"' }).end(Buffer.from('part'));
+  };
+
+  beforeEach(() => client.useTokens({ token: async (refused) => (refused === undefined ? 'old' : 'new') }));
+
+  it('come with their place and tag, and ask with the tag that is known', async () => {
+    let asked: IncomingMessage | undefined;
+    answer = (request, response) => {
+      asked = request;
+      part(response, 'bytes 10-13/100');
+    };
+    expect(await client.objectRange({ ...of, range: '10-99', ifMatch: '"tag"' })).toEqual({
+      ...{ bytes: Buffer.from('part'), byteOffset: 10, objectBytes: 100, etag: '"tag"' },
+    });
+    expect(asked?.url).toBe(`/v1/me/subscriptions/${of.subscription}/snapshots/7/data`);
+    expect(asked?.headers).toMatchObject({ range: 'bytes=10-99', 'if-match': '"tag"', authorization: 'Bearer old' });
+  });
+
+  it('of a whole object that fits into one answer', async () => {
+    answer = (_request, response) => response.writeHead(200, { etag: '"tag"' }).end(Buffer.from('part'));
+    expect(await client.objectRange({ ...of, range: '-65536' })).toMatchObject({ byteOffset: 0, objectBytes: 4 });
+  });
+
+  it('a token that has expired is renewed once', async () => {
+    answer = (request, response) =>
+      request.headers.authorization === 'Bearer new'
+        ? part(response, 'bytes 0-3/4')
+        : json(response, 401, { code: 'token-expired', message: 'expired' });
+    expect((await client.objectRange({ ...of, range: '0-3' })).bytes.toString()).toBe('part');
+  });
+
+  it.each(['bytes 10-14/100', 'bytes */100', ''])(
+    'whose headers (%s) do not go with the body: refused',
+    async (range) => {
+      answer = (_request, response) => part(response, range);
+      await expect(client.objectRange({ ...of, range: '10-99' })).rejects.toMatchObject({ code: 'malformed' });
+    },
+  );
+
+  it('of an object that was rewritten: conflict', async () => {
+    answer = (_request, response) => json(response, 409, { code: 'conflict', message: 'rewritten' });
+    await expect(client.objectRange({ ...of, range: '0-3', ifMatch: '"old"' })).rejects.toMatchObject({
+      code: 'conflict',
+    });
+  });
+});
+
 describe('RepositoryClient', () => {
   it('gives the bytes of a route of bytes, and counts them', async () => {
     answer = (_request, response) => response.end(Buffer.from('trust'));

@@ -11,6 +11,7 @@ import {
   CollectiveError,
   ERROR_TABLE,
   ROUTES,
+  SNAPSHOT_PART_BYTES_MAX,
   isErrorCode,
   routePath,
   type ErrorCode,
@@ -47,6 +48,22 @@ export type CallOptions<N extends RouteName> = Value<'params', RouteParams<N>> &
     readonly signal?: AbortSignal;
     readonly responseBytesMax?: number;
   };
+
+export type ObjectRange = {
+  readonly subscription: string;
+  readonly number: number;
+  readonly range: string;
+  readonly ifMatch?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+};
+export type ObjectPart = {
+  readonly bytes: Buffer;
+  /** Where the part begins, and how long the whole object is. */
+  readonly byteOffset: number;
+  readonly objectBytes: number;
+  /** For `ifMatch` of the next one. */
+  readonly etag: string;
+};
 
 export class RepositoryClient {
   readonly address: RepositoryAddress;
@@ -85,10 +102,27 @@ export class RepositoryClient {
     try {
       return await this.#once(name, options, token);
     } catch (error) {
-      const isStale =
-        error instanceof CollectiveError && (error.code === 'token-expired' || error.code === 'not-logged-in');
-      if (!isStale || options.token !== undefined || token === undefined || this.#tokens === undefined) throw error;
+      if (!isStaleToken(error) || options.token !== undefined || token === undefined || this.#tokens === undefined)
+        throw error;
       return this.#once(name, options, await this.#tokens.token(token));
+    }
+  }
+
+  /**
+   * A piece of a snapshot's object (docs/formats/snapshot-object.md): at most 4 MiB, of a longer range the beginning.
+   * `range`: `a-b`, `a-` or `-n`. `ifMatch`: only of the object with this tag. Errors: as `call`; `conflict` when the
+   * object has been rewritten, `not-found`, `bad-request` for no range of it.
+   */
+  async objectRange(of: ObjectRange): Promise<ObjectPart> {
+    const { subscription, number, range, ifMatch, signal } = of;
+    const ask = async (token: string | undefined): Promise<ObjectPart> =>
+      this.#askRange({ subscription, number }, { range, ifMatch, token, signal });
+    const token = await this.#tokenFor('snapshotData', undefined);
+    try {
+      return await ask(token);
+    } catch (error) {
+      if (!isStaleToken(error) || token === undefined || this.#tokens === undefined) throw error;
+      return ask(await this.#tokens.token(token));
     }
   }
 
@@ -102,6 +136,35 @@ export class RepositoryClient {
     if (auth === 'none') return undefined;
     if (auth === 'enrol' || this.#tokens === undefined) throw new CollectiveError('not-logged-in');
     return this.#tokens.token();
+  }
+
+  async #askRange(
+    params: RouteParams<'snapshotData'>,
+    request: {
+      readonly range: string;
+      readonly ifMatch: string | undefined;
+      readonly token: string | undefined;
+      readonly signal: AbortSignal | undefined;
+    },
+  ): Promise<ObjectPart> {
+    const { range, ifMatch, token, signal } = request;
+    const path = routePath('snapshotData', params);
+    const { status, bytes, headers } = await this.#exchange(
+      {
+        method: 'GET',
+        path,
+        headers: {
+          range: `bytes=${range}`,
+          ...(ifMatch === undefined ? {} : { 'if-match': ifMatch }),
+          ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+        },
+        body: null,
+        ...(signal === undefined ? {} : { signal }),
+      },
+      SNAPSHOT_PART_BYTES_MAX,
+    );
+    if (status !== 200 && status !== 206) throw this.#errorOf(status, bytes, path);
+    return { bytes, ...placeOf(status, bytes.length, headers) };
   }
 
   async #once<N extends RouteName>(
@@ -133,7 +196,11 @@ export class RepositoryClient {
   async #exchange(
     request: Dispatcher.RequestOptions,
     bytesMax: number,
-  ): Promise<{ readonly status: number; readonly bytes: Buffer }> {
+  ): Promise<{
+    readonly status: number;
+    readonly bytes: Buffer;
+    readonly headers: Dispatcher.ResponseData['headers'];
+  }> {
     try {
       const response = await this.#pool.request(request);
       this.#sentBytes += request.body instanceof Uint8Array ? request.body.length : 0;
@@ -152,7 +219,7 @@ export class RepositoryClient {
         parts.push(piece);
       }
       this.#receivedBytes += total;
-      return { status: response.statusCode, bytes: Buffer.concat(parts, total) };
+      return { status: response.statusCode, bytes: Buffer.concat(parts, total), headers: response.headers };
     } catch (error) {
       throw this.#transportError(error, request);
     }
@@ -207,6 +274,29 @@ export class RepositoryClient {
     const code: ErrorCode = status >= 500 || status === 408 ? 'repository-unreachable' : 'bad-request';
     return new CollectiveError(code, `${where} answers with status ${String(status)}.`);
   }
+}
+
+const isStaleToken = (error: unknown): boolean =>
+  error instanceof CollectiveError && (error.code === 'token-expired' || error.code === 'not-logged-in');
+
+const CONTENT_RANGE = /^bytes ([0-9]{1,15})-([0-9]{1,15})\/([0-9]{1,15})$/;
+
+/** Which part of which object came. Errors: `malformed` when the headers do not go with the body. */
+function placeOf(
+  status: number,
+  byteLength: number,
+  headers: Dispatcher.ResponseData['headers'],
+): Omit<ObjectPart, 'bytes'> {
+  const { etag, 'content-range': range } = headers;
+  const [, first, last, total] = CONTENT_RANGE.exec(typeof range === 'string' ? range : '') ?? [];
+  const place =
+    status === 200
+      ? { byteOffset: 0, objectBytes: byteLength }
+      : { byteOffset: Number(first), objectBytes: Number(total) };
+  const isRight = status === 200 || Number(last) - Number(first) + 1 === byteLength;
+  if (typeof etag !== 'string' || !isRight)
+    throw new CollectiveError('malformed', 'The answer to snapshotData does not say which part it is.');
+  return { ...place, etag };
 }
 
 function requestBody(kind: 'json' | 'bytes' | 'none', body: unknown): Uint8Array | undefined {

@@ -3,7 +3,7 @@
  * folder synced. After power loss there is the old file or the new one, whole. Files are 0600.
  */
 import { randomBytes } from 'node:crypto';
-import { open, readFile, rename, unlink } from 'node:fs/promises';
+import { mkdir, open, readFile, rename, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 
 export async function writeDurably(path: string, bytes: Uint8Array | string): Promise<void> {
@@ -21,7 +21,25 @@ export async function writeDurably(path: string, bytes: Uint8Array | string): Pr
     await unlink(temporary).catch(() => undefined);
     throw error;
   }
-  const folder = await open(dirname(path), 'r');
+  await syncFolder(dirname(path));
+}
+
+/** Makes the folder (0700), and those that it lies in, when they are missing; their names survive a power cut. */
+export async function makeFolderDurably(path: string): Promise<void> {
+  try {
+    await mkdir(path, { mode: 0o700 });
+  } catch (error) {
+    if (isErrno(error, 'ENOENT')) {
+      await makeFolderDurably(dirname(path));
+      await mkdir(path, { mode: 0o700 });
+    } else if (!isErrno(error, 'EEXIST')) throw error;
+  }
+  // Also of one that was there: whoever made it may have been killed before its sync.
+  await syncFolder(dirname(path));
+}
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r');
   try {
     await folder.sync();
   } finally {

@@ -1,10 +1,14 @@
-/** The real disk, but for tests: files whose path ends as told fail to sync, or to be written, with a given error. */
+/** The real disk, but for tests: files whose path ends as told fail to sync, to be written or to be read, with a given error. */
 import { CollectiveError } from '@collective/shared';
 import type { Extent } from '../blockd/block-device.js';
 import type { RandomFile } from './file-system.js';
 import { LocalFileSystem } from './local-file-system.js';
 
-type Fault = { readonly pathEnd: string; readonly call: 'sync' | 'write'; readonly code: 'disk-full' | 'local-io' };
+type Fault = {
+  readonly pathEnd: string;
+  readonly call: 'sync' | 'write' | 'read';
+  readonly code: 'disk-full' | 'local-io';
+};
 
 export class FaultyFileSystem extends LocalFileSystem {
   fault: Fault | undefined;
@@ -43,8 +47,13 @@ class FaultyFile implements RandomFile {
     return this.#file.tryRead(target, byteOffset);
   }
 
-  read(target: Uint8Array, byteOffset: number): Promise<void> {
-    return this.#file.read(target, byteOffset);
+  async read(target: Uint8Array, byteOffset: number): Promise<void> {
+    this.#check('read');
+    await this.#file.read(target, byteOffset);
+  }
+
+  mayTryWrite(byteLength: number): boolean {
+    return this.#file.mayTryWrite(byteLength);
   }
 
   tryWrite(source: Uint8Array, byteOffset: number): boolean {
@@ -84,8 +93,16 @@ class FaultyFile implements RandomFile {
     this.#file.willRead(byteOffset, byteLength);
   }
 
+  dropFromMemory(byteOffset: number, byteLength: number): void {
+    this.#file.dropFromMemory(byteOffset, byteLength);
+  }
+
   byteLength(): Promise<number> {
     return this.#file.byteLength();
+  }
+
+  byteLengthNow(): number {
+    return this.#file.byteLengthNow();
   }
 
   setByteLength(byteLength: number): Promise<void> {

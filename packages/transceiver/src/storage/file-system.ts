@@ -44,6 +44,8 @@ export interface RandomFile {
   tryRead(target: Uint8Array, byteOffset: number): boolean;
   /** Fills all of `target`; `local-io` when the file is shorter. */
   read(target: Uint8Array, byteOffset: number): Promise<void>;
+  /** Whether a `tryWrite` of so many bytes in this turn would begin at all; after false it writes nothing. */
+  mayTryWrite(byteLength: number): boolean;
   /** Writes all of `source` to the page cache at once. False: it would have to wait or failed, and the range may hold a part. */
   tryWrite(source: Uint8Array, byteOffset: number): boolean;
   /** As `tryWrite`, and may wait. `source` is borrowed until it settles. After an error the range may hold a part. */
@@ -59,10 +61,14 @@ export interface RandomFile {
   /** Where the range holds data and where nothing, covering it exactly. All `data` where the file system cannot tell. */
   extents(byteOffset: number, byteLength: number): Extent[];
   byteLength(): Promise<number>;
+  /** The same at once, on the calling thread. Throws. */
+  byteLengthNow(): number;
   /** Sets the length; a longer file reads as zeroes there and takes no space. */
   setByteLength(byteLength: number): Promise<void>;
   /** A hint that the range will be read soon. */
   willRead(byteOffset: number, byteLength: number): void;
+  /** A hint that what is clean of the range should leave the memory, so that the next read of it comes from the medium. */
+  dropFromMemory(byteOffset: number, byteLength: number): void;
   /** The descriptor, for hints by `syscalls` (posix_fadvise); undefined in a double. */
   readonly descriptor: number | undefined;
   close(): Promise<void>;

@@ -5,7 +5,7 @@
  * EOPNOTSUPP), the measured latency of synchronous reads decides. Buffered writes cannot be asked beforehand on ext4, so
  * their measured latency always decides.
  */
-import { close, fdatasync, fstat, ftruncate, read, readSync, write, writeSync } from 'node:fs';
+import { close, fdatasync, fstat, fstatSync, ftruncate, read, readSync, write, writeSync } from 'node:fs';
 import { CollectiveError } from '@collective/shared';
 import type { Extent } from '../blockd/block-device.js';
 import { ERRNO, syscalls } from '../blockd/syscalls.js';
@@ -29,6 +29,8 @@ const SYNC_WRITE_BYTES_MAX = 128 << 10;
 const POOL_WRITE_BYTES = 64 << 10;
 /** Where zeroes have to be written, they are written in pieces of this size. */
 const ZERO_PIECE_BYTES = 1 << 20;
+
+const PAGE_BYTES = 4096;
 
 const zeroes = Buffer.alloc(ZERO_PIECE_BYTES);
 
@@ -55,6 +57,7 @@ export class LocalFile implements RandomFile {
   readonly #writeGate = new SlowGate({ slowCallMs: SLOW_WRITE_MS, ...GATE });
   #nowait = syscalls !== undefined;
   #punches = syscalls !== undefined;
+  /** From then on the descriptor's number may be another file's: nothing may begin. What has begun is the owner's to wait for. */
   #closed = false;
 
   /** Takes over the descriptor. */
@@ -72,6 +75,7 @@ export class LocalFile implements RandomFile {
   }
 
   tryRead(target: Uint8Array, byteOffset: number): boolean {
+    if (this.#closed) return false;
     if (this.#nowait && syscalls !== undefined) {
       const count = syscalls.readNowait(this.#fd, target, byteOffset);
       if (count === target.length) return true;
@@ -93,6 +97,7 @@ export class LocalFile implements RandomFile {
     return new Promise((resolve, reject) => {
       let done = 0;
       const next = (): void => {
+        if (this.#closed) return reject(this.#isClosed());
         read(this.#fd, target, done, target.length - done, byteOffset + done, (error, count) => {
           if (error !== null) reject(localError(error, this.path));
           else if (count === 0) reject(this.#tooShort(byteOffset + done));
@@ -108,9 +113,13 @@ export class LocalFile implements RandomFile {
     });
   }
 
+  mayTryWrite(byteLength: number): boolean {
+    return !this.#closed && byteLength <= SYNC_WRITE_BYTES_MAX && this.#writeGate.isOpen(performance.now());
+  }
+
   tryWrite(source: Uint8Array, byteOffset: number): boolean {
     const beganMs = performance.now();
-    if (source.length > SYNC_WRITE_BYTES_MAX || !this.#writeGate.isOpen(beganMs)) return false;
+    if (this.#closed || source.length > SYNC_WRITE_BYTES_MAX || !this.#writeGate.isOpen(beganMs)) return false;
     try {
       return this.#writePieces(source, 0, source.length, byteOffset) === source.length;
     } catch {
@@ -123,6 +132,7 @@ export class LocalFile implements RandomFile {
   async write(source: Uint8Array, byteOffset: number): Promise<void> {
     let done = 0;
     while (done < source.length) {
+      this.#assertOpen();
       const beganMs = performance.now();
       if (this.#writeGate.isOpen(beganMs)) {
         const sliceEnd = Math.min(source.length, done + SYNC_WRITE_BYTES_MAX);
@@ -162,6 +172,7 @@ export class LocalFile implements RandomFile {
   }
 
   writeNow(source: Uint8Array, byteOffset: number): void {
+    this.#assertOpen();
     try {
       let done = 0;
       while (done < source.length) done += writeSync(this.#fd, source, done, source.length - done, byteOffset + done);
@@ -176,6 +187,7 @@ export class LocalFile implements RandomFile {
 
   async zero(byteOffset: number, byteLength: number, options: { readonly keepAllocated: boolean }): Promise<void> {
     if (byteLength === 0) return;
+    this.#assertOpen();
     if (this.#punches && syscalls !== undefined) {
       const result = options.keepAllocated
         ? await syscalls.zeroRange(this.#fd, byteOffset, byteLength)
@@ -192,7 +204,7 @@ export class LocalFile implements RandomFile {
 
   extents(byteOffset: number, byteLength: number): Extent[] {
     const end = byteOffset + byteLength;
-    if (syscalls === undefined) return byteLength === 0 ? [] : [{ byteLength, kind: 'data' }];
+    if (syscalls === undefined || this.#closed) return byteLength === 0 ? [] : [{ byteLength, kind: 'data' }];
     const extents: Extent[] = [];
     let position = byteOffset;
     while (position < end) {
@@ -210,13 +222,30 @@ export class LocalFile implements RandomFile {
   }
 
   willRead(byteOffset: number, byteLength: number): void {
-    syscalls?.advise(this.#fd, byteOffset, byteLength, 'soon');
+    if (!this.#closed) syscalls?.advise(this.#fd, byteOffset, byteLength, 'soon');
+  }
+
+  dropFromMemory(byteOffset: number, byteLength: number): void {
+    // The kernel drops whole pages only.
+    const start = byteOffset - (byteOffset % PAGE_BYTES);
+    const end = Math.ceil((byteOffset + byteLength) / PAGE_BYTES) * PAGE_BYTES;
+    if (!this.#closed) syscalls?.advise(this.#fd, start, end - start, 'drop');
   }
 
   byteLength(): Promise<number> {
     return new Promise((resolve, reject) => {
+      if (this.#closed) return reject(this.#isClosed());
       fstat(this.#fd, (error, stats) => (error === null ? resolve(stats.size) : reject(localError(error, this.path))));
     });
+  }
+
+  byteLengthNow(): number {
+    this.#assertOpen();
+    try {
+      return fstatSync(this.#fd).size;
+    } catch (error) {
+      throw localError(error, this.path);
+    }
   }
 
   setByteLength(byteLength: number): Promise<void> {
@@ -225,14 +254,24 @@ export class LocalFile implements RandomFile {
 
   close(): Promise<void> {
     if (this.#closed) return Promise.resolve();
+    const closing = this.#call((callback) => close(this.#fd, callback));
     this.#closed = true;
-    return this.#call((callback) => close(this.#fd, callback));
+    return closing;
   }
 
   #call(start: (callback: (error: Error | null) => void) => void): Promise<void> {
     return new Promise((resolve, reject) => {
+      if (this.#closed) return reject(this.#isClosed());
       start((error) => (error === null ? resolve() : reject(localError(error, this.path))));
     });
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw this.#isClosed();
+  }
+
+  #isClosed(): CollectiveError {
+    return new CollectiveError('local-io', `${this.path} is closed`, { data: { path: this.path } });
   }
 
   #tooShort(byteOffset: number): CollectiveError {
