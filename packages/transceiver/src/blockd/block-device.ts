@@ -62,7 +62,11 @@ export interface BlockDevice {
   close(): Promise<void>;
 }
 
-export type ReadOptions = { readonly signal?: AbortSignal };
+export type ReadOptions = {
+  readonly signal?: AbortSignal;
+  /** No guest waits for it: that it lacks a block is no reason to pause the machine, and is not said. */
+  readonly isBackground?: boolean;
+};
 
 /** `hole`: reads as zeroes and takes no space. */
 export type Extent = { readonly byteLength: number; readonly kind: 'data' | 'hole' };

@@ -11,7 +11,7 @@ export interface BlockStore {
   /**
    * The uncompressed block of that digest, `blockBytes` long. The buffer is read-only for ever. Calls may overlap.
    * Abort rejects with the signal's reason. Errors: `block-missing` (the repository does not have it),
-   * `repository-unreachable`, `not-allowed`, `token-expired`, `wrong-server`, `block-corrupt`.
+   * `repository-unreachable`, `not-allowed`, `token-expired`, `wrong-server`, `block-corrupt`, `wrong-key` (its key epoch is not known here).
    */
   get(request: BlockRequest, options: GetOptions): Promise<Buffer>;
 }
@@ -29,6 +29,8 @@ export type BlockRequest = {
   readonly blockBytes: number;
   /** Which blocks are worth lying side by side in the cache: any number that a disk's neighbourhood has in common. */
   readonly neighbourhood: number;
+  /** Of a private block: which of the known snapshots has it (private/snapshot-store.ts). */
+  readonly source?: string | undefined;
 };
 
 /** Who asks, best first. A request that joins a lower one raises it. */

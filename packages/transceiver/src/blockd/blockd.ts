@@ -3,21 +3,36 @@
  * told anew by the supervisor after a restart.
  */
 import type net from 'node:net';
-import { CollectiveError, hasCode, type Digest, type ErrorCode } from '@collective/shared';
-import type { FileSystem } from '../storage/file-system.js';
-import { AttachedDisk, type AttachParams } from './attached-disk.js';
+import { parse as parsePath } from 'node:path';
+import { CollectiveError, hasCode, isDigest, type Digest, type ErrorCode } from '@collective/shared';
+import { SOFTWARE } from '../software.js';
+import { replaceFileDurably, type FileSystem } from '../storage/file-system.js';
+import { AttachedDisk, type AttachParams, type Listen } from './attached-disk.js';
+import { openBaseInThread } from './base/base-thread.js';
 import { CachedStore } from './cache/cached-store.js';
+import { countMissing } from './cache/missing-blocks.js';
 import type { CacheOptions } from './cache/cache-writer.js';
 import { slotFileName } from './cache/slot-file.js';
 import { SlotReader } from './cache/slot-reader.js';
 import { TOUCH_EPOCH_MS } from './cache/touches.js';
-import type { BlockdStatus, ControlEvent, ControlRequest } from './control/control-protocol.js';
+import { systemClock } from './clock.js';
+import type { BlockdStatus, ControlEvent, ControlParams, ControlRequest } from './control/control-protocol.js';
+import { ListeningHandles } from './control/listening-handles.js';
+import { FaultCounters, faultOfRequest, sumFaults } from './faults.js';
+import type { FetchClientEvents } from './fetch/fetch-client.js';
 import { FetchThread } from './fetch/fetch-thread.js';
+import type { FetchStatus } from './fetch/thread-messages.js';
+import { PrivateHalf } from './private/private-half.js';
+import { encodeRequestRecording } from './request-recording-codec.js';
+import { RequestRecording } from './request-recording.js';
 
 export type BlockdOptions = {
   readonly fileSystem: FileSystem;
   readonly cacheFolder: string;
   readonly cache: CacheOptions;
+  /** The same for blocks of a person's own disks. */
+  readonly privateFolder: string;
+  readonly privateCache: CacheOptions;
   readonly onEvent: (event: ControlEvent) => void;
   /** The fetching thread has died: the process has to end, so that it is started anew. */
   readonly onDeath: (error: Error) => void;
@@ -25,23 +40,24 @@ export type BlockdOptions = {
 
 /** Reasons that are remembered for blocks that have not come. */
 const TROUBLES_MAX = 4096;
-/** How long an `attach` waits for a listening socket that comes over the other channel. */
-const HANDLE_WAIT_MS = 5_000;
 const WARM_TIMEOUT_MS = 30_000;
+/** Recordings under way at a time; each holds up to 2^20 requests in memory. */
+const RECORDINGS_MAX = 4;
 
 export class Blockd {
   readonly #options: BlockdOptions;
   readonly #fetcher: FetchThread;
   readonly #store: CachedStore;
+  readonly #private: PrivateHalf;
   readonly #openings = new Map<number, Promise<void>>();
   readonly #disks = new Map<string, AttachedDisk>();
   readonly #attaching = new Set<string>();
+  /** By session. */
+  readonly #recordings = new Map<string, RequestRecording>();
   readonly #troubles = new Map<Digest, string>();
-  /** Listening sockets that the parent has sent, until a disk takes them. */
-  readonly #handles = new Map<string, net.Server>();
-  readonly #handleWaiters = new Map<string, (server: net.Server) => void>();
-  /** Names of sockets that are still on their way and whose attach has failed. */
-  readonly #unwantedHandles = new Set<string>();
+  /** Of this thread. */
+  readonly #faults = new FaultCounters();
+  readonly #handles = new ListeningHandles();
   readonly #epochTimer: NodeJS.Timeout;
   readonly #startedAt = Math.floor(Date.now() / 1000);
   #repository: string | null = null;
@@ -51,17 +67,25 @@ export class Blockd {
   /** Starts the fetching thread. The caller holds the lock of the cache. */
   constructor(options: BlockdOptions) {
     this.#options = options;
+    const events: FetchClientEvents = {
+      onTrouble: (digest, error) => this.#noteTrouble(digest, error),
+      onTokenRefused: () => options.onEvent({ event: 'token-refused' }),
+    };
     this.#fetcher = new FetchThread(
       { cacheFolder: options.cacheFolder, cache: options.cache, repository: undefined },
-      {
-        onTrouble: (digest, error) => this.#noteTrouble(digest, error),
-        onTokenRefused: () => options.onEvent({ event: 'token-refused' }),
-        onDeath: options.onDeath,
-      },
+      { ...events, onDeath: options.onDeath },
     );
     this.#store = new CachedStore(this.#fetcher);
+    this.#private = new PrivateHalf({
+      fileSystem: options.fileSystem,
+      folder: options.privateFolder,
+      cache: options.privateCache,
+      events,
+      open: (data, of) => this.#fetcher.openPrivate(data, of),
+    });
     this.#epochTimer = setInterval(() => {
-      for (const reader of this.#store.readers) reader.refreshEpoch();
+      for (const store of [this.#store, this.#private.store])
+        for (const reader of store?.readers ?? []) reader.refreshEpoch();
     }, TOUCH_EPOCH_MS);
     this.#epochTimer.unref();
   }
@@ -72,13 +96,7 @@ export class Blockd {
 
   /** A listening socket from the parent process. */
   takeHandle(name: string, server: net.Server): void {
-    if (this.#unwantedHandles.delete(name)) {
-      server.close();
-      return;
-    }
-    const waiter = this.#handleWaiters.get(name);
-    if (waiter === undefined) this.#handles.set(name, server);
-    else waiter(server);
+    this.#handles.give(name, server);
   }
 
   /** Answers all requests but `events` and `shutdown`, which belong to the process. */
@@ -86,11 +104,31 @@ export class Blockd {
     if (this.#closed !== undefined) throw new CollectiveError('shutting-down', 'blockd is shutting down');
     switch (request.method) {
       case 'hello':
-        return { protocol: 1, pid: process.pid, startedAt: this.#startedAt };
+        return { protocol: 1, pid: process.pid, startedAt: this.#startedAt, software: SOFTWARE };
       case 'attach':
         return await this.#attach(request.params);
       case 'detach':
         return { detached: await this.#detach(request.params) };
+      case 'keys':
+        this.#private.addKeys(request.params.blockKeys);
+        return {};
+      case 'seal':
+        return { layer: await this.#disk(request.params).seal() };
+      case 'view-open': {
+        const { layer, listen } = request.params;
+        return await this.#withHandle(listen, (take) =>
+          this.#disk(request.params).openView(layer, listen, { listener: take }),
+        );
+      }
+      case 'view-close':
+        return { closed: await this.#disk(request.params).closeView(request.params.layer) };
+      case 'changed-blocks':
+        return await this.#changedBlocks(request.params);
+      case 'rebase':
+        return await this.#rebase(request.params);
+      case 'wait':
+        for (const disk of this.#disksOf(request.params.session)) disk.setWaitMs(request.params.waitMs);
+        return {};
       case 'warm':
         await this.#disk(request.params)
           .warm(request.params.blocks ?? [0], AbortSignal.timeout(request.params.timeoutMs ?? WARM_TIMEOUT_MS))
@@ -102,10 +140,12 @@ export class Blockd {
         const { origin, pin, token } = request.params;
         this.#repository = origin;
         this.#fetcher.setRepository({ origin, pin, token });
+        this.#private.setRepository({ origin, pin, token });
         return {};
       }
       case 'network-back':
         this.#fetcher.networkIsBack();
+        this.#private.networkIsBack();
         return {};
       case 'trace-start':
         for (const disk of this.#disksOf(request.params.session)) disk.restartTrace();
@@ -118,26 +158,52 @@ export class Blockd {
         if (trace === undefined) throw new CollectiveError('not-found', `${request.params.disk} has no trace`);
         return { trace: trace.bytes.toString('base64'), touches: trace.touches };
       }
+      case 'missing': {
+        const { blockBytes, path } = request.params;
+        await this.#openBlockSize(blockBytes);
+        return await countMissing(this.#options.fileSystem, path, this.#store.reader(blockBytes));
+      }
+      case 'scrub':
+        await this.#private.client?.scrub(request.params);
+        return await this.#fetcher.scrub(request.params);
+      case 'touched-blocks': {
+        const { path, blockBytes, ...of } = request.params;
+        const blocks = await this.#disk(of).touchedBlocks(blockBytes);
+        const { dir, base } = parsePath(path);
+        const bytes = Buffer.alloc(blocks.length * 4);
+        blocks.forEach((block, at) => bytes.writeUInt32LE(block, at * 4));
+        await replaceFileDurably(this.#options.fileSystem, { folder: dir, name: base }, bytes);
+        return { blocks: blocks.length };
+      }
+      case 'recording-start':
+        this.#startRecording(request.params.session);
+        return {};
+      case 'recording-stop':
+        return await this.#stopRecording(request.params);
       default:
         return request satisfies never;
     }
   }
 
   async status(): Promise<BlockdStatus> {
-    const { cache, ...fetch } = await this.#fetcher.status();
-    let verified = 0;
-    let damaged = 0;
-    for (const { counters } of this.#store.readers) {
-      verified += counters.verified;
-      damaged += counters.damaged;
-    }
+    const [publicStatus, privateStatus] = await Promise.all([this.#fetcher.status(), this.#private.status()]);
+    const privateStore = this.#private.store;
+    const ofPrivate =
+      privateStatus === undefined || privateStore === undefined ? undefined : partOf(privateStatus, privateStore);
     return {
       pid: process.pid,
       startedAt: this.#startedAt,
       repository: this.#repository,
       disks: [...this.#disks.values()].map((disk) => disk.status((digest) => this.#troubles.get(digest))),
-      cache: { ...cache, ...this.#store.counters, verified, damaged },
-      fetch,
+      ...partOf(publicStatus, this.#store),
+      private: ofPrivate ?? null,
+      faults: sumFaults([
+        publicStatus.faults,
+        this.#faults.counts,
+        this.#store.faults,
+        privateStatus?.faults ?? {},
+        privateStore?.faults ?? {},
+      ]),
       lastError: this.#lastError,
     };
   }
@@ -149,7 +215,8 @@ export class Blockd {
       const results = await Promise.allSettled(
         [...this.#disks.values()].map((disk) => disk.close({ removeTemporary: false })),
       );
-      for (const server of this.#handles.values()) server.close();
+      this.#handles.close();
+      results.push(...(await Promise.allSettled([this.#private.close()])));
       results.push(...(await Promise.allSettled([this.#fetcher.close()])));
       results.push(...(await Promise.allSettled([this.#store.close()])));
       const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []));
@@ -164,55 +231,112 @@ export class Blockd {
     if (this.#disks.has(key) || this.#attaching.has(key))
       throw new CollectiveError('exists', `${key} is attached already`);
     this.#attaching.add(key);
-    let isHandleTaken = !('handle' in params.listen);
     try {
-      const { onEvent, fileSystem } = this.#options;
-      const attached = await AttachedDisk.open(params, {
-        fileSystem,
-        store: this.#store,
-        openBlockSize: (blockBytes) => this.#openBlockSize(blockBytes),
-        listener: async (listen) => {
-          isHandleTaken = true;
-          return 'handle' in listen ? { server: await this.#handle(listen.handle) } : listen;
-        },
-        onUnavailable: (blockIndex, digest) =>
-          onEvent({
-            event: 'block-unavailable',
-            session,
-            disk,
-            blockIndex,
-            reason: this.#troubles.get(digest) ?? 'the line is slow',
-          }),
-        onArrived: (blockIndex, waitedMs) =>
-          onEvent({
-            event: 'block-arrived',
-            session,
-            disk,
-            blockIndex,
-            waitedMs: Math.round(waitedMs),
-            stillUnavailable: attached.unavailableCount,
-          }),
-        onFailed: (error) => {
-          if (hasCode(error, 'disk-full')) onEvent({ event: 'disk-full', session, disk, message: error.message });
-          else if (!hasCode(error, 'block-unavailable')) console.error(`blockd: ${key}:`, error);
-        },
-      });
+      const attached = await this.#withHandle(params.listen, (listener) => this.#open(params, listener));
+      attached.record(this.#recordings.get(session));
       this.#disks.set(key, attached);
       return { byteLength: attached.byteLength };
-    } catch (error) {
-      if (!isHandleTaken && 'handle' in params.listen) this.#refuseHandle(params.listen.handle);
-      throw error;
     } finally {
       this.#attaching.delete(key);
     }
   }
 
-  async #detach({ session, disk }: { readonly session: string; readonly disk?: string }): Promise<number> {
+  async #open(params: AttachParams, listener: TakeListener): Promise<AttachedDisk> {
+    const { session, disk, overlay } = params;
+    const { onEvent, fileSystem } = this.#options;
+    if (params.blockKeys !== undefined) this.#private.addKeys(params.blockKeys);
+    const diskKey = params.diskKey ?? (overlay?.mode === 'persistent' ? overlay.key : undefined);
+    const attached: AttachedDisk = await AttachedDisk.open(params, {
+      fileSystem,
+      store: this.#store,
+      openBlockSize: (blockBytes) => this.#openBlockSize(blockBytes),
+      openBase: (folder, digest) => openBaseInThread(folder, digest),
+      usePrivate: (base) =>
+        this.#private.use(base, diskKey === undefined ? undefined : Buffer.from(diskKey, 'base64url')),
+      listener,
+      onUnavailable: (blockIndex, digest) =>
+        onEvent({
+          event: 'block-unavailable',
+          session,
+          disk,
+          blockIndex,
+          reason: this.#troubles.get(digest) ?? 'the line is slow',
+        }),
+      onArrived: (blockIndex, waitedMs) =>
+        onEvent({
+          event: 'block-arrived',
+          session,
+          disk,
+          blockIndex,
+          waitedMs: Math.round(waitedMs),
+          stillUnavailable: attached.unavailableCount,
+        }),
+      onFailed: (error) => {
+        const fault = faultOfRequest(error);
+        if (fault !== undefined) this.#faults.count(fault);
+        if (hasCode(error, 'disk-full')) onEvent({ event: 'disk-full', session, disk, message: error.message });
+        else if (!hasCode(error, 'block-unavailable')) console.error(`blockd: ${session}/${disk}:`, error);
+      },
+    });
+    return attached;
+  }
+
+  /** A listening socket that was named and is not taken, because the work failed before, is refused. */
+  async #withHandle<T>(listen: Listen, work: (take: TakeListener) => Promise<T>): Promise<T> {
+    let isTaken = !('handle' in listen);
+    try {
+      return await work(async (wanted) => {
+        isTaken = true;
+        return 'handle' in wanted ? { server: await this.#handles.take(wanted.handle) } : wanted;
+      });
+    } catch (error) {
+      if (!isTaken && 'handle' in listen) this.#handles.refuse(listen.handle);
+      throw error;
+    }
+  }
+
+  async #changedBlocks({ session, disk, layer, blockBytes, path }: ControlParams<'changed-blocks'>): Promise<object> {
+    const blocks = await this.#disk({ session, disk }).changedBlocks(layer, blockBytes);
+    const bytes = Buffer.alloc(blocks.length * 4);
+    blocks.forEach((block, at) => bytes.writeUInt32LE(block, at * 4));
+    const { dir, base } = parsePath(path);
+    await replaceFileDurably(this.#options.fileSystem, { folder: dir, name: base }, bytes);
+    return { blocks: blocks.length };
+  }
+
+  async #rebase({ session, disk, layer, base, blockKeys }: ControlParams<'rebase'>): Promise<object> {
+    if (!isDigest(base)) throw new CollectiveError('bad-request', `${base} is no digest`);
+    if (blockKeys !== undefined) this.#private.addKeys(blockKeys);
+    await this.#disk({ session, disk }).rebase(layer, base);
+    return {};
+  }
+
+  #startRecording(session: string): void {
+    if (this.#recordings.has(session)) throw new CollectiveError('exists', `${session} is being recorded already`);
+    if (this.#recordings.size >= RECORDINGS_MAX)
+      throw new CollectiveError('in-use', `${RECORDINGS_MAX} sessions are being recorded already`);
+    const recording = new RequestRecording(systemClock);
+    this.#recordings.set(session, recording);
+    for (const disk of this.#disksOf(session)) disk.record(recording);
+  }
+
+  async #stopRecording({ session, path }: { readonly session: string; readonly path: string }): Promise<object> {
+    const recording = this.#recordings.get(session);
+    if (recording === undefined) throw new CollectiveError('not-found', `${session} is not being recorded`);
+    this.#recordings.delete(session);
+    for (const disk of this.#disksOf(session)) disk.record(undefined);
+    const file = recording.stop();
+    const { dir, base } = parsePath(path);
+    await replaceFileDurably(this.#options.fileSystem, { folder: dir, name: base }, encodeRequestRecording(file));
+    return { requests: file.requests.length, truncated: file.truncated };
+  }
+
+  async #detach({ session, disk, keep }: ControlParams<'detach'>): Promise<number> {
     const disks = disk === undefined ? this.#disksOf(session) : [this.#disk({ session, disk })];
     const results = await Promise.allSettled(
       disks.map(async (each) => {
         try {
-          await each.close({ removeTemporary: true });
+          await each.close({ removeTemporary: keep !== true });
         } finally {
           this.#disks.delete(`${each.session}/${each.disk}`);
         }
@@ -250,35 +374,6 @@ export class Blockd {
     return opening;
   }
 
-  async #handle(name: string): Promise<net.Server> {
-    const known = this.#handles.get(name);
-    if (known !== undefined) {
-      this.#handles.delete(name);
-      return known;
-    }
-    let timer: NodeJS.Timeout | undefined;
-    try {
-      return await new Promise<net.Server>((resolve, reject) => {
-        this.#handleWaiters.set(name, resolve);
-        timer = setTimeout(
-          () => reject(new CollectiveError('not-found', `no listening socket ${name} was handed over`)),
-          HANDLE_WAIT_MS,
-        );
-      });
-    } finally {
-      clearTimeout(timer);
-      this.#handleWaiters.delete(name);
-    }
-  }
-
-  /** Nobody will take this socket: kept, it would accept clients and never answer them. */
-  #refuseHandle(name: string): void {
-    const server = this.#handles.get(name);
-    if (server === undefined) this.#unwantedHandles.add(name);
-    else server.close();
-    this.#handles.delete(name);
-  }
-
   #noteTrouble(digest: Digest, error: { readonly code: ErrorCode; readonly message: string }): void {
     this.#lastError = { at: Math.floor(Date.now() / 1000), code: error.code, message: error.message };
     this.#troubles.delete(digest);
@@ -289,6 +384,24 @@ export class Blockd {
     }
   }
 }
+
+type TakeListener = (
+  listen: Listen,
+) => Promise<{ readonly path: string } | { readonly fd: number } | { readonly server: net.Server }>;
+
+/** The status of one of the two caches with what fetches for it. */
+const partOf = (
+  { cache, faults: _faults, scrub, ...fetch }: FetchStatus,
+  store: CachedStore,
+): Pick<BlockdStatus, 'cache' | 'fetch' | 'scrub'> => {
+  let verified = 0;
+  let damaged = 0;
+  for (const { counters } of store.readers) {
+    verified += counters.verified;
+    damaged += counters.damaged;
+  }
+  return { cache: { ...cache, ...store.counters, verified, damaged }, fetch, scrub: scrub ?? null };
+};
 
 const asUnavailable = (error: unknown): never => {
   if (error instanceof DOMException)

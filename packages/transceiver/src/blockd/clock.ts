@@ -6,6 +6,8 @@ export interface Clock {
   nowMs(): number;
   /** Resolves after so long; rejects with the signal's reason when it aborts before. */
   sleep(durationMs: number, signal?: AbortSignal): Promise<void>;
+  /** Calls back once after so long, unless the function that comes back is called before. Keeps no process alive. */
+  after(durationMs: number, callback: () => void): () => void;
 }
 
 export const systemClock: Clock = {
@@ -16,5 +18,9 @@ export const systemClock: Clock = {
     } catch (error) {
       throw signal?.aborted === true ? signal.reason : error;
     }
+  },
+  after: (durationMs, callback) => {
+    const timer = setTimeout(callback, durationMs).unref();
+    return () => clearTimeout(timer);
   },
 };

@@ -144,6 +144,35 @@ describe('image device', () => {
     expect(gated.calls.length).toBe(1);
   });
 
+  it('holds the error back for the grace time, in which the block may still come, and no longer than a wait that is shortened', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const unavailable: number[] = [];
+    const { device } = await open(gated, { clock, graceMs: 800, onUnavailable: (index) => unavailable.push(index) });
+    const target = Buffer.alloc(512);
+    const lucky = device.read(target, 0);
+    const other = device.read(Buffer.alloc(512), 2 * BLOCK);
+    const refused = expect(other).rejects.toMatchObject({ code: 'block-unavailable', data: { blockIndex: 2 } });
+    await eventually('the fetches', () => gated.calls.length === 2);
+    clock.advance(5_000);
+    await settle();
+    expect(unavailable).toEqual([0, 2]);
+    expect(device.waiting.map(({ isUnavailable }) => isUnavailable)).toEqual([true, true]);
+    clock.advance(700);
+    await settle();
+    gated.call(0).resolve(disk.blocks.get(gated.call(0).request.digest) ?? Buffer.alloc(0));
+    await lucky;
+    expect(target.equals(disk.bytes.subarray(0, 512))).toBe(true);
+    let isSettled = false;
+    void refused.then(() => (isSettled = true));
+    await settle();
+    expect(isSettled).toBe(false);
+    device.setWaitMs(1);
+    clock.advance(1);
+    await refused;
+    device.setWaitMs(5_000);
+  });
+
   it('lets a repeated read join the fetch that an earlier one gave up', async () => {
     const gated = new GatedStore();
     const clock = new ManualClock();
@@ -189,6 +218,72 @@ describe('image device', () => {
     expect(device.waiting).toEqual([]);
   });
 
+  /**
+   * What was seen: the fetch that nobody waited for any more ended a moment after the next reader had begun another, and took that one's
+   * entry away. When the new read was refused nobody remembered it: no event, no arrival, nothing in `waiting`.
+   */
+  it('a fetch that its last reader has left ends late, and the next reader is still waited for and said to wait', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const events: string[] = [];
+    const { device } = await open(gated, {
+      clock,
+      onUnavailable: (blockIndex) => events.push(`unavailable ${blockIndex}`),
+      onArrived: (blockIndex) => events.push(`arrived ${blockIndex}`),
+    });
+    const abort = new AbortController();
+    const first = device.read(Buffer.alloc(512), 0, { signal: abort.signal });
+    await eventually('the fetch', () => gated.calls.length === 1);
+    abort.abort(new Error('client gone'));
+    const second = device.read(Buffer.alloc(512), 0); // in the same turn: the first fetch has not ended
+    const refused = expect(second).rejects.toMatchObject({ code: 'block-unavailable' });
+    await expect(first).rejects.toThrow('client gone');
+    await eventually('the second fetch', () => gated.calls.length === 2);
+    await settle();
+    expect(device.waiting).toMatchObject([{ blockIndex: 0, isUnavailable: false }]);
+    clock.advance(5_000);
+    await refused;
+    expect(device.waiting).toMatchObject([{ blockIndex: 0, isUnavailable: true }]);
+    gated.call(1).resolve(disk.blocks.get(gated.call(1).request.digest) ?? Buffer.alloc(0));
+    await eventually('the arrival', () => events.length === 2);
+    expect(events).toEqual(['unavailable 0', 'arrived 0']);
+  });
+
+  /**
+   * What was seen: a guest wrote one sector during an outage. The fill of its granule waited for the rest, was refused after the waiting
+   * time, and was announced as a read for which the machine is paused: an IDE guest was stopped for a write.
+   */
+  it('a read in the background is given up without a word, and its fetch goes on for the next try', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const events: string[] = [];
+    const { device } = await open(gated, {
+      clock,
+      onUnavailable: (blockIndex) => events.push(`unavailable ${blockIndex}`),
+      onArrived: (blockIndex) => events.push(`arrived ${blockIndex}`),
+    });
+    const background = (): Promise<void> => device.read(Buffer.alloc(512), 0, { isBackground: true });
+    const first = background();
+    await eventually('the fetch', () => gated.calls.length === 1);
+    device.setWaitMs(50); // a paused machine's reads are given up soon; this is none
+    clock.advance(4_999);
+    await settle();
+    expect(device.waiting).toMatchObject([{ blockIndex: 0, isUnavailable: false }]);
+    clock.advance(1);
+    await expect(first).rejects.toMatchObject({ code: 'block-unavailable' });
+    expect(events).toEqual([]);
+    expect(device.counters.unavailable).toBe(0);
+    expect(device.waiting).toMatchObject([{ blockIndex: 0, isUnavailable: false }]);
+    const second = background();
+    const guest = device.read(Buffer.alloc(512), 4096);
+    clock.advance(50);
+    await expect(guest).rejects.toMatchObject({ code: 'block-unavailable' });
+    expect(gated.calls.length).toBe(1);
+    gated.call(0).resolve(disk.blocks.get(gated.call(0).request.digest) ?? Buffer.alloc(0));
+    await second;
+    expect(events).toEqual(['unavailable 0', 'arrived 0']);
+  });
+
   it('asks for all missing blocks of a read at once', async () => {
     const gated = new GatedStore();
     const { device } = await open(gated, { clock: new ManualClock() });
@@ -223,6 +318,22 @@ describe('image device', () => {
       'trace',
     ]);
     answer();
+  });
+
+  it('gives reads up sooner when it is told to, those that wait already included', async () => {
+    const clock = new ManualClock();
+    const { device } = await open(new GatedStore(), { clock });
+    const early = device.read(Buffer.alloc(512), 0).then(
+      () => 'read',
+      (error: unknown) => (error instanceof CollectiveError ? error.code : String(error)),
+    );
+    clock.advance(1_000);
+    device.setWaitMs(50);
+    clock.advance(50);
+    expect(await early).toBe('block-unavailable');
+    const late = device.read(Buffer.alloc(512), BLOCK);
+    clock.advance(50);
+    await expect(late).rejects.toMatchObject({ code: 'block-unavailable' });
   });
 
   it('waits for what is under way and refuses afterwards, when it is closed', async () => {

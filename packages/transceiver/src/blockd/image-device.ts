@@ -16,14 +16,24 @@ import type { SlotReader } from './cache/slot-reader.js';
 import { systemClock, type Clock } from './clock.js';
 import { planReadahead, type Stream } from './readahead-plan.js';
 
+/** A disk map, or what a half of a disk has of one: `kinds` of its own, with zero for what the other half has. */
+export type ImageMap = Pick<DiskMap, 'diskBytes' | 'blockBytes' | 'blockCount' | 'kinds' | 'digestBytes'>;
+
 export type ImageDeviceOptions = {
   /** For messages: `appliance@version/disk`. */
   readonly name: string;
   /** How long a read waits for a block: 5 s on virtio, 2 s on SATA and IDE. */
   readonly waitMs: number;
+  /**
+   * How long after that, and after `onUnavailable`, the read is answered with its error (default: at once), so that the guest can be
+   * stopped before. A block that comes meanwhile is still its answer.
+   */
+  readonly graceMs?: number;
   readonly clock?: Clock;
   /** Blocks of one disk lie together in the cache; disks with the same number share neighbourhoods. */
   readonly placementTag?: number;
+  /** Of private blocks: where they are (BlockRequest.source). */
+  readonly source?: string;
   /** A block for which a read failed has come, after so long. */
   readonly onArrived?: (blockIndex: number, waitedMs: number) => void;
   /** A read failed for want of this block. */
@@ -50,6 +60,8 @@ type Wait = {
   readonly sinceMs: number;
   readers: number;
   isUnavailable: boolean;
+  /** A read in the background was given up: the fetch goes on without a reader. */
+  isKept: boolean;
 };
 
 /** The part of a read that lies in one block. */
@@ -80,11 +92,14 @@ export class ImageDevice implements BlockDevice {
   /** 1 where a touch asks for more readahead. */
   readonly #marks: Uint8Array;
   readonly #waits = new Map<number, Wait>();
+  /** Reads that wait for a block: each begins its wait anew when called. */
+  readonly #restartWaits = new Set<() => void>();
   #streams: readonly Stream[] = [];
+  #waitMs: number;
   #closed = false;
 
   /** The store has a reader for blocks of the map's size. Errors: `malformed` for a map with blocks that are not public. */
-  constructor(map: DiskMap, store: CachedStore, options: ImageDeviceOptions) {
+  constructor(map: ImageMap, store: CachedStore, options: ImageDeviceOptions) {
     if (map.kinds.some((kind) => kind !== MAP_KIND.zero && kind !== MAP_KIND.public)) {
       throw new CollectiveError(
         'malformed',
@@ -95,6 +110,7 @@ export class ImageDevice implements BlockDevice {
     this.#store = store;
     this.#reader = store.reader(map.blockBytes);
     this.#options = options;
+    this.#waitMs = options.waitMs;
     this.#clock = options.clock ?? systemClock;
     this.#blockBytes = map.blockBytes;
     this.#kinds = map.kinds;
@@ -139,7 +155,7 @@ export class ImageDevice implements BlockDevice {
       return;
     }
     this.counters.misses += 1;
-    await this.#readMissing(target, missing, options.signal);
+    await this.#readMissing(target, missing, options);
   }
 
   /** Brings a block into the cache and waits for it, without the waiting rule. Zero blocks are there already. */
@@ -228,23 +244,32 @@ export class ImageDevice implements BlockDevice {
     return true;
   }
 
+  /** How long reads wait from now on, those that wait already included: a machine that is being suspended wants its answers soon. */
+  setWaitMs(waitMs: number): void {
+    this.#waitMs = waitMs;
+    for (const restart of this.#restartWaits) restart();
+  }
+
   /** Waits for all pieces together, `waitMs` at most. Nothing is written to `target` after this has settled. */
-  #readMissing(target: Buffer, missing: readonly Piece[], signal: AbortSignal | undefined): Promise<void> {
+  #readMissing(target: Buffer, missing: readonly Piece[], options: ReadOptions): Promise<void> {
+    const { signal, isBackground = false } = options;
     return new Promise<void>((resolve, reject) => {
       let isOver = false;
       let left = missing.length;
+      const indexes = missing.map((piece) => piece.index);
       const waits = missing.map((piece) => ({ piece, wait: this.#waitFor(piece.index) }));
       const end = (settle: () => void): void => {
         if (isOver) return;
         isOver = true;
-        deadline.abort();
+        this.#restartWaits.delete(restart);
+        cancelDeadline();
         signal?.removeEventListener('abort', onAbort);
         for (const { piece, wait } of waits) this.#leave(piece.index, wait);
         settle();
       };
       const onAbort = (): void =>
         end(() => reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted')));
-      const deadline = new AbortController();
+      let cancelDeadline = (): void => undefined;
       if (signal !== undefined) setMaxListeners(0, signal); // one signal for all reads of a session
       signal?.addEventListener('abort', onAbort, { once: true });
       for (const { piece, wait } of waits) {
@@ -260,14 +285,33 @@ export class ImageDevice implements BlockDevice {
       }
       const first = missing[0]?.index ?? 0;
       this.#readAhead(first, (missing.at(-1)?.index ?? first) + 1);
-      this.#clock.sleep(this.#options.waitMs, deadline.signal).then(
-        () => {
+      let refusal: CollectiveError | undefined;
+      const restart = (): void => {
+        cancelDeadline();
+        if (refusal !== undefined) {
+          const error = refusal;
+          const graceMs = Math.min(this.#options.graceMs ?? 0, this.#waitMs);
+          cancelDeadline = this.#clock.after(graceMs, () => end(() => reject(error)));
+          return;
+        }
+        cancelDeadline = this.#clock.after(this.#waitMs, () => {
           if (isOver) return;
-          const error = this.#giveUp(waits.map(({ piece }) => piece.index)); // first: what is marked there is kept
+          const error = this.#giveUp(indexes); // first: what is marked there is kept
+          refusal = error;
+          if ((this.#options.graceMs ?? 0) === 0) end(() => reject(error));
+          else restart();
+        });
+      };
+      if (isBackground) {
+        cancelDeadline = this.#clock.after(this.#options.waitMs, () => {
+          const error = this.#unavailable(indexes, this.#options.waitMs);
+          for (const { wait } of waits) wait.isKept = true;
           end(() => reject(error));
-        },
-        () => undefined,
-      );
+        });
+        return;
+      }
+      this.#restartWaits.add(restart);
+      restart();
     });
   }
 
@@ -288,15 +332,27 @@ export class ImageDevice implements BlockDevice {
     const request = this.#requestFor(index);
     const abort = new AbortController();
     const block = this.#store.get(request, { rank: RANK.demand, signal: abort.signal });
-    const wait: Wait = { block, abort, digest: request.digest, sinceMs, readers: 1, isUnavailable: false };
+    const wait: Wait = {
+      block,
+      abort,
+      digest: request.digest,
+      sinceMs,
+      readers: 1,
+      isUnavailable: false,
+      isKept: false,
+    };
     this.#waits.set(index, wait);
+    // One that was left ends some time later, when another may have begun.
+    const forget = (): void => {
+      if (this.#waits.get(index) === wait) this.#waits.delete(index);
+    };
     block.then(
       () => {
-        this.#waits.delete(index);
+        forget();
         if (wait.isUnavailable) this.#options.onArrived?.(index, this.#clock.nowMs() - sinceMs);
       },
       () => {
-        this.#waits.delete(index);
+        forget();
         // The fetch itself failed for good (the local disk, say). A machine is paused for this block: ask again.
         if (wait.isUnavailable && !this.#closed) void this.#askAgain(index, sinceMs);
       },
@@ -304,10 +360,10 @@ export class ImageDevice implements BlockDevice {
     return wait;
   }
 
-  /** A reader has gone. When it was the last one, and none was refused, nobody wants the block any more. */
+  /** A reader has gone. When it was the last one, and none was given up, nobody wants the block any more. */
   #leave(index: number, wait: Wait): void {
     wait.readers -= 1;
-    if (wait.readers > 0 || wait.isUnavailable || this.#waits.get(index) !== wait) return;
+    if (wait.readers > 0 || wait.isUnavailable || wait.isKept || this.#waits.get(index) !== wait) return;
     this.#waits.delete(index);
     wait.abort.abort(new Error('nobody waits for the block any more'));
   }
@@ -320,10 +376,15 @@ export class ImageDevice implements BlockDevice {
       this.#options.onUnavailable?.(index);
     }
     this.counters.unavailable += 1;
+    return this.#unavailable(indexes, this.#waitMs);
+  }
+
+  #unavailable(indexes: readonly number[], waitMs: number): CollectiveError {
+    const late = indexes.filter((index) => this.#waits.has(index));
     const first = late[0] ?? indexes[0] ?? 0;
     return new CollectiveError(
       'block-unavailable',
-      `${this.#options.name}: block ${first}${late.length > 1 ? ` and ${late.length - 1} more` : ''} did not come within ${this.#options.waitMs} ms`,
+      `${this.#options.name}: block ${first}${late.length > 1 ? ` and ${late.length - 1} more` : ''} did not come within ${waitMs} ms`,
       { data: { blockIndex: first, blocks: late.length } },
     );
   }
@@ -352,8 +413,9 @@ export class ImageDevice implements BlockDevice {
 
   #requestFor(index: number): BlockRequest {
     const digest = this.#digests.toString('hex', index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES) as Digest;
-    const tag = Math.imul(this.#options.placementTag ?? 0, 0x9e3779b1);
-    return { digest, blockBytes: this.#blockBytes, neighbourhood: (tag + (index >>> NEIGHBOURHOOD_BLOCKS_LOG2)) >>> 0 };
+    const neighbourhood = neighbourhoodOf(index, this.#options.placementTag);
+    const { source } = this.#options;
+    return { digest, blockBytes: this.#blockBytes, neighbourhood, ...(source === undefined ? {} : { source }) };
   }
 
   #pieceAt(byteOffset: number, at: number, byteLength: number): Piece {
@@ -371,6 +433,10 @@ export class ImageDevice implements BlockDevice {
     if (this.#closed) throw new CollectiveError('shutting-down', `${this.#options.name} is closed`);
   }
 }
+
+/** Where a block of a disk is best put in the cache. */
+export const neighbourhoodOf = (blockIndex: number, placementTag = 0): number =>
+  (Math.imul(placementTag, 0x9e3779b1) + (blockIndex >>> NEIGHBOURHOOD_BLOCKS_LOG2)) >>> 0;
 
 /** The digests as 32-bit words, eight a digest; the first four are compared in memory. */
 const digestWords = (bytes: Buffer): Uint32Array => {

@@ -1,7 +1,7 @@
 /**
  * The blockd process:
  *
- *   node main.js --home DIR [--cache-bytes-max N] [--cache-reserve-bytes N]
+ *   node main.js --home DIR [--cache-bytes-max N] [--cache-reserve-bytes N] [--private-bytes-max N]
  *
  * Takes the lock of DIR/cache and listens on DIR/run/blockd.sock (control/control-protocol.ts). Prints "blockd ready" on standard
  * error when it does. A parent that forked it with an IPC channel may hand over listening sockets; its death, and the
@@ -19,9 +19,16 @@ import { keepEarlyConnections } from './control/handed-listener.js';
 
 const CACHE_BYTES_MAX_DEFAULT = 64 * 2 ** 30;
 const CACHE_RESERVE_BYTES_DEFAULT = 2 ** 30;
+const PRIVATE_BYTES_MAX_DEFAULT = 32 * 2 ** 30;
 const CLOSE_MS = 20_000;
 
-type Arguments = { readonly home: string; readonly cacheBytesMax: number; readonly reserveBytes: number };
+type Arguments = {
+  readonly home: string;
+  readonly cacheBytesMax: number;
+  readonly reserveBytes: number;
+  /** Of the cache of private blocks, DIR/private. */
+  readonly privateBytesMax: number;
+};
 
 const readArguments = (): Arguments => {
   const { values } = parseArgs({
@@ -29,6 +36,7 @@ const readArguments = (): Arguments => {
       home: { type: 'string' },
       'cache-bytes-max': { type: 'string' },
       'cache-reserve-bytes': { type: 'string' },
+      'private-bytes-max': { type: 'string' },
     },
   });
   const bytes = (text: string | undefined, byDefault: number): number => {
@@ -43,6 +51,7 @@ const readArguments = (): Arguments => {
     home: values.home,
     cacheBytesMax: bytes(values['cache-bytes-max'], CACHE_BYTES_MAX_DEFAULT),
     reserveBytes: bytes(values['cache-reserve-bytes'], CACHE_RESERVE_BYTES_DEFAULT),
+    privateBytesMax: bytes(values['private-bytes-max'], PRIVATE_BYTES_MAX_DEFAULT),
   };
 };
 
@@ -53,7 +62,7 @@ const survive = (): void => {
   process.on('disconnect', () => undefined);
 };
 
-const run = async ({ home, cacheBytesMax, reserveBytes }: Arguments): Promise<void> => {
+const run = async ({ home, cacheBytesMax, reserveBytes, privateBytesMax }: Arguments): Promise<void> => {
   const fileSystem = new LocalFileSystem();
   const cacheFolder = `${home}/cache`;
   const runFolder = `${home}/run`;
@@ -64,6 +73,8 @@ const run = async ({ home, cacheBytesMax, reserveBytes }: Arguments): Promise<vo
     fileSystem,
     cacheFolder,
     cache: { cacheBytesMax, reserveBytes },
+    privateFolder: `${home}/private`,
+    privateCache: { cacheBytesMax: privateBytesMax, reserveBytes },
     onEvent: (event) => control.broadcast(event),
     onDeath: (error) => {
       console.error('blockd: the fetching thread has died:', error);

@@ -57,7 +57,7 @@ describe('quiet limit', () => {
 describe('retry plan', () => {
   it('keeps jitter within half of the delay', () => {
     const delays = [0, 0.5, 0.999].map((random) =>
-      planRetry({ code: 'internal', fetchClass: 'demand', failures: 3, random }),
+      planRetry({ code: 'internal', fetchClass: 'demand', failures: 3, random, attemptMs: 0, isProbe: false }),
     );
     expect(delays).toEqual([
       { kind: 'again', delayMs: 400 },
@@ -66,11 +66,32 @@ describe('retry plan', () => {
     ]);
   });
 
+  const state = { code: 'repository-unreachable', fetchClass: 'demand', random: 0.999, attemptMs: 0 } as const;
+
   it('never waits longer than two seconds for a guest, whatever the number of failures', () => {
     for (let failures = 1; failures < 100; failures += 1) {
-      const decision = planRetry({ code: 'repository-unreachable', fetchClass: 'demand', failures, random: 0.999 });
+      const decision = planRetry({ ...state, failures, isProbe: false });
       expect(decision.kind === 'again' && decision.delayMs <= 2_000).toBe(true);
     }
+  });
+
+  it('lets the probe try every two seconds whatever the server asks, counted from the beginning of the attempt', () => {
+    const asked = { ...state, code: 'internal', failures: 9, retryAfterMs: 25_000 } as const;
+    expect(planRetry({ ...asked, isProbe: false })).toEqual({ kind: 'again', delayMs: 25_000 });
+    expect(planRetry({ ...asked, isProbe: true })).toEqual({ kind: 'again', delayMs: 2_000 });
+    expect(planRetry({ ...asked, isProbe: true, attemptMs: 700 })).toEqual({ kind: 'again', delayMs: 1_300 });
+    expect(planRetry({ ...asked, isProbe: true, attemptMs: 2_100 })).toEqual({ kind: 'again', delayMs: 0 });
+    expect(planRetry({ ...state, code: 'not-allowed', failures: 9, isProbe: true })).toEqual({
+      kind: 'again',
+      delayMs: 2_000,
+    });
+  });
+
+  it('does not probe for a block that the repository does not have', () => {
+    expect(planRetry({ ...state, code: 'block-missing', failures: 1, isProbe: true })).toEqual({
+      kind: 'again',
+      delayMs: 30_000,
+    });
   });
 });
 

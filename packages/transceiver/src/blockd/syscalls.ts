@@ -50,6 +50,8 @@ export interface Syscalls {
   advise(fd: number, byteOffset: number, byteLength: number, advice: 'normal' | 'random' | 'drop' | 'soon'): void;
   /** flock(LOCK_EX | LOCK_NB): true when the lock was got. It dies with the last descriptor, so with the process. */
   lockExclusive(fd: number): boolean;
+  /** The calling thread's reads of the disk come after everybody else's (where the disk's scheduler knows of that). */
+  idleDisk(): void;
 }
 
 export const SEND_VECTOR_MAX = 64;
@@ -68,6 +70,9 @@ const FALLOC_ZERO_RANGE = 0x10;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const LOCK_EX_NB = 2 | 4;
+const SYS_IOPRIO_SET = 251;
+const IOPRIO_WHO_PROCESS = 1;
+const IOPRIO_IDLE = 3 << 13;
 const ADVICE = { normal: 0, random: 1, soon: 3, drop: 4 } as const;
 
 const bind = (koffi: typeof Koffi): Syscalls => {
@@ -83,6 +88,7 @@ const bind = (koffi: typeof Koffi): Syscalls => {
   const lseek = libc.func('int64 lseek(int fd, int64 offset, int whence)');
   const fadvise = libc.func('int posix_fadvise(int fd, int64 offset, int64 length, int advice)');
   const flock = libc.func('int flock(int fd, int operation)');
+  const syscall = libc.func('int64 syscall(int64 number, int64 first, int64 second, int64 third)');
 
   const result = (value: unknown): number => {
     const count = Number(value);
@@ -145,6 +151,9 @@ const bind = (koffi: typeof Koffi): Syscalls => {
       fadvise(fd, byteOffset, byteLength, ADVICE[advice]);
     },
     lockExclusive: (fd) => Number(flock(fd, LOCK_EX_NB)) === 0,
+    idleDisk: () => {
+      syscall(SYS_IOPRIO_SET, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE);
+    },
   };
 };
 

@@ -3,9 +3,12 @@
  * them. A fill that finds no room is no error: the reader is served from memory and the block is fetched again some day.
  */
 import { statfs } from 'node:fs/promises';
-import type { Digest } from '@collective/shared';
+import { CollectiveError, hasCode, type Digest } from '@collective/shared';
 import type { FileSystem } from '../../storage/file-system.js';
+import type { SectorCipher } from '../../storage/sector-cipher.js';
 import type { BlockRequest } from '../block-store.js';
+import { systemClock, type Clock } from '../clock.js';
+import { FaultCounters, sumFaults, type FaultCounts } from '../faults.js';
 import { SlotFile } from './slot-file.js';
 import { cacheBytesAllowed, fileToRelieve } from './space-plan.js';
 
@@ -19,6 +22,10 @@ export type CacheOptions = {
 export type CacheWriterOptions = CacheOptions & {
   /** Time of day: both threads count touches in the same epochs. */
   readonly nowMs?: () => number;
+  /** For what is done a while later. */
+  readonly clock?: Clock;
+  /** Slot files are encrypted, each with the cipher of its block size. */
+  readonly cipherOf?: (blockBytes: number) => SectorCipher;
   /** Bytes that are free for an ordinary user on the file system of `folder`. */
   readonly freeBytes?: (folder: string) => Promise<number>;
 };
@@ -56,11 +63,13 @@ export class CacheWriter {
   #allowedBytes: number;
   #spaceCheckedMs = Number.NEGATIVE_INFINITY;
   #filledSinceCheck = 0;
-  #tableTimer: NodeJS.Timeout | undefined;
-  /** Guests fill the file system while nothing is fetched, too. */
-  readonly #spaceTimer: NodeJS.Timeout;
+  readonly #clock: Clock;
+  #cancelTable: (() => void) | undefined;
+  #cancelSpace: () => void = () => undefined;
   #tableWrite: Promise<void> = Promise.resolve();
-  #spaceLook: Promise<void> = Promise.resolve();
+  /** Undefined when no look at the space is under way. */
+  #spaceLook: Promise<void> | undefined;
+  readonly #faults = new FaultCounters();
   #filled = 0;
   #dropped = 0;
   #unfilled = 0;
@@ -75,8 +84,8 @@ export class CacheWriter {
     this.#nowMs = options.nowMs ?? Date.now;
     this.#freeBytes = options.freeBytes ?? freeBytesOf;
     this.#allowedBytes = options.cacheBytesMax;
-    this.#spaceTimer = setInterval(() => void this.#lookAtSpace(), SPACE_CHECK_MS);
-    this.#spaceTimer.unref();
+    this.#clock = options.clock ?? systemClock;
+    this.#scheduleSpaceLook();
   }
 
   /** Opens the cache folder (made when missing) and all slot files in it. The caller holds its lock. */
@@ -85,7 +94,9 @@ export class CacheWriter {
     await fileSystem.makeFolder(folder);
     for (const name of await fileSystem.list(folder)) {
       const match = /^(\d{4,7})\.slots$/.exec(name);
-      if (match?.[1] !== undefined && isBlockBytes(Number(match[1]))) await writer.file(Number(match[1]));
+      // One that cannot be opened is tried again when a disk wants it.
+      if (match?.[1] !== undefined && isBlockBytes(Number(match[1])))
+        await writer.file(Number(match[1])).catch(writer.#noteFailure);
     }
     return writer;
   }
@@ -97,12 +108,12 @@ export class CacheWriter {
     let opening = this.#opening.get(blockBytes);
     if (opening === undefined) {
       const capacity = Math.max(1, Math.floor(this.#options.cacheBytesMax / blockBytes));
-      opening = SlotFile.open(this.#fileSystem, this.#folder, { blockBytes, capacity, nowMs: this.#nowMs }).then(
-        (file) => {
-          this.#files.set(blockBytes, file);
-          return file;
-        },
-      );
+      const cipher = this.#options.cipherOf?.(blockBytes);
+      const options = { blockBytes, capacity, nowMs: this.#nowMs, cipher };
+      opening = SlotFile.open(this.#fileSystem, this.#folder, options).then((file) => {
+        this.#files.set(blockBytes, file);
+        return file;
+      });
       this.#opening.set(blockBytes, opening);
       opening.catch(() => this.#opening.delete(blockBytes));
     }
@@ -113,12 +124,12 @@ export class CacheWriter {
     return this.#files.get(request.blockBytes)?.has(request.digest) ?? false;
   }
 
-  /** Puts a verified block into the cache; false when there is no room for it. Never rejects for want of space. */
+  /** Puts a verified block into the cache; false when that could not be done. Whatever the local disk does, it does not reject. */
   async fill(request: BlockRequest, block: Buffer): Promise<boolean> {
     if (this.#closed) return false;
     this.#filling += 1;
     try {
-      const isThere = await this.#fill(request, block);
+      const isThere = await this.#fill(request, block).catch(this.#noteFailure);
       if (!isThere) this.#unfilled += 1;
       return isThere;
     } finally {
@@ -147,6 +158,10 @@ export class CacheWriter {
         // Somebody else filled the file system. Stop growing at once; the next check gives space back.
         this.#allowedBytes = this.#usedBytes();
         this.#spaceCheckedMs = Number.NEGATIVE_INFINITY;
+        this.#faults.count('cache-disk-full');
+        return false;
+      case 'write-failed':
+        this.#faults.count('cache-write-failed');
         return false;
       default:
         return result satisfies never;
@@ -159,6 +174,37 @@ export class CacheWriter {
     file.drop(request.digest);
     this.#dropped += 1;
     this.#scheduleTable();
+  }
+
+  /** What the scrub goes over. */
+  get slotFiles(): readonly SlotFile[] {
+    return [...this.#files.values()];
+  }
+
+  /** The scrub found this slot to be damaged. False when it holds something else by now. */
+  dropSlot(found: { readonly blockBytes: number; readonly slot: number; readonly words: readonly number[] }): boolean {
+    if (this.#closed) return false;
+    const file = this.#files.get(found.blockBytes);
+    if (file?.dropSlot(found.slot, Uint32Array.from(found.words)) !== true) return false;
+    this.#faults.count('scrub-block-damaged');
+    this.#dropped += 1;
+    this.#scheduleTable();
+    return true;
+  }
+
+  get faults(): FaultCounts {
+    let badRecords = 0;
+    let discarded = 0;
+    let cuts = 0;
+    for (const { counters, cuts: cutsOfFile } of this.#files.values()) {
+      cuts += cutsOfFile;
+      badRecords += counters.badRecords;
+      discarded += counters.isTableDiscarded ? 1 : 0;
+    }
+    return sumFaults([
+      this.#faults.counts,
+      { 'cache-file-cut': cuts, 'cache-record-damaged': badRecords, 'cache-table-unusable': discarded },
+    ]);
   }
 
   get counters(): CacheCounters {
@@ -183,8 +229,8 @@ export class CacheWriter {
     if (this.#closed) return;
     this.#closed = true;
     if (this.#filling > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
-    clearTimeout(this.#tableTimer);
-    clearInterval(this.#spaceTimer);
+    this.#cancelTable?.();
+    this.#cancelSpace();
     await this.#spaceLook;
     await this.#tableWrite;
     await Promise.allSettled(this.#opening.values());
@@ -212,9 +258,17 @@ export class CacheWriter {
     return at === undefined ? undefined : files[at];
   }
 
-  /** Between fills. */
+  /** Guests fill the file system while nothing is fetched, too. */
+  #scheduleSpaceLook(): void {
+    this.#cancelSpace = this.#clock.after(SPACE_CHECK_MS, () => {
+      this.#scheduleSpaceLook();
+      void this.#lookAtSpace();
+    });
+  }
+
+  /** Between fills; one at a time, so that `close` waits for it, however long the disk takes to give space back. */
   async #lookAtSpace(): Promise<void> {
-    if (this.#closed || !this.#isSpaceCheckDue()) return;
+    if (this.#closed || this.#spaceLook !== undefined || !this.#isSpaceCheckDue()) return;
     this.#spaceLook = this.#checkSpace().then(
       () => {
         if ([...this.#files.values()].some((file) => file.isTableDirty)) this.#scheduleTable();
@@ -222,6 +276,7 @@ export class CacheWriter {
       () => undefined, // a block that cannot be given back now is tried again in a second
     );
     await this.#spaceLook;
+    this.#spaceLook = undefined;
   }
 
   #isSpaceCheckDue(): boolean {
@@ -241,13 +296,20 @@ export class CacheWriter {
       return; // a file system that cannot say keeps the configured bound
     }
     this.#allowedBytes = cacheBytesAllowed({ cacheBytesMax, usedBytes: this.#usedBytes(), freeBytes, reserveBytes });
-    while (this.#usedBytes() > this.#allowedBytes) {
+    while (this.#usedBytes() > this.#allowedBytes && !this.#closed) {
       const payer = this.#payer();
       if (payer === undefined) return;
       const excess = Math.ceil((this.#usedBytes() - this.#allowedBytes) / payer.blockBytes);
       if ((await payer.shrink(Math.min(SHRINK_BATCH_MAX, excess))) === 0) return;
     }
   }
+
+  /** What the local disk refused: counted, and the block is served from memory. */
+  readonly #noteFailure = (error: unknown): false => {
+    if (!(error instanceof CollectiveError)) throw error;
+    this.#faults.count(hasCode(error, 'disk-full') ? 'cache-disk-full' : 'cache-write-failed');
+    return false;
+  };
 
   #usedBytes(): number {
     let usedBytes = 0;
@@ -256,12 +318,11 @@ export class CacheWriter {
   }
 
   #scheduleTable(): void {
-    if (this.#tableTimer !== undefined || this.#closed) return;
-    this.#tableTimer = setTimeout(() => {
-      this.#tableTimer = undefined;
+    if (this.#cancelTable !== undefined || this.#closed) return;
+    this.#cancelTable = this.#clock.after(TABLE_DELAY_MS, () => {
+      this.#cancelTable = undefined;
       this.#tableWrite = this.#tableWrite.then(() => this.#writeTables());
-    }, TABLE_DELAY_MS);
-    this.#tableTimer.unref();
+    });
   }
 
   async #writeTables(): Promise<void> {
@@ -269,7 +330,8 @@ export class CacheWriter {
       try {
         await file.writeTable();
       } catch {
-        // A table that is behind costs fetches after the next start, nothing else.
+        // A table that is behind costs fetches after the next start, nothing else. The next look at the space tries again.
+        this.#faults.count('cache-table-write-failed');
       }
     }
   }

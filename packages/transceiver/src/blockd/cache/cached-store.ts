@@ -8,6 +8,7 @@
  */
 import { CollectiveError, type Digest } from '@collective/shared';
 import type { BlockRequest, BlockStore, FetchRank, GetOptions } from '../block-store.js';
+import { sumFaults, type FaultCounts } from '../faults.js';
 import { DIGEST_WORDS } from './slot-arrays.js';
 import { putDigestWords } from './slot-index.js';
 import type { SlotReader } from './slot-reader.js';
@@ -64,13 +65,14 @@ export class CachedStore implements BlockStore {
   }
 
   async get(request: BlockRequest, options: GetOptions): Promise<Buffer> {
-    const remembered = this.#memory.get(request.digest);
-    if (remembered !== undefined && remembered.length === request.blockBytes) return remembered;
     // Up to the filler there is no turn of the event loop: a demand read goes out before the readahead that it causes.
     for (let attempt = 0; attempt < TRIES_MAX; attempt += 1) {
       options.signal?.throwIfAborted();
-      const slot = this.#find(request);
-      const block = slot < 0 ? undefined : await this.#fromSlot(request);
+      // The slot before the memory: a slot that nobody reads is not checked again, and never read without waiting.
+      const isInSlot = this.#find(request) >= 0;
+      const remembered = isInSlot ? undefined : this.#memory.get(request.digest);
+      if (remembered !== undefined && remembered.length === request.blockBytes) return remembered;
+      const block = isInSlot ? await this.#fromSlot(request) : undefined;
       if (block !== undefined) {
         if (attempt === 0) this.counters.hits += 1;
         return block;
@@ -86,6 +88,17 @@ export class CachedStore implements BlockStore {
   warm(requests: readonly BlockRequest[], rank: FetchRank): void {
     const missing = requests.filter((request) => this.#find(request) < 0);
     if (missing.length > 0) this.#filler.warm(missing, rank);
+  }
+
+  /** Faults of the local disk that readers met. */
+  get faults(): FaultCounts {
+    let damaged = 0;
+    let unreadable = 0;
+    for (const { counters } of this.readers) {
+      damaged += counters.damaged - counters.unreadable;
+      unreadable += counters.unreadable;
+    }
+    return sumFaults([{ 'cache-block-damaged': damaged, 'cache-block-unreadable': unreadable }]);
   }
 
   #fromSlot(request: BlockRequest): Promise<Buffer | undefined> {

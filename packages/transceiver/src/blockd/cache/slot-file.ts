@@ -10,7 +10,9 @@
  */
 import type { Digest } from '@collective/shared';
 import { hasCode } from '@collective/shared';
+import { EncryptedFile } from '../../storage/encrypted-file.js';
 import type { FileSystem, RandomFile } from '../../storage/file-system.js';
+import type { SectorCipher } from '../../storage/sector-cipher.js';
 import { syscalls } from '../syscalls.js';
 import { EvictionOrder } from './eviction-order.js';
 import { Placement } from './placement.js';
@@ -43,13 +45,15 @@ import {
 import { slotRanges } from './space-plan.js';
 import { epochOf, freshTouch, frequencyOf } from './touches.js';
 
-export type FillResult = 'filled' | 'there-already' | 'no-room' | 'disk-full';
+export type FillResult = 'filled' | 'there-already' | 'no-room' | 'disk-full' | 'write-failed';
 
 export type SlotFileOptions = {
   readonly blockBytes: number;
   /** Slots at most; a file that has more is cut. */
   readonly capacity: number;
   readonly nowMs: () => number;
+  /** The blocks are encrypted with it; the table is not. */
+  readonly cipher?: SectorCipher | undefined;
 };
 
 export const slotFileName = (blockBytes: number): string => `${blockBytes}.slots`;
@@ -70,8 +74,15 @@ export class SlotFile {
   #usedSlots = 0;
   #takenSlots = 0;
   #slotsReached = 0;
+  /** The slot file is at least so long, unless somebody cut it. */
+  #bytesReached = 0;
+  #cuts = 0;
   #evicted = 0;
   #badRecords = 0;
+  /** The table was there and was of no use. */
+  #isTableDiscarded = false;
+  /** The table's header could not be written yet. */
+  #lacksHeader = false;
 
   private constructor(memory: SlotMemory, files: { slots: RandomFile; table: RandomFile }, nowMs: () => number) {
     this.memory = memory;
@@ -91,38 +102,83 @@ export class SlotFile {
 
   /** Opens or makes the two files of that block size in `folder`. Nothing in them is trusted. Errors: `local-io`, `disk-full`. */
   static async open(fileSystem: FileSystem, folder: string, options: SlotFileOptions): Promise<SlotFile> {
-    const { blockBytes, capacity, nowMs } = options;
+    const { blockBytes, capacity, nowMs, cipher } = options;
     const seed = Math.floor(Math.random() * 0x1_0000_0000) | 0;
     const memory = allocateSlotMemory({ blockBytes, capacity, seed });
-    const slots = await openOrCreate(fileSystem, `${folder}/${slotFileName(blockBytes)}`);
-    if (slots.descriptor !== undefined) syscalls?.advise(slots.descriptor, 0, 0, 'random');
-    const table = await openOrCreate(fileSystem, `${folder}/${slotTableName(blockBytes)}`);
-    const file = new SlotFile(memory, { slots, table }, nowMs);
-    await file.#load();
-    return file;
+    const opened: RandomFile[] = [];
+    const openFile = async (name: string): Promise<RandomFile> => {
+      const file = await openOrCreate(fileSystem, `${folder}/${name}`);
+      opened.push(file);
+      return file;
+    };
+    try {
+      const raw = await openFile(slotFileName(blockBytes));
+      const slots = cipher === undefined ? raw : new EncryptedFile(raw, cipher);
+      if (slots.descriptor !== undefined) syscalls?.advise(slots.descriptor, 0, 0, 'random');
+      const table = await openFile(slotTableName(blockBytes));
+      const file = new SlotFile(memory, { slots, table }, nowMs);
+      await file.#load();
+      return file;
+    } catch (error) {
+      for (const file of opened) await file.close();
+      throw error;
+    }
   }
 
   async #load(): Promise<void> {
-    const tableBytes = await this.#table.byteLength();
-    const header = Buffer.alloc(TABLE_HEADER_BYTES);
-    if (tableBytes >= TABLE_HEADER_BYTES) await this.#table.read(header, 0);
-    if (!isTableHeader(header, this.blockBytes)) {
-      await this.#table.setByteLength(0);
-      await this.#slots.setByteLength(0);
-      await this.#table.write(encodeTableHeader(this.blockBytes), 0);
+    const count = await this.#readTable();
+    if (count === undefined) {
+      await this.#beginAnew();
       return;
     }
-    const slotsInFile = Math.floor((await this.#slots.byteLength()) / this.blockBytes);
-    const recordsInTable = Math.floor((tableBytes - TABLE_HEADER_BYTES) / RECORD_BYTES);
-    const count = Math.min(slotsInFile, recordsInTable, this.memory.capacity);
-    if (slotsInFile > this.memory.capacity) await this.#slots.setByteLength(this.memory.capacity * this.blockBytes);
-    if (count > 0)
-      await this.#table.read(new Uint8Array(this.memory.records, 0, count * RECORD_BYTES), TABLE_HEADER_BYTES);
     const loaded = loadRecords(this.#arrays, this.#order, count);
     this.#usedSlots = loaded.usedSlots;
     this.#badRecords = loaded.badRecords;
     this.#slotsReached = count;
     this.#placement.load(count);
+  }
+
+  /** Reads the records; how many, or undefined when the table cannot be used: another version's, cut, unreadable. */
+  async #readTable(): Promise<number | undefined> {
+    const tableBytes = await this.#table.byteLength();
+    if (tableBytes === 0) return undefined;
+    try {
+      const header = Buffer.alloc(TABLE_HEADER_BYTES);
+      if (tableBytes >= TABLE_HEADER_BYTES) await this.#table.read(header, 0);
+      if (isTableHeader(header, this.blockBytes)) {
+        const slotsInFile = Math.floor((await this.#slots.byteLength()) / this.blockBytes);
+        const recordsInTable = Math.floor((tableBytes - TABLE_HEADER_BYTES) / RECORD_BYTES);
+        const count = Math.min(slotsInFile, recordsInTable, this.memory.capacity);
+        this.#bytesReached = Math.min(slotsInFile, this.memory.capacity) * this.blockBytes;
+        if (slotsInFile > this.memory.capacity) await this.#slots.setByteLength(this.memory.capacity * this.blockBytes);
+        if (count > 0)
+          await this.#table.read(new Uint8Array(this.memory.records, 0, count * RECORD_BYTES), TABLE_HEADER_BYTES);
+        return count;
+      }
+    } catch (error) {
+      if (!hasCode(error, 'local-io') && !hasCode(error, 'disk-full')) throw error;
+      this.#arrays.records.fill(0); // a part may have been read
+    }
+    this.#isTableDiscarded = true;
+    return undefined;
+  }
+
+  /** Empties both files. Where the disk refuses, the table does without a header for now: then it counts for nothing. */
+  async #beginAnew(): Promise<void> {
+    this.#lacksHeader = true;
+    try {
+      await this.#table.setByteLength(0);
+      await this.#slots.setByteLength(0);
+      await this.#writeHeader();
+    } catch (error) {
+      if (!hasCode(error, 'local-io') && !hasCode(error, 'disk-full')) throw error;
+    }
+  }
+
+  async #writeHeader(): Promise<void> {
+    if (!this.#lacksHeader) return;
+    await this.#table.write(encodeTableHeader(this.blockBytes), 0);
+    this.#lacksHeader = false;
   }
 
   get usedBytes(): number {
@@ -138,8 +194,13 @@ export class SlotFile {
     return slotMemoryBytes(this.memory) + this.#order.memoryBytes;
   }
 
-  get counters(): { readonly evicted: number; readonly badRecords: number } {
-    return { evicted: this.#evicted, badRecords: this.#badRecords };
+  /** How often somebody cut the slot file while it was in use. */
+  get cuts(): number {
+    return this.#cuts;
+  }
+
+  get counters(): { readonly evicted: number; readonly badRecords: number; readonly isTableDiscarded: boolean } {
+    return { evicted: this.#evicted, badRecords: this.#badRecords, isTableDiscarded: this.#isTableDiscarded };
   }
 
   has(digest: Digest): boolean {
@@ -157,12 +218,17 @@ export class SlotFile {
     this.#setFlags(slot, SLOT_TAKEN);
     this.#takenSlots += 1;
     const word = invalidate(this.#arrays.states, slot);
+    let isCut: boolean;
     try {
       const byteOffset = slot * this.blockBytes;
+      this.#noticeCut();
       if (!this.#slots.tryWrite(block, byteOffset)) await this.#slots.write(block, byteOffset);
+      isCut = this.#noticeCut();
+      this.#bytesReached = Math.max(this.#bytesReached, byteOffset + this.blockBytes);
     } catch (error) {
       this.#free(slot);
-      if (hasCode(error, 'disk-full') || hasCode(error, 'local-io')) return 'disk-full';
+      if (hasCode(error, 'disk-full')) return 'disk-full';
+      if (hasCode(error, 'local-io')) return 'write-failed';
       throw error;
     }
     const record = slot * RECORD_WORDS;
@@ -176,9 +242,25 @@ export class SlotFile {
     this.#setFlags(slot, SLOT_USED);
     this.#arrays.touches[slot] = freshTouch(epochOf(this.#nowMs()));
     this.#order.insert(slot, this.#order.queueFor(slot));
-    markVerified(this.#arrays.states, slot, word);
+    if (!isCut) markVerified(this.#arrays.states, slot, word);
     this.#touchRecord(slot);
     return 'filled';
+  }
+
+  /**
+   * Whether somebody has made the slot file shorter under our feet. A read behind the cut is refused by itself; but a write that
+   * makes the file longer again leaves zeroes before it, and one of them may be in a page that is in memory, of a slot that is
+   * marked. So this is looked at around each write, and then every slot is to be checked anew. Errors: `local-io`.
+   */
+  #noticeCut(): boolean {
+    const byteLength = this.#slots.byteLengthNow();
+    if (byteLength >= this.#bytesReached) return false;
+    for (let slot = 0; slot < this.#slotsReached; slot += 1) {
+      if ((this.#flagsOf(slot) & SLOT_USED) !== 0) invalidate(this.#arrays.states, slot);
+    }
+    this.#bytesReached = byteLength;
+    this.#cuts += 1;
+    return true;
   }
 
   /** Gives up blocks until `slotsMax` are given up or nothing can be. The slots are free and keep their space. */
@@ -206,7 +288,17 @@ export class SlotFile {
   /** The content of the slot that holds this digest is damaged: forget it. */
   drop(digest: Digest): void {
     const slot = this.#find(digest);
-    if (slot === NO_SLOT) return;
+    if (slot !== NO_SLOT) this.#dropUsed(slot);
+  }
+
+  /** As `drop`, by slot: when it still holds the block whose digest begins with these words. False when it does not. */
+  dropSlot(slot: number, words: Uint32Array): boolean {
+    if ((this.#flagsOf(slot) & SLOT_USED) === 0 || !this.#index.hasDigest(slot, words, 0)) return false;
+    this.#dropUsed(slot);
+    return true;
+  }
+
+  #dropUsed(slot: number): void {
     const isQueued = this.#order.isQueued(slot);
     this.#forget(slot);
     // A slot in a queue cannot be used again before the queue comes to it.
@@ -229,19 +321,28 @@ export class SlotFile {
     return this.#dirty.size > 0;
   }
 
-  /** Writes the records that changed since the last time. */
+  /** Writes the records that changed since the last time; what could not be written stays to be written. */
   async writeTable(): Promise<void> {
     if (this.#dirty.size === 0) return;
     const slots = [...this.#dirty];
     this.#dirty.clear();
-    for (const { firstSlot, slotCount } of slotRanges(slots)) await this.#writeRecords(firstSlot, slotCount);
+    try {
+      await this.#writeHeader();
+      for (const { firstSlot, slotCount } of slotRanges(slots)) await this.#writeRecords(firstSlot, slotCount);
+    } catch (error) {
+      for (const slot of slots) this.#dirty.add(slot);
+      throw error;
+    }
   }
 
-  /** Writes the table whole, with the frequencies, and closes the files. */
+  /** Writes the table whole, with the frequencies, and closes the files. A table that cannot be written costs fetches, no more. */
   async close(): Promise<void> {
     try {
       this.#dirty.clear();
+      await this.#writeHeader();
       if (this.#slotsReached > 0) await this.#writeRecords(0, this.#slotsReached);
+    } catch (error) {
+      if (!hasCode(error, 'local-io') && !hasCode(error, 'disk-full')) throw error;
     } finally {
       await this.#table.close();
       await this.#slots.close();

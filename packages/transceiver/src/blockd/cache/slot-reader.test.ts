@@ -1,8 +1,13 @@
 /** The protocol between reader and writer, one interleaving after the other: a file double changes things in mid-read. */
-import { beforeEach, describe, expect, it } from 'vitest';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import { CollectiveError, blockDigest, type Digest } from '@collective/shared';
 import type { RandomFile } from '../../storage/file-system.js';
-import { RECORD_WORDS, allocateSlotMemory, slotArrays, type SlotArrays } from './slot-arrays.js';
+import { LocalFileSystem } from '../../storage/local-file-system.js';
+import { syscalls } from '../syscalls.js';
+import { RECORD_WORDS, allocateSlotMemory, slotArrays, type SlotArrays, type SlotMemory } from './slot-arrays.js';
 import { SlotIndex, putDigestWords } from './slot-index.js';
 import { SlotReader } from './slot-reader.js';
 import {
@@ -58,6 +63,7 @@ let arrays: SlotArrays;
 let file: HookedFile;
 let reader: SlotReader;
 let index: SlotIndex;
+let memory: SlotMemory;
 const words = new Uint32Array(4);
 
 const putRecord = (slot: number, named: Digest): void => {
@@ -67,7 +73,7 @@ const putRecord = (slot: number, named: Digest): void => {
 const readWhole = () => reader.readWhole(0, digest, words, 0);
 
 beforeEach(() => {
-  const memory = allocateSlotMemory({ blockBytes: BLOCK, capacity: 4, seed: 3 });
+  memory = allocateSlotMemory({ blockBytes: BLOCK, capacity: 4, seed: 3 });
   arrays = slotArrays(memory);
   index = new SlotIndex(arrays);
   file = new HookedFile(Buffer.concat([good, other, good, other]));
@@ -183,5 +189,54 @@ describe('slot state', () => {
     expect(holdSlot(readers, 0)).toBe(false);
     for (let reader = 0; reader < 200; reader += 1) releaseSlot(readers, 0);
     expect(isHeld(readers, 0)).toBe(false);
+  });
+});
+
+describe('a page that is there unchecked', () => {
+  /*
+   * Seen in test/integrity: preadv2(RWF_NOWAIT) is not only answered from the page cache. It begins to read what is not there, and when
+   * that is through at once it serves it: a hole is, at once and always; so are a medium as fast as memory, and any medium when the
+   * thread was preempted in between. Slots of a file that had been cut and had grown again read as zeroes under their marks.
+   */
+  it('a NOWAIT read that fetched its page itself is not served under the mark', async () => {
+    let medium = good;
+    reader = new SlotReader(memory, file as unknown as RandomFile, {
+      readNowait: (target, byteOffset) => {
+        target.set(medium.subarray(byteOffset, byteOffset + target.length));
+        return target.length;
+      },
+    });
+    expect(await readWhole()).toEqual({ block: good });
+    const target = Buffer.alloc(4096);
+    expect(reader.tryRead(0, words, 0, target, 0)).toBe(true);
+    medium = Buffer.from(good);
+    medium[9000] = 8;
+    expect(reader.tryRead(0, words, 0, target, 0)).toBe(true); // another page
+    for (const [within, byteLength] of [
+      [8192, 4096],
+      [8999, 2],
+      [0, BLOCK],
+    ] as const) {
+      await readWhole();
+      expect(reader.tryRead(0, words, 0, Buffer.alloc(byteLength), within)).toBe(false);
+      expect(isVerified(Atomics.load(arrays.states, 0))).toBe(false);
+    }
+    expect(reader.counters.mismatched).toBeGreaterThanOrEqual(3);
+  });
+
+  it.runIf(syscalls !== undefined)('a hole that a cut file has got is not served as zeroes', async () => {
+    const folder = await mkdtemp(path.join(os.tmpdir(), 'collective-slot-reader-'));
+    onTestFinished(() => rm(folder, { recursive: true, force: true }));
+    const slots = path.join(folder, 'slots');
+    await writeFile(slots, good);
+    const real = await new LocalFileSystem().open(slots, 'write');
+    reader = new SlotReader(memory, real);
+    onTestFinished(() => reader.close());
+    expect(await readWhole()).toEqual({ block: good });
+    expect(reader.tryRead(0, words, 0, Buffer.alloc(4096), 4096)).toBe(true);
+    await real.setByteLength(0);
+    await real.setByteLength(BLOCK);
+    expect(reader.tryRead(0, words, 0, Buffer.alloc(4096), 4096)).toBe(false);
+    expect(await readWhole()).toBe('damaged');
   });
 });

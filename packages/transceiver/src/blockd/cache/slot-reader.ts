@@ -2,17 +2,20 @@
  * The reading half of a slot file, in the serving thread. What is in memory and verified is read at once; everything else is
  * read whole and checked against the full digest before a byte of it is served (slot-state.ts has the protocol).
  *
- * How "in memory and verified" is known:
- *   with preadv2(RWF_NOWAIT)   a read is answered from the page cache or refused; what is refused loses its mark
- *   without                    a crc32 of each 4 KiB, kept from the last check of the whole slot, is compared on each read
+ * What is served is checked each time: when a slot passes its digest, the crc32 of each of its 4 KiB is kept in memory, and a read is compared
+ * with it. That a page was found in the page cache proves nothing: preadv2(RWF_NOWAIT) begins to read what is not there, and serves it
+ * when that is through at once (a hole in the file, a medium as fast as memory, a thread that was preempted in between).
+ * So the mark and RWF_NOWAIT decide what need not wait, and the sums what is true.
  *
- * One thread may read through one SlotReader and no other reader of the same file may run beside it: a second one
- * could read the page that a refused read of the first has just brought in, before the first takes the mark away.
+ * One thread may read through one SlotReader.
  */
 import { crc32 } from 'node:zlib';
-import { sha256, type Digest } from '@collective/shared';
+import type { Digest } from '@collective/shared';
+import { decryptSectors, EncryptedFile } from '../../storage/encrypted-file.js';
 import type { RandomFile } from '../../storage/file-system.js';
+import type { SectorCipher } from '../../storage/sector-cipher.js';
 import { ERRNO, syscalls } from '../syscalls.js';
+import { publicNaming, type BlockNaming } from './block-naming.js';
 import { slotArrays, type SlotArrays, type SlotMemory } from './slot-arrays.js';
 import { SlotIndex } from './slot-index.js';
 import { holdSlot, invalidate, isSameContent, isVerified, markVerified, releaseSlot } from './slot-state.js';
@@ -21,42 +24,61 @@ import { countTouch, epochOf } from './touches.js';
 /** `gone`: the slot holds something else by now. `damaged`: it does not hold what its record says, or cannot be read. */
 export type WholeRead = { readonly block: Buffer } | 'gone' | 'damaged';
 
-export type SlotReaderCounters = { verified: number; damaged: number; refused: number };
+/**
+ * `unreadable`: of the damaged ones, those that could not be read at all. `refused`: reads of marked slots that would have had to wait.
+ * `mismatched`: reads of marked slots that gave other bytes than the last check.
+ */
+export type SlotReaderCounters = {
+  verified: number;
+  damaged: number;
+  unreadable: number;
+  refused: number;
+  mismatched: number;
+};
+
+export type SlotReaderOptions = {
+  readonly nowMs?: () => number;
+  /** `false` reads as where the call is missing. */
+  readonly useNowait?: boolean;
+  /** The call itself, for a file without a descriptor (a double). */
+  readonly readNowait?: ReadNowait;
+  /** Of an encrypted slot file. */
+  readonly cipher?: SectorCipher;
+  /** What blocks are called; default: as public ones. */
+  readonly naming?: BlockNaming;
+};
+
+/** preadv2(RWF_NOWAIT): fills `target` from the page cache; how many bytes, or the negative errno. */
+export type ReadNowait = (target: Uint8Array, byteOffset: number) => number;
 
 const PAGE_BYTES = 4096;
 
 export class SlotReader {
   readonly blockBytes: number;
-  readonly counters: SlotReaderCounters = { verified: 0, damaged: 0, refused: 0 };
+  readonly counters: SlotReaderCounters = { verified: 0, damaged: 0, unreadable: 0, refused: 0, mismatched: 0 };
   readonly #arrays: SlotArrays;
   readonly #index: SlotIndex;
   readonly #file: RandomFile;
   readonly #nowMs: () => number;
-  /** The file's descriptor while NOWAIT reads are used. */
-  #fd: number | undefined;
-  #sums: PageSums | undefined;
+  /** Undefined where the measured latency of reads decides what need not wait. */
+  readonly #readNowait: ReadNowait | undefined;
+  readonly #sums: PageSums;
+  readonly #naming: BlockNaming;
   #epoch: number;
 
-  /** Takes over the file. `useNowait: false` reads as where the call is missing. */
-  constructor(
-    memory: SlotMemory,
-    file: RandomFile,
-    options: { readonly nowMs?: () => number; readonly useNowait?: boolean } = {},
-  ) {
+  /** Takes over the file. */
+  constructor(memory: SlotMemory, file: RandomFile, options: SlotReaderOptions = {}) {
     this.blockBytes = memory.blockBytes;
     this.#arrays = slotArrays(memory);
     this.#index = new SlotIndex(this.#arrays);
-    this.#file = file;
+    const { cipher } = options;
+    this.#file = cipher === undefined ? file : new EncryptedFile(file, cipher);
+    this.#naming = options.naming ?? publicNaming;
     this.#nowMs = options.nowMs ?? Date.now;
     this.#epoch = epochOf(this.#nowMs());
-    const fd = file.descriptor;
-    if (fd === undefined || syscalls === undefined || options.useNowait === false) this.#useSums();
-    else {
-      syscalls.advise(fd, 0, 0, 'random');
-      const probe = syscalls.readNowait(fd, Buffer.alloc(1), 0);
-      if (probe === -ERRNO.EOPNOTSUPP || probe === -ERRNO.EINVAL) this.#useSums();
-      else this.#fd = fd;
-    }
+    const readNowait = options.useNowait === false ? undefined : (options.readNowait ?? nowaitOf(file));
+    this.#readNowait = cipher === undefined ? readNowait : decrypting(readNowait, cipher);
+    this.#sums = new PageSums(this.blockBytes, this.#arrays.capacity);
   }
 
   /** The slot of a digest (its first 16 bytes as words), or -1. */
@@ -72,16 +94,23 @@ export class SlotReader {
     const states = this.#arrays.states;
     const word = Atomics.load(states, slot);
     if (!isVerified(word) || !this.#index.hasDigest(slot, words, at)) return false;
-    if (this.#fd === undefined) {
-      if (this.#sums?.tryRead(this.#file, slot, word, target, within) !== true) return false;
-    } else {
-      const count = syscalls?.readNowait(this.#fd, target, slot * this.blockBytes + within) ?? 0;
-      if (count !== target.length) {
-        invalidate(states, slot);
-        this.counters.refused += 1;
-        return false;
-      }
+    const sums = this.#sums;
+    if (!sums.isFor(slot, word)) return false;
+    const pages = sums.pagesFor(target, within);
+    const byteOffset = slot * this.blockBytes + within - (within % PAGE_BYTES);
+    if (this.#readNowait === undefined) {
+      if (!this.#file.tryRead(pages, byteOffset)) return false;
+    } else if (this.#readNowait(pages, byteOffset) !== pages.length) {
+      invalidate(states, slot);
+      this.counters.refused += 1;
+      return false;
     }
+    if (!sums.isRight(slot, within, pages)) {
+      invalidate(states, slot);
+      this.counters.mismatched += 1;
+      return false;
+    }
+    if (pages !== target) target.set(pages.subarray(within % PAGE_BYTES, (within % PAGE_BYTES) + target.length));
     if (Atomics.load(states, slot) !== word) return false;
     countTouch(this.#arrays.touches, slot, this.#epoch);
     return true;
@@ -100,12 +129,14 @@ export class SlotReader {
       try {
         if (!this.#file.tryRead(block, byteOffset)) await this.#file.read(block, byteOffset);
       } catch {
-        return this.#damaged(slot, word);
+        const result = this.#damaged(slot, word);
+        if (result === 'damaged') this.counters.unreadable += 1;
+        return result;
       }
-      if (sha256(block) !== digest) return this.#damaged(slot, word);
+      if (!this.#naming.isNamed(block, digest)) return this.#damaged(slot, word);
       this.counters.verified += 1;
       // Refused when a NOWAIT read of the slot was refused meanwhile: what that one brought in has not been checked.
-      if (markVerified(states, slot, word)) this.#sums?.record(slot, word, block);
+      if (markVerified(states, slot, word)) this.#sums.record(slot, word, block);
       countTouch(touches, slot, this.#epoch);
       return { block };
     } finally {
@@ -127,16 +158,33 @@ export class SlotReader {
     this.counters.damaged += 1;
     return 'damaged';
   }
-
-  #useSums(): void {
-    this.#fd = undefined;
-    this.#sums = new PageSums(this.blockBytes, this.#arrays.capacity);
-  }
 }
 
-/** The crc32 of each 4 KiB of each slot as it was when the whole slot was last checked. */
+/** What comes past the EncryptedFile; whole pages are whole sectors. */
+const decrypting = (read: ReadNowait | undefined, cipher: SectorCipher): ReadNowait | undefined =>
+  read &&
+  ((target, byteOffset) => {
+    const count = read(target, byteOffset);
+    if (count === target.length) decryptSectors(cipher, target, byteOffset);
+    return count;
+  });
+
+/** Undefined where the call or the file system cannot tell what is in memory. */
+const nowaitOf = (file: RandomFile): ReadNowait | undefined => {
+  const fd = file.descriptor;
+  const calls = syscalls;
+  if (fd === undefined || calls === undefined) return undefined;
+  calls.advise(fd, 0, 0, 'random');
+  const probe = calls.readNowait(fd, Buffer.alloc(1), 0);
+  if (probe === -ERRNO.EOPNOTSUPP || probe === -ERRNO.EINVAL) return undefined;
+  return (target, byteOffset) => calls.readNowait(fd, target, byteOffset);
+};
+
+/**
+ * The crc32 of each 4 KiB of each slot as it was when the whole slot was last checked: 68 bytes for a slot of 64 KiB that was checked
+ * since the start; pages of these arrays that were never touched cost nothing.
+ */
 class PageSums {
-  readonly #blockBytes: number;
   readonly #pagesPerSlot: number;
   readonly #sums: Uint32Array;
   /** The state word for which a slot's sums are right; 0 is never one, because it carries the mark. */
@@ -144,7 +192,6 @@ class PageSums {
   readonly #scratch: Buffer;
 
   constructor(blockBytes: number, capacity: number) {
-    this.#blockBytes = blockBytes;
     this.#pagesPerSlot = blockBytes / PAGE_BYTES;
     this.#sums = new Uint32Array(capacity * this.#pagesPerSlot);
     this.#words = new Int32Array(capacity);
@@ -153,27 +200,31 @@ class PageSums {
 
   /** `block` was checked while the slot's state word was `word`. */
   record(slot: number, word: number, block: Buffer): void {
-    for (let page = 0; page < this.#pagesPerSlot; page += 1) {
-      this.#sums[slot * this.#pagesPerSlot + page] = crc32(block.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES));
-    }
+    const first = slot * this.#pagesPerSlot;
+    for (let page = 0; page < this.#pagesPerSlot; page += 1)
+      this.#sums[first + page] = crc32(block.subarray(page * PAGE_BYTES, (page + 1) * PAGE_BYTES));
     this.#words[slot] = word | 1;
   }
 
-  tryRead(file: RandomFile, slot: number, word: number, target: Uint8Array, within: number): boolean {
-    if (this.#words[slot] !== word) return false;
-    const firstPage = Math.floor(within / PAGE_BYTES);
-    const endPage = Math.ceil((within + target.length) / PAGE_BYTES);
-    const isWholePages = within % PAGE_BYTES === 0 && target.length % PAGE_BYTES === 0;
-    const pages = isWholePages ? target : this.#scratch.subarray(0, (endPage - firstPage) * PAGE_BYTES);
-    if (!file.tryRead(pages, slot * this.#blockBytes + firstPage * PAGE_BYTES)) return false;
-    for (let page = firstPage; page < endPage; page += 1) {
-      const from = (page - firstPage) * PAGE_BYTES;
-      if (crc32(pages.subarray(from, from + PAGE_BYTES)) !== this.#sums[slot * this.#pagesPerSlot + page]) return false;
+  /** Whether the sums of the slot are those of its content while its state word is `word`. */
+  isFor(slot: number, word: number): boolean {
+    return this.#words[slot] === word;
+  }
+
+  /** Where to read the whole pages of which `target` wants a part: into itself when it wants whole ones. Good until the next call. */
+  pagesFor(target: Uint8Array, within: number): Uint8Array {
+    if (within % PAGE_BYTES === 0 && target.length % PAGE_BYTES === 0) return target;
+    const first = within - (within % PAGE_BYTES);
+    const end = Math.ceil((within + target.length) / PAGE_BYTES) * PAGE_BYTES;
+    return this.#scratch.subarray(0, end - first);
+  }
+
+  isRight(slot: number, within: number, pages: Uint8Array): boolean {
+    const first = slot * this.#pagesPerSlot + Math.floor(within / PAGE_BYTES);
+    if (pages.length === PAGE_BYTES) return crc32(pages) === this.#sums[first];
+    for (let at = 0, page = first; at < pages.length; at += PAGE_BYTES, page += 1) {
+      if (crc32(pages.subarray(at, at + PAGE_BYTES)) !== this.#sums[page]) return false;
     }
-    if (!isWholePages)
-      target.set(
-        this.#scratch.subarray(within - firstPage * PAGE_BYTES, within - firstPage * PAGE_BYTES + target.length),
-      );
     return true;
   }
 }

@@ -1,11 +1,10 @@
 /**
  * One word a slot: bit 0 the verified mark, the rest a sequence number. It is seqlock and mark at once.
  *
- * Verified: every byte of the slot that can be in the page cache was checked against the slot's digest on its way
- * there (or was written by us). Whoever sees a page of it missing takes the mark away FIRST, because the refused read
- * itself may bring the page in, unchecked; and because the sequence moves with it, a check that began before cannot put
- * the mark back. The writer moves the sequence before it gives a slot other content, so that a reader which sees the
- * same word before and after its read has read one content.
+ * Verified: the slot's whole content was checked against its digest (or was written by us) since the sequence moved last. The reader's
+ * sums are of that content. Whoever sees a page of it missing takes the mark away, so that the slot is read and checked as a whole
+ * again; and because the sequence moves with it, a check that began before cannot put the mark back. The writer moves the sequence before
+ * it gives a slot other content, so that a reader which sees the same word before and after its read has read one content.
  *
  *   reader   word = load; verified? digest equal? read; load === word ? bytes are good : not
  *   checker  word = load; read whole slot; digest right? compareExchange(word -> word | 1)

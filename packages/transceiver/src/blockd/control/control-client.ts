@@ -2,11 +2,23 @@
 import type net from 'node:net';
 import { CollectiveError, isErrorCode } from '@collective/shared';
 import { readJsonLines, writeJsonLine } from '../../machine/json-lines.js';
+import { withTimeout } from '../../machine/qmp-client.js';
 import { connectUnix } from '../../machine/unix-socket.js';
 import type { ControlEvent, ControlMethod, ControlParams, ControlReply, ControlResults } from './control-protocol.js';
 
 /** A status with thousands of waiting blocks is long. */
 const REPLY_BYTES_MAX = 16 << 20;
+/** A daemon that hangs is ended by its supervisor much earlier; this is for one that answers everything but this. */
+const TIMEOUT_MS = 60_000;
+/** They wait for a slow disk, or for blocks. */
+const LONG_MS: Partial<Readonly<Record<ControlMethod, number>>> = {
+  attach: 300_000,
+  detach: 300_000,
+  warm: 700_000,
+  seal: 300_000,
+  'changed-blocks': 300_000,
+  rebase: 3_600_000,
+};
 
 export class ControlClient {
   readonly #socket: net.Socket;
@@ -49,16 +61,29 @@ export class ControlClient {
     return new ControlClient(await connectUnix(path, rest), onEvent ?? (() => undefined));
   }
 
-  /** Errors: those of the method; `shutting-down` when blockd ends before it answers. */
-  async request<M extends ControlMethod>(method: M, params: ControlParams<M>): Promise<ControlResults[M]> {
+  /** Errors: those of the method; `shutting-down` when blockd ends before it answers; `local-io` when it does not in time (`data.timedOut`). */
+  async request<M extends ControlMethod>(
+    method: M,
+    params: ControlParams<M>,
+    options: { readonly timeoutMs?: number } = {},
+  ): Promise<ControlResults[M]> {
     if (this.#isClosed) throw new CollectiveError('shutting-down', 'blockd has closed the control connection');
     const id = this.#nextId;
     this.#nextId += 1;
-    const result = await new Promise<object>((resolve, reject) => {
+    const answer = new Promise<object>((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
       writeJsonLine(this.#socket, { id, method, params });
     });
-    return result as ControlResults[M];
+    const timeoutMs = options.timeoutMs ?? LONG_MS[method] ?? TIMEOUT_MS;
+    try {
+      return (await withTimeout(answer, timeoutMs, `blockd did not answer ${method}`)) as ControlResults[M];
+    } finally {
+      this.#pending.delete(id);
+    }
+  }
+
+  get isClosed(): boolean {
+    return this.#isClosed;
   }
 
   close(): void {

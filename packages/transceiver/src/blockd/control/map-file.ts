@@ -5,7 +5,7 @@
  * Never pages as chunks: this runs in the serving thread, zstd has one static context a process (shared/src/zstd.ts),
  * and the fetching thread uses it at any time.
  */
-import { CollectiveError, DiskMap, decodeChangedPairs, type Digest } from '@collective/shared';
+import { CollectiveError, DiskMap, decodeChangedPairs, type ChangedPairs, type Digest } from '@collective/shared';
 import type { FileSystem } from '../../storage/file-system.js';
 
 /** 2^27 pairs of 37 bytes would be 5 GB; a disk of 1 TiB in 64 KiB blocks has 2^24. */
@@ -17,9 +17,7 @@ export const readMapFile = async (
   path: string,
   expected: { readonly diskBytes: number; readonly blockBytes: number; readonly root: Digest },
 ): Promise<DiskMap> => {
-  const bytes = await fileSystem.readWhole(path, MAP_FILE_BYTES_MAX);
-  if (bytes === undefined) throw new CollectiveError('not-found', `there is no map file ${path}`);
-  const pairs = decodeChangedPairs(bytes);
+  const pairs = await readPairsFile(fileSystem, path);
   if (pairs.diskBytes !== expected.diskBytes || pairs.blockBytes !== expected.blockBytes) {
     throw new CollectiveError(
       'malformed',
@@ -31,4 +29,11 @@ export const readMapFile = async (
   if (root !== expected.root)
     throw new CollectiveError('digest-mismatch', `the map file has root ${root}, expected ${expected.root}`);
   return map;
+};
+
+/** The list in a file, not applied to anything yet. Errors: `not-found`, `malformed`, `unknown-format`, `too-large`. */
+export const readPairsFile = async (fileSystem: FileSystem, path: string): Promise<ChangedPairs> => {
+  const bytes = await fileSystem.readWhole(path, MAP_FILE_BYTES_MAX);
+  if (bytes === undefined) throw new CollectiveError('not-found', `there is no map file ${path}`);
+  return decodeChangedPairs(bytes);
 };

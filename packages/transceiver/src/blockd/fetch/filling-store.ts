@@ -40,6 +40,11 @@ export class FillingStore implements CacheFiller {
     }
   }
 
+  /** Puts a block that somebody has and has checked into the cache. False: there was no room. */
+  fill(request: BlockRequest, block: Buffer): Promise<boolean> {
+    return this.#cache.has(request) ? Promise.resolve(true) : this.#cache.fill(request, block);
+  }
+
   reportDamage(request: { readonly digest: Digest; readonly blockBytes: number }): void {
     this.#cache.drop(request);
   }

@@ -125,6 +125,37 @@ describe('over HTTP', () => {
     expect(performance.now() - beganMs).toBeLessThan(1500);
   });
 
+  it('on a slow line gives up in silence as soon as on a fast one, and what was asked in the silence as soon as the line speaks again', async () => {
+    const repository = await TestRepository.open(disk.chunks);
+    closers.push(() => repository[Symbol.asyncDispose]());
+    const clock = new ManualClock();
+    const meter = new LinkMeter(() => clock.nowMs());
+    meter.addFirstByte(40);
+    meter.addBytes(93_750); // in half a second: 1.5 Mbit/s, on which sixteen blocks take 5.6 s
+    const http = new HttpStore({ origin: repository.origin }, { meter, clock });
+    closers.push(() => http.close());
+    const failed: Digest[] = [];
+    const ask = (digest: Digest): Promise<unknown> =>
+      http.getChunk(requestFor(digest), { rank: RANK.demand }).catch(() => failed.push(digest));
+    repository.behave = () => 'silent';
+    const early = digests.slice(0, 15);
+    const pending = early.map(ask);
+    const late = digests[15] ?? A;
+    await eventually('the early requests', () => repository.requests.length === 15);
+    clock.advance(1_900);
+    pending.push(ask(late));
+    await eventually('the late request', () => repository.requests.length === 16);
+    clock.advance(150);
+    await eventually('the early ones given up', () => failed.length === 15);
+    expect(failed).not.toContain(late);
+    repository.behave = () => 'serve';
+    clock.advance(50);
+    await ask(first);
+    await eventually('the late one given up', () => failed.includes(late));
+    await Promise.all(pending);
+    expect(clock.nowMs()).toBe(2_100);
+  });
+
   it('counts what came over the line', async () => {
     const { store, meter } = await open();
     await Promise.all(digests.map((digest) => store.get(requestFor(digest), { rank: RANK.trace })));

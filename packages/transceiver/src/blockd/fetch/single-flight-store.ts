@@ -27,7 +27,7 @@ export class SingleFlightStore implements BlockStore {
 
   async get(request: BlockRequest, options: GetOptions): Promise<Buffer> {
     options.signal?.throwIfAborted();
-    const key = `${request.digest}/${request.blockBytes}`;
+    const key = `${request.digest}/${request.blockBytes}/${request.source ?? ''}`;
     const flight = this.#flights.get(key) ?? this.#start(key, request, options);
     flight.waiters += 1;
     flight.rank.raise(options.rank.fetchClass);

@@ -205,11 +205,51 @@ describe('retry', () => {
     expect(failures).toEqual(['internal']);
   });
 
-  it('waits as long as the server asks', async () => {
+  it('tries with one of the reads that wait every two seconds, and with the others when the server asks for it or that one succeeds', async () => {
     const { gated, clock, store } = open();
+    const later = (): Error => new CollectiveError('rate-limited', 'later', { data: { retryAfterMs: 7000 } });
+    const probing = store.get(requestFor(A), { rank: RANK.demand });
+    const waiting = [store.get(requestFor(B), { rank: RANK.demand }), store.get(requestFor(B), { rank: RANK.demand })];
+    for (let attempt = 0; attempt < 3; attempt += 1) await failAndWait(gated, attempt, later());
+    expect(clock.slept).toEqual([2000, 7000, 7000]);
+    clock.advance(2000);
+    await eventually('the attempt of the probe', () => gated.calls.length === 4);
+    expect(gated.call(3).request.digest).toBe(A);
+    gated.call(3).resolve(bytes);
+    expect(await probing).toBe(bytes);
+    await eventually('the attempts of the others', () => gated.calls.length === 6);
+    for (const index of [4, 5]) gated.call(index).resolve(bytes);
+    expect(await Promise.all(waiting)).toEqual([bytes, bytes]);
+  });
+
+  it('lets another read try when the guest that tried has left', async () => {
+    const { gated, clock, store } = open();
+    const later = (): Error => new CollectiveError('internal', 'later', { data: { retryAfterMs: 20_000 } });
+    const abort = new AbortController();
+    const leaving = store.get(requestFor(A), { rank: RANK.demand, signal: abort.signal });
+    const staying = store.get(requestFor(B), { rank: RANK.demand });
+    await failAndWait(gated, 0, later());
+    await failAndWait(gated, 1, later());
+    abort.abort(new Error('gone'));
+    await expect(leaving).rejects.toThrow('gone');
+    await failAndWait(gated, 2, later());
+    expect(clock.slept).toEqual([2000, 20_000, 2000]);
+    clock.advance(2000);
+    await eventually('the attempt of the next probe', () => gated.calls.length === 4);
+    gated.call(3).resolve(bytes);
+    expect(await staying).toBe(bytes);
+  });
+
+  it('wakes nobody who waits for a block that is missing when another block has come', async () => {
+    const { gated, store } = open();
     void store.get(requestFor(A), { rank: RANK.demand }).catch(() => undefined);
-    await failAndWait(gated, 0, new CollectiveError('rate-limited', 'later', { data: { retryAfterMs: 7000 } }));
-    expect(clock.slept).toEqual([7000]);
+    await failAndWait(gated, 0, new CollectiveError('block-missing'));
+    const other = store.get(requestFor(B), { rank: RANK.demand });
+    await failAndWait(gated, 1, new CollectiveError('repository-unreachable'));
+    gated.call(2).resolve(bytes);
+    await other;
+    await settle();
+    expect(gated.calls.length).toBe(3);
   });
 });
 

@@ -94,7 +94,7 @@ export class Connection {
   }
 
   clientIsGone(): boolean {
-    if (this.#isClosed) return true;
+    if (this.#isOver) return true;
     return this.#fd !== undefined && syscalls !== undefined && syscalls.peerGone(this.#fd);
   }
 
@@ -111,7 +111,7 @@ export class Connection {
    */
   send(bytes: Buffer, byteLength: number, released: () => void): void {
     let sentBytes = 0;
-    if (this.#isClosed) return released();
+    if (this.#isOver) return released();
     if (this.#fd !== undefined && this.#unsentBytes === 0 && syscalls !== undefined) {
       const count = syscalls.send(this.#fd, bytes, byteLength);
       if (count === byteLength) return released();
@@ -141,11 +141,19 @@ export class Connection {
     this.#socket.destroy();
   }
 
+  /**
+   * The descriptor is closed as soon as the socket is destroyed, which is before its 'close' event: from then on its number may be that
+   * of another client's socket, so it must not be touched.
+   */
+  get #isOver(): boolean {
+    return this.#isClosed || this.#socket.destroyed;
+  }
+
   /** One delivery by libuv into the shared buffer, and whatever else has arrived since. */
   #received(byteLength: number): boolean {
     if (!this.#deliver(0, byteLength)) return false;
-    for (let round = 0; round < RECEIVE_ROUNDS && !this.#isClosed; round += 1) {
-      if (this.#fd === undefined || syscalls === undefined || this.#socket.destroyed) return false;
+    for (let round = 0; round < RECEIVE_ROUNDS; round += 1) {
+      if (this.#fd === undefined || syscalls === undefined || this.#isOver) return false;
       const count = syscalls.receive(this.#fd, this.#chunk);
       if (count <= 0) break; // nothing there, or an end that libuv will find
       if (!this.#deliver(0, count)) return false;

@@ -8,6 +8,7 @@
  */
 import { syscalls } from '../syscalls.js';
 import type { BlockDevice } from '../block-device.js';
+import type { DiskRecording } from '../request-recording.js';
 import { BusyTime } from './busy-time.js';
 import { NBD_LIMITS } from './nbd-limits.js';
 import { TRANSMISSION_FLAG } from './nbd-protocol.js';
@@ -35,6 +36,8 @@ export class NbdExport {
   readonly preferredBlockBytes: number;
   /** Time with a request unanswered, all connections together. */
   readonly busy = new BusyTime();
+  /** Set while somebody records what is asked of this disk. */
+  recording: DiskRecording | undefined;
   readonly #users = new Set<ExportUser>();
 
   constructor(options: {

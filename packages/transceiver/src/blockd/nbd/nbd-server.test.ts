@@ -236,6 +236,20 @@ describe('requests', () => {
     );
   });
 
+  /** What was seen: a read of nothing where a block is missing went the waiting way, which sent its runs of data and holes: none. */
+  it('a read of nothing is answered, also where it would have to wait', async () => {
+    device.isSlow = true;
+    for (const structured of [true, false]) {
+      const client = await open({ structured });
+      client.send(requestBytes({ command: COMMAND.read, cookie: 1, byteOffset: 4096 }));
+      const reply = await client.readReply('read of nothing');
+      expect(reply.cookie).toBe(1);
+      if (reply.kind === 'chunk') expect(reply.isDone).toBe(true);
+      client.send(requestBytes({ command: COMMAND.flush, cookie: 2 }));
+      expect((await client.readReply('flush')).cookie).toBe(2);
+    }
+  });
+
   it('FAST_ZERO is refused where zeroing is not fast', async () => {
     const slow = new MemoryDevice(4096, { zeroIsFast: false });
     const other = await NbdServer.open({

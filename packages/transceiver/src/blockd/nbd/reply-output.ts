@@ -5,6 +5,7 @@
  * Write acknowledgements may leave only after the device has published the writes. So `flush` publishes first, and when
  * that fails the acknowledgements of the batch are turned into errors where they lie.
  */
+import type { RequestTap } from '../request-recording-tap.js';
 import type { Connection } from './connection.js';
 import { NBD_LIMITS } from './nbd-limits.js';
 import {
@@ -51,13 +52,15 @@ export class ReplyOutput {
   readonly #connection: Connection;
   /** Publishes acknowledged writes; returns 0, or the errno that the acknowledgements must become. */
   readonly #publish: () => number;
+  readonly #tap: RequestTap;
   #arena: Arena = spareArenas.pop() ?? new Arena();
   /** Where in the arena write acknowledgements lie, for the case that publishing fails. */
   readonly #acknowledgements: number[] = [];
 
-  constructor(connection: Connection, publish: () => number) {
+  constructor(connection: Connection, options: { readonly publish: () => number; readonly tap: RequestTap }) {
     this.#connection = connection;
-    this.#publish = publish;
+    this.#publish = options.publish;
+    this.#tap = options.tap;
   }
 
   /** Room for a read of `byteLength` behind a header; then call `closeData`, `closeHole` or `closeSimple`, or nothing. */
@@ -134,6 +137,7 @@ export class ReplyOutput {
     }
     // Mostly sent at once, and then the next batch goes into the same memory, which the processor still holds.
     this.#connection.send(arena.bytes, arena.used, () => recycle(arena));
+    if (this.#tap.unsent > 0) this.#tap.sent();
     this.#arena = spareArenas.pop() ?? new Arena();
   }
 
@@ -157,6 +161,7 @@ export class ReplyOutput {
     bytes.writeUInt32BE(errno, used + 4);
     bytes.writeUInt32BE(cookieHigh, used + 8);
     bytes.writeUInt32BE(cookieLow, used + 12);
+    if (this.#tap.unanswered > 0) this.#tap.answered(cookieHigh, cookieLow, errno !== 0);
   }
 
   #dataHeader(flags: number, cookieHigh: number, cookieLow: number, byteOffset: number, byteLength: number): void {
@@ -172,6 +177,8 @@ export class ReplyOutput {
     bytes.writeUInt32BE(cookieHigh, used + 8);
     bytes.writeUInt32BE(cookieLow, used + 12);
     bytes.writeUInt32BE(payloadBytes, used + 16);
+    if (this.#tap.unanswered > 0 && (flags & REPLY_FLAG_DONE) !== 0)
+      this.#tap.answered(cookieHigh, cookieLow, replyType === REPLY_TYPE.error);
   }
 
   #writeOffset(bytes: Buffer, at: number, byteOffset: number): void {

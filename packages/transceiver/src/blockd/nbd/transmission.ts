@@ -7,10 +7,12 @@
  */
 import { CollectiveError } from '@collective/shared';
 import type { BlockDevice } from '../block-device.js';
+import { RequestTap } from '../request-recording-tap.js';
 import { blockStatusPayload } from './block-status.js';
 import type { BusyTime } from './busy-time.js';
 import type { Connection } from './connection.js';
 import type { Negotiated } from './handshake.js';
+import type { NbdExport } from './nbd-export.js';
 import { NBD_LIMITS } from './nbd-limits.js';
 import {
   COMMAND,
@@ -39,6 +41,8 @@ const HOLE_BYTES_MIN = 512;
 /** Longer reads are looked at for holes in pieces of this size, aligned on the disk. */
 const HOLE_PIECE_BYTES = 64 << 10;
 
+const NO_PAYLOAD = Buffer.alloc(0);
+
 const ALLOWED_FLAGS: Readonly<Record<number, number>> = {
   [COMMAND.read]: COMMAND_FLAG.fua | COMMAND_FLAG.df,
   [COMMAND.write]: COMMAND_FLAG.fua,
@@ -60,6 +64,8 @@ export class Transmission implements RequestSink {
   /** Aborts what still waits when the client is gone. */
   readonly #abort = new AbortController();
   readonly #busy: BusyTime;
+  readonly #export: NbdExport;
+  readonly #tap = new RequestTap();
   #isInBatch = false;
   #inFlight = 0;
   #inFlightBytes = 0;
@@ -70,11 +76,12 @@ export class Transmission implements RequestSink {
   constructor(negotiated: Negotiated, connection: Connection, events: TransmissionEvents) {
     this.#device = negotiated.nbdExport.device;
     this.#busy = negotiated.nbdExport.busy;
+    this.#export = negotiated.nbdExport;
     this.#structured = negotiated.structuredReplies;
     this.#allocationContext = negotiated.allocationContext;
     this.#connection = connection;
     this.#events = events;
-    this.#output = new ReplyOutput(connection, () => this.#publish());
+    this.#output = new ReplyOutput(connection, { publish: () => this.#publish(), tap: this.#tap });
   }
 
   get canTake(): boolean {
@@ -108,6 +115,8 @@ export class Transmission implements RequestSink {
     if (this.#isInBatch) return;
     this.#isInBatch = true;
     this.#busy.begin();
+    const { recording } = this.#export;
+    if (recording !== undefined) this.#tap.batchArrived(recording);
   }
 
   /** Sends what was put together. */
@@ -133,6 +142,9 @@ export class Transmission implements RequestSink {
     byteLength: number,
   ): void {
     this.#batchRequests += 1;
+    const { recording } = this.#export;
+    if (recording !== undefined && command !== COMMAND.disconnect)
+      this.#tap.requested(recording, command, flags, cookieHigh, cookieLow, byteOffset, byteLength);
     const allowedFlags = ALLOWED_FLAGS[command];
     if (allowedFlags === undefined || (flags & ~allowedFlags) !== 0) {
       return this.#error(command, cookieHigh, cookieLow, NBD_ERRNO.EINVAL);
@@ -160,6 +172,9 @@ export class Transmission implements RequestSink {
 
   admitWrite(flags: number, cookieHigh: number, cookieLow: number, byteOffset: number, byteLength: number): boolean {
     this.#batchRequests += 1;
+    const { recording } = this.#export;
+    if (recording !== undefined)
+      this.#tap.requested(recording, COMMAND.write, flags, cookieHigh, cookieLow, byteOffset, byteLength);
     let errno = 0;
     if (this.#device.readOnly) errno = NBD_ERRNO.EPERM;
     else if ((flags & ~COMMAND_FLAG.fua) !== 0 || byteLength > NBD_LIMITS.requestBytesMax) errno = NBD_ERRNO.EINVAL;
@@ -192,6 +207,7 @@ export class Transmission implements RequestSink {
     if (byteLength > NBD_LIMITS.requestBytesMax || byteOffset + byteLength > device.byteLength) {
       return this.#error(COMMAND.read, cookieHigh, cookieLow, NBD_ERRNO.EINVAL);
     }
+    if (byteLength === 0) return this.#nothing(cookieHigh, cookieLow); // a chunk of data must hold some
     if (byteLength <= NBD_LIMITS.arenaReadBytesMax) {
       const output = this.#output;
       if (this.#structured) {
@@ -208,6 +224,11 @@ export class Transmission implements RequestSink {
       }
     }
     this.#readWaiting(flags, cookieHigh, cookieLow, byteOffset, byteLength);
+  }
+
+  #nothing(cookieHigh: number, cookieLow: number): void {
+    if (this.#structured) this.#output.chunk(REPLY_TYPE.none, cookieHigh, cookieLow, NO_PAYLOAD);
+    else this.#output.simple(cookieHigh, cookieLow, 0);
   }
 
   #readWaiting(flags: number, cookieHigh: number, cookieLow: number, byteOffset: number, byteLength: number): void {

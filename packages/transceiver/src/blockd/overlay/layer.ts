@@ -12,56 +12,67 @@
  */
 import { randomBytes } from 'node:crypto';
 import { CollectiveError, hasCode } from '@collective/shared';
+import type { Extent } from '../block-device.js';
 import type { FileSystem, RandomFile } from '../../storage/file-system.js';
+import { EncryptedFile } from '../../storage/encrypted-file.js';
 import { GroupSync } from '../../storage/group-sync.js';
+import type { SectorCipher } from '../../storage/sector-cipher.js';
 import {
   GRANULE_BYTES,
   granuleCountOf,
+  granuleOf,
   OVERLAY_LIMITS,
   SECTOR_BYTES,
   sectorMask,
   SECTORS_PER_GRANULE,
 } from './geometry.js';
-import { decodeMapFileHeader, encodeMapFileHeader, MAP_HEADER_BYTES } from './map-file-header.js';
-import { MAP_PAGE_GRANULES, SectorMap } from './sector-map.js';
-
-export type LayerLocation = {
-  /** The folder that holds the layers' folders. */
-  readonly folder: string;
-  readonly layerId: string;
-  readonly diskBytes: number;
-};
-
-type LoadedMap = { readonly bootId: string; readonly map: SectorMap; readonly durableChunks: Set<number> };
-type LayerFiles = { readonly data: RandomFile; readonly live: RandomFile; readonly durable: RandomFile };
-
-/** Pages of the durable file that get their space together: 64 KiB. */
-const CHUNK_PAGES = 16;
-/** In front of the boot id in the live file: a sync failed, so what is in the page cache is not to be believed either. */
-const FAILED = '!';
-
-const pageAt = (pageIndex: number): number => MAP_HEADER_BYTES + pageIndex * MAP_PAGE_GRANULES;
+import { LayerData } from './layer-data.js';
+import {
+  CHUNK_PAGES,
+  expectByteLength,
+  FAILED,
+  loadMap,
+  pageAt,
+  type LayerFiles,
+  type LayerLocation,
+  type LoadedMap,
+} from './layer-maps.js';
+import { loadSums, saveSums, type LoadedSums } from './layer-sums-file.js';
+import { encodeMapFileHeader, MAP_HEADER_BYTES } from './map-file-header.js';
+import { MAP_PAGE_GRANULES, type SectorMap } from './sector-map.js';
 
 export const newLayerId = (): string => randomBytes(16).toString('hex');
 
+type Loaded = LoadedMap & { readonly sums: LoadedSums; readonly cipher: SectorCipher | undefined };
+
 export class Layer {
   readonly layerId: string;
-  readonly data: RandomFile;
   readonly map: SectorMap;
+  readonly #data: LayerData;
   readonly #live: RandomFile;
   readonly #durable: RandomFile;
   readonly #groupSync: GroupSync;
-  readonly #diskBytes: number;
+  readonly #location: LayerLocation;
   /** Chunks of the durable file that have their space. */
   readonly #durableChunks: Set<number>;
   readonly #headerOfFailed: Buffer;
+  readonly #cipher: SectorCipher | undefined;
   #mapFull: unknown;
+  /** A sync of the data failed: a page of it may have been dropped from memory and be read as it was before. */
+  #isDataLost = false;
+  /** From the start: a predecessor may have been killed between writing the durable map and its sync. */
+  #isDurableDirty = true;
+  /** The file of sums is there, and nothing that it speaks of can change. */
+  #hasSumsFile: boolean;
 
-  private constructor(location: LayerLocation, files: LayerFiles, loaded: LoadedMap) {
+  private constructor(location: LayerLocation, files: LayerFiles, loaded: Loaded) {
+    const { diskBytes } = location;
+    const { map, sums } = loaded;
     this.layerId = location.layerId;
-    this.#diskBytes = location.diskBytes;
-    this.data = files.data;
-    this.map = loaded.map;
+    this.#location = location;
+    this.#data = new LayerData(files.data, { map, sums: sums.sums, diskBytes });
+    this.#hasSumsFile = sums.isKept;
+    this.map = map;
     this.#durableChunks = loaded.durableChunks;
     this.#headerOfFailed = encodeMapFileHeader({
       kind: 'live',
@@ -69,6 +80,7 @@ export class Layer {
       layerId: location.layerId,
       bootId: FAILED + loaded.bootId,
     });
+    this.#cipher = loaded.cipher;
     this.#live = files.live;
     this.#durable = files.durable;
     // Dirty from the start: a killed predecessor may have left data unsynced.
@@ -98,8 +110,13 @@ export class Layer {
     await fileSystem.syncFolder(folder);
   }
 
-  /** Errors: `malformed`, `unknown-format`, `not-found`, `local-io`. */
-  static async open(fileSystem: FileSystem, location: LayerLocation): Promise<Layer> {
+  /** `isSealed`: nothing is written to it any more. `cipher`: of the layer, where it is encrypted. Errors: `malformed`, `unknown-format`, `not-found`, `local-io`. */
+  static async open(
+    fileSystem: FileSystem,
+    location: LayerLocation,
+    options: { readonly isSealed: boolean; readonly cipher: SectorCipher | undefined },
+  ): Promise<Layer> {
+    const { cipher } = options;
     const opened: RandomFile[] = [];
     const openFile = async (name: string): Promise<RandomFile> => {
       const file = await fileSystem.open(`${location.folder}/${location.layerId}/${name}`, 'write');
@@ -107,18 +124,68 @@ export class Layer {
       return file;
     };
     try {
-      const files = { data: await openFile('data'), live: await openFile('live'), durable: await openFile('durable') };
+      const data = await openFile('data');
+      const files = {
+        data: cipher === undefined ? data : new EncryptedFile(data, cipher),
+        live: await openFile('live'),
+        durable: await openFile('durable'),
+      };
       await expectByteLength(files.data, granuleCountOf(location.diskBytes) * GRANULE_BYTES);
-      return new Layer(location, files, await loadMap(files, location, await fileSystem.bootId()));
+      const loaded = await loadMap(files, location, await fileSystem.bootId());
+      const sums = await loadSums(fileSystem, location, loaded.map, options);
+      return new Layer(location, files, { ...loaded, sums, cipher });
     } catch (error) {
       for (const file of opened) await file.close();
       throw error;
     }
   }
 
+  /** Whether `zero` is much cheaper than writing zeroes. */
+  get zeroIsFast(): boolean {
+    return this.#data.file.zeroIsFast;
+  }
+
+  /** False: it would have to wait, or is not what was written. */
+  tryRead(target: Buffer, byteOffset: number): boolean {
+    return !this.#isDataLost && this.#data.tryRead(target, byteOffset);
+  }
+
+  /** False: a write came between, or it is not what was written; to be repeated by `readHeld`. */
+  async read(target: Buffer, byteOffset: number): Promise<boolean> {
+    if (this.#isDataLost) throw this.#lost();
+    const fits = await this.#data.read(target, byteOffset);
+    // The sync may have failed in the meantime.
+    if (this.#isDataLost) throw this.#lost();
+    return fits;
+  }
+
+  /** As `read`, by a caller who holds the granules. Error `local-io`, as fault `layer-damaged`, when it is not what was written. */
+  async readHeld(target: Buffer, byteOffset: number): Promise<void> {
+    if (this.#isDataLost) throw this.#lost();
+    try {
+      await this.#data.readHeld(target, byteOffset);
+    } catch (error) {
+      throw this.#isDataLost ? this.#lost() : error; // what was lost is no damage
+    }
+    if (this.#isDataLost) throw this.#lost();
+  }
+
+  /** Whether a bit of that granule that flips on the medium from now on would be noticed. */
+  isSummed(byteOffset: number): boolean {
+    return this.#data.sums.isKnown(granuleOf(byteOffset));
+  }
+
+  extents(byteOffset: number, byteLength: number): Extent[] {
+    return this.#isDataLost ? [{ byteLength, kind: 'data' }] : this.#data.file.extents(byteOffset, byteLength);
+  }
+
+  willRead(byteOffset: number, byteLength: number): void {
+    this.#data.file.willRead(byteOffset, byteLength);
+  }
+
   tryWrite(source: Buffer, byteOffset: number): boolean {
     if (this.#groupSync.failed) return false;
-    const written = this.data.tryWrite(source, byteOffset);
+    const written = this.#data.tryWrite(source, byteOffset);
     this.#groupSync.note();
     return written;
   }
@@ -126,7 +193,7 @@ export class Layer {
   async write(source: Buffer, byteOffset: number): Promise<void> {
     this.#refuseAfterFailure();
     try {
-      await this.data.write(source, byteOffset);
+      await this.#data.write(source, byteOffset);
     } finally {
       this.#groupSync.note();
     }
@@ -135,7 +202,7 @@ export class Layer {
   async zero(byteOffset: number, byteLength: number, options: { readonly keepAllocated: boolean }): Promise<void> {
     this.#refuseAfterFailure();
     try {
-      await this.data.zero(byteOffset, byteLength, options);
+      await this.#data.zero(byteOffset, byteLength, options);
     } finally {
       this.#groupSync.note();
     }
@@ -146,7 +213,8 @@ export class Layer {
     const end = byteOffset + byteLength;
     const firstSector = byteOffset / SECTOR_BYTES;
     // The last granule may reach beyond the disk; what is not there belongs to the last sector.
-    const endSector = end === this.#diskBytes ? this.map.granuleCount * SECTORS_PER_GRANULE : end / SECTOR_BYTES;
+    const endSector =
+      end === this.#location.diskBytes ? this.map.granuleCount * SECTORS_PER_GRANULE : end / SECTOR_BYTES;
     const firstWhole = Math.ceil(firstSector / SECTORS_PER_GRANULE);
     const endWhole = Math.floor(endSector / SECTORS_PER_GRANULE);
     if (firstWhole < endWhole) this.map.addWhole(firstWhole, endWhole);
@@ -172,14 +240,33 @@ export class Layer {
     return this.#groupSync.sync();
   }
 
+  /**
+   * Brings the sums into their file. Only when all is flushed and nothing can be written to the layer any more. It never fails: without the file
+   * nothing is lost but the sums.
+   */
+  async keepSums(fileSystem: FileSystem): Promise<void> {
+    const { sums } = this.#data;
+    if ((this.#hasSumsFile && !sums.hasNews) || this.#groupSync.failed || this.map.hasUnsynced) return;
+    sums.hasNews = false; // a sealed layer may learn some more meanwhile
+    if (await saveSums(fileSystem, this.#location, { map: this.map, sums, cipher: this.#cipher }))
+      this.#hasSumsFile = true;
+    else sums.hasNews = true;
+  }
+
   async close(): Promise<void> {
-    for (const file of [this.data, this.#live, this.#durable]) await file.close();
+    for (const file of [this.#data.file, this.#live, this.#durable]) await file.close();
   }
 
   async #syncOnce(): Promise<void> {
     const pages = this.map.takeUnsynced();
-    await this.#syncFile(this.data);
-    if (pages.length === 0) return;
+    try {
+      await this.#syncFile(this.#data.file);
+    } catch (error) {
+      this.#isDataLost = true;
+      throw error;
+    }
+    if (pages.length === 0 && !this.#isDurableDirty) return;
+    this.#isDurableDirty = true;
     try {
       for (const run of this.#durableRuns(pages)) {
         const isWritten =
@@ -193,6 +280,7 @@ export class Layer {
       throw error;
     }
     await this.#syncFile(this.#durable);
+    this.#isDurableDirty = false; // syncs do not overlap
   }
 
   /** A failure is remembered in the live file, because a later process could not know that pages may be lost. */
@@ -231,133 +319,13 @@ export class Layer {
   }
 
   #refuseAfterFailure(): void {
-    if (this.#groupSync.failed) {
-      throw new CollectiveError(
-        'local-io',
-        `${this.data.path}: an earlier fdatasync failed; what was not synced may be lost`,
-      );
-    }
+    if (this.#groupSync.failed) throw this.#lost();
   }
-}
 
-const expectByteLength = async (file: RandomFile, byteLength: number): Promise<void> => {
-  const actual = await file.byteLength();
-  if (actual !== byteLength) {
-    throw new CollectiveError('malformed', `${file.path} has ${actual} bytes instead of ${byteLength}`);
-  }
-};
-
-/** The boot id in the header of one of the layer's own map files. */
-const readBootId = async (file: RandomFile, kind: 'live' | 'durable', location: LayerLocation): Promise<string> => {
-  const bytes = Buffer.alloc(MAP_HEADER_BYTES);
-  await file.read(bytes, 0);
-  const header = decodeMapFileHeader(bytes);
-  if (header.kind !== kind || header.layerId !== location.layerId || header.diskBytes !== location.diskBytes) {
-    throw new CollectiveError('malformed', `${file.path} belongs to another layer`);
-  }
-  return header.bootId;
-};
-
-const forEachPage = async (
-  file: RandomFile,
-  pageCount: number,
-  visit: (pageIndex: number, bytes: Buffer) => void,
-): Promise<void> => {
-  let position = MAP_HEADER_BYTES;
-  for (const extent of file.extents(MAP_HEADER_BYTES, pageCount * MAP_PAGE_GRANULES)) {
-    const end = position + extent.byteLength;
-    if (extent.kind === 'data') {
-      const firstPage = Math.floor((position - MAP_HEADER_BYTES) / MAP_PAGE_GRANULES);
-      const endPage = Math.ceil((end - MAP_HEADER_BYTES) / MAP_PAGE_GRANULES);
-      for (let pageIndex = firstPage; pageIndex < endPage; pageIndex += 1) {
-        const bytes = Buffer.alloc(MAP_PAGE_GRANULES);
-        await file.read(bytes, pageAt(pageIndex));
-        visit(pageIndex, bytes);
-      }
-    }
-    position = end;
-  }
-};
-
-/**
- * The map as it counts now. In the same boot of the machine that is live (and durable, which is a part of it); otherwise
- * durable alone, and the live file is made anew from it: first unbelievable, then its content, then its boot id, so that
- * kill -9 at any point leaves either no live map or a right one.
- */
-const loadMap = async (files: LayerFiles, location: LayerLocation, bootId: string): Promise<LoadedMap> => {
-  const { live, durable } = files;
-  const map = new SectorMap(granuleCountOf(location.diskBytes));
-  await expectByteLength(durable, pageAt(map.pageCount));
-  await readBootId(durable, 'durable', location);
-  const durableChunks = new Set<number>();
-  await forEachPage(durable, map.pageCount, (pageIndex, bytes) => {
-    // A page that is there was written with its whole chunk.
-    durableChunks.add(Math.floor(pageIndex / CHUNK_PAGES));
-    map.load(pageIndex, bytes);
-  });
-  const liveBootId = await readLiveBootId(live, location, pageAt(map.pageCount));
-  if (liveBootId === FAILED + bootId) {
-    throw new CollectiveError(
+  #lost(): CollectiveError {
+    return new CollectiveError(
       'local-io',
-      `${live.path}: an fdatasync failed since this machine was started; after a restart of it what was flushed counts`,
+      `${this.#data.file.path}: an earlier fdatasync failed; what was not synced may be lost`,
     );
   }
-  if (liveBootId === bootId) {
-    await forEachPage(live, map.pageCount, (pageIndex, bytes) => {
-      const known = map.pageBytes(pageIndex);
-      const isNews = bytes.some((mask, index) => (mask | (known?.[index] ?? 0)) !== (known?.[index] ?? 0));
-      if (!isNews) return;
-      map.load(pageIndex, bytes);
-      map.noteUnsynced(pageIndex);
-    });
-  } else {
-    const header = { kind: 'live', diskBytes: location.diskBytes, layerId: location.layerId } as const;
-    live.writeNow(encodeMapFileHeader({ ...header, bootId: '' }), 0);
-    await live.setByteLength(MAP_HEADER_BYTES);
-    await live.setByteLength(pageAt(map.pageCount));
-    for (let pageIndex = 0; pageIndex < map.pageCount; pageIndex += 1) {
-      const bytes = map.pageBytes(pageIndex);
-      if (bytes !== undefined) await live.write(bytes, pageAt(pageIndex));
-    }
-    live.writeNow(encodeMapFileHeader({ ...header, bootId }), 0);
-  }
-  return { map, durableChunks, bootId };
-};
-
-const readLiveBootId = async (
-  live: RandomFile,
-  location: LayerLocation,
-  byteLength: number,
-): Promise<string | undefined> => {
-  try {
-    if ((await live.byteLength()) !== byteLength) return undefined;
-    return await readBootId(live, 'live', location);
-  } catch (error) {
-    // After a power cut it may hold anything, or be short.
-    if (hasCode(error, 'malformed') || hasCode(error, 'unknown-format')) return undefined;
-    throw error;
-  }
-};
-
-/** Whether somebody has opened the layer since it was made; so whether it may hold anything. */
-export const wasLayerUsed = async (fileSystem: FileSystem, path: string): Promise<boolean> => {
-  const open = (name: string): Promise<RandomFile | undefined> =>
-    fileSystem.open(`${path}/${name}`, 'read').catch((error: unknown) => {
-      if (hasCode(error, 'not-found')) return undefined;
-      throw error;
-    });
-  const live = await open('live');
-  if (live === undefined) return false;
-  try {
-    const bytes = Buffer.alloc(MAP_HEADER_BYTES);
-    if ((await live.byteLength()) < MAP_HEADER_BYTES) return false;
-    await live.read(bytes, 0);
-    if (bytes.every((byte) => byte === 0)) return false; // a crash while it was made
-    return decodeMapFileHeader(bytes).bootId !== '';
-  } catch (error) {
-    if (hasCode(error, 'malformed') || hasCode(error, 'unknown-format')) return true;
-    throw error;
-  } finally {
-    await live.close();
-  }
-};
+}

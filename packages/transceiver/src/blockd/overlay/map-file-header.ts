@@ -16,6 +16,7 @@ const KINDS = ['live', 'durable'] as const;
 const LAYER_ID = /^[0-9a-f]{32}$/;
 const BOOT_ID = /^[\x21-\x7e]{0,40}$/;
 const CRC_AT = MAP_HEADER_BYTES - 4;
+const BOOT_ID_AT = 40;
 const USED_BYTES = 80;
 
 export type MapFileHeader = {
@@ -35,7 +36,7 @@ export const encodeMapFileHeader = (header: MapFileHeader): Buffer => {
   bytes.writeUInt32LE(GRANULE_BYTES, 12);
   bytes.writeBigUInt64LE(BigInt(header.diskBytes), 16);
   bytes.write(header.layerId, 24, 16, 'hex');
-  bytes.write(header.bootId, 40, 40, 'latin1');
+  bytes.write(header.bootId, BOOT_ID_AT, 40, 'latin1');
   bytes.writeUInt32LE(crc32(bytes.subarray(0, CRC_AT)), CRC_AT);
   return bytes;
 };
@@ -54,8 +55,22 @@ export const decodeMapFileHeader = (bytes: Buffer): MapFileHeader => {
   const diskBytes = Number(bytes.readBigUInt64LE(16));
   if (diskBytes > OVERLAY_LIMITS.diskBytesMax) throw malformed(`a disk of ${diskBytes} bytes`);
   const layerId = bytes.toString('hex', 24, 40);
-  const bootId = bytes.toString('latin1', 40, 80).replace(/\0+$/, '');
+  const bootId = bytes.toString('latin1', BOOT_ID_AT, USED_BYTES).replace(/\0+$/, '');
   if (!LAYER_ID.test(layerId) || !BOOT_ID.test(bootId)) throw malformed('bad id');
   if (bytes.subarray(USED_BYTES, CRC_AT).some((byte) => byte !== 0)) throw malformed('unknown fields');
   return { kind, diskBytes, layerId, bootId };
+};
+
+/**
+ * Whether the header has never carried a boot id: it is as it was made, or a crash left only some of its sectors. (The crc in its last
+ * sector being zero would be chance; the first sector is never zero for one that was opened.)
+ */
+export const isHeaderAsMade = (bytes: Buffer): boolean => {
+  const isZero = (from: number, to: number): boolean => bytes.subarray(from, to).every((byte) => byte === 0);
+  if (!isZero(BOOT_ID_AT, USED_BYTES)) return false;
+  return (
+    isZero(0, USED_BYTES) ||
+    isZero(CRC_AT, MAP_HEADER_BYTES) ||
+    crc32(bytes.subarray(0, CRC_AT)) === bytes.readUInt32LE(CRC_AT)
+  );
 };

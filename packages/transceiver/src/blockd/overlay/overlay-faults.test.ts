@@ -105,4 +105,16 @@ describe('Overlay on a disk that fails', () => {
     await expect(Overlay.open(fileSystem, join(folder, 'overlay'), below)).rejects.toSatisfy(withCode('malformed'));
     await file.close();
   });
+
+  /** What was seen: a sector of the file of sums could not be read, and the whole disk, which does without that file, could not be opened. */
+  it('a file of sums that cannot be read is not believed, and the disk is opened without it', async () => {
+    await write(2, 4096);
+    const layerId = await overlay.seal();
+    await write(3, 8192);
+    await overlay.close();
+    fileSystem.fault = { pathEnd: '/sums', call: 'read', code: 'local-io' };
+    overlay = await Overlay.open(fileSystem, join(folder, 'overlay'), below);
+    expect([await byteAt(4096), await byteAt(8192)]).toEqual([2, 3]);
+    expect(overlay.isSummed(layerId, 0)).toBe(false);
+  });
 });

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { hasCode } from '@collective/shared';
+import { hasCode, sha256 } from '@collective/shared';
 import { LocalFileSystem } from '../../storage/local-file-system.js';
 import { LateDevice } from './late-device.double.js';
 import { LayerStack } from './layer-stack.js';
@@ -65,7 +65,8 @@ type Step =
   | { readonly kind: 'flush' }
   | { readonly kind: 'reopen' }
   | { readonly kind: 'kill' }
-  | { readonly kind: 'layer' };
+  | { readonly kind: 'layer' }
+  | { readonly kind: 'seal' };
 
 const place = (unit: number): fc.Arbitrary<{ start: number; length: number }> =>
   fc
@@ -92,20 +93,32 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 4, arbitrary: anyPlace.map((p): Step => ({ kind: 'read', ...p })) },
   {
     weight: 1,
-    arbitrary: fc.constantFrom<Step>({ kind: 'flush' }, { kind: 'reopen' }, { kind: 'kill' }, { kind: 'layer' }),
+    arbitrary: fc.constantFrom<Step>(
+      { kind: 'flush' },
+      { kind: 'reopen' },
+      { kind: 'kill' },
+      { kind: 'layer' },
+      { kind: 'seal' },
+    ),
   },
+);
+
+/** Encrypted or not, it is the same disk. */
+const anyKey = fc.constantFrom(
+  undefined,
+  Buffer.alloc(64, 'a key of sixty-four bytes, of which no two halves are the same. '),
 );
 
 describe('Overlay', () => {
   it('behaves like a buffer under any sequence of writes, zeroes, reads, kills and new layers, with a late disk below', async () => {
     let run = 0;
     await fc.assert(
-      fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
+      fc.asyncProperty(fc.array(step, { maxLength: 60 }), anyKey, async (steps, key) => {
         const path = join(folder, `run-${(run += 1)}`);
         const below = new LateDevice(pattern(DISK_BYTES, 0));
         below.content.fill(0, 8 * 4096, 12 * 4096);
         const model = Buffer.from(below.content);
-        let overlay = await Overlay.open(fileSystem, path, below);
+        let overlay = await Overlay.open(fileSystem, path, below, { key });
         const late: Promise<void>[] = [];
         const settle = async (): Promise<void> => {
           below.arrive();
@@ -151,19 +164,23 @@ describe('Overlay', () => {
             case 'kill':
               await settle();
               await kill(overlay);
-              overlay = await Overlay.open(fileSystem, path, below);
+              overlay = await Overlay.open(fileSystem, path, below, { key });
               break;
             case 'reopen':
               await settle();
               await overlay.close();
               fileSystem.boots += 1; // closed cleanly: a restart loses nothing
-              overlay = await Overlay.open(fileSystem, path, below);
+              overlay = await Overlay.open(fileSystem, path, below, { key });
+              break;
+            case 'seal':
+              await settle();
+              await overlay.seal();
               break;
             case 'layer':
               await settle();
               await overlay.close();
               await LayerStack.addLayer(fileSystem, path);
-              overlay = await Overlay.open(fileSystem, path, below);
+              overlay = await Overlay.open(fileSystem, path, below, { key });
               break;
             default:
               s satisfies never;
@@ -193,10 +210,11 @@ describe('Overlay', () => {
         fc.array(write, { maxLength: 30 }),
         fc.array(write, { maxLength: 30 }),
         fc.boolean(),
-        async (before, after, dies) => {
+        anyKey,
+        async (before, after, dies, key) => {
           const path = join(folder, `restart-${(run += 1)}`);
           const below = new LateDevice(pattern(DISK_BYTES, 0));
-          let overlay = await Overlay.open(fileSystem, path, below);
+          let overlay = await Overlay.open(fileSystem, path, below, { key });
           const legal = new Map<number, Set<string>>();
           const model = Buffer.from(below.content);
           for (const { place: p, tag } of before) {
@@ -207,7 +225,7 @@ describe('Overlay', () => {
           if (dies) {
             // What a killed process wrote is as good as one's own: the flush of its successor covers it.
             await kill(overlay);
-            overlay = await Overlay.open(fileSystem, path, below);
+            overlay = await Overlay.open(fileSystem, path, below, { key });
           }
           await overlay.flush();
           const sectorText = (sector: number): string => model.toString('hex', sector * 512, sector * 512 + 512);
@@ -221,7 +239,7 @@ describe('Overlay', () => {
           }
           await kill(overlay);
           fileSystem.boots += 1;
-          const again = await Overlay.open(fileSystem, path, below);
+          const again = await Overlay.open(fileSystem, path, below, { key });
           const bytes = await readAll(again);
           for (let sector = 0; sector < DISK_BYTES / 512; sector += 1) {
             expect(legal.get(sector)?.has(bytes.toString('hex', sector * 512, sector * 512 + 512))).toBe(true);
@@ -274,6 +292,78 @@ describe('Overlay', () => {
     await overlay.read(sector, 0);
     expect(sector.equals(Buffer.concat([first, second, below.content.subarray(200, 512)]))).toBe(true);
     await overlay.close();
+  });
+
+  it('asks below for the rest of a granule in the background, and for the rest of a sector as one who waits', async () => {
+    const below = new LateDevice(pattern(DISK_BYTES, 0));
+    const asked: (boolean | undefined)[] = [];
+    const overlay = await Overlay.open(fileSystem, join(folder, 'a'), below);
+    below.isAway = true;
+    const read = below.read.bind(below);
+    below.read = (target, byteOffset, options) => {
+      asked.push(options?.isBackground);
+      return read(target, byteOffset, options);
+    };
+    expect(overlay.tryWrite(pattern(512, 1), 4096)).toBe(true);
+    await expect.poll(() => asked).toEqual([true]);
+    const write = overlay.write(Buffer.alloc(100), 8192);
+    await expect.poll(() => asked).toEqual([true, undefined]);
+    below.arrive();
+    await write;
+    await overlay.close();
+  });
+
+  it('is sealed while writes are under way: what had begun ends below, what begins goes above, and nobody waits', async () => {
+    const below = new LateDevice(pattern(DISK_BYTES, 0));
+    const overlay = await Overlay.open(fileSystem, join(folder, 'a'), below);
+    await writeNowOrLater(overlay, pattern(4096, 1), 0);
+    await writeNowOrLater(overlay, pattern(512, 1), 4096);
+    below.isAway = true;
+    const late = overlay.write(Buffer.alloc(100, 7), 8192); // needs the rest of its sector
+    let isSealed = false;
+    const sealing = overlay.seal().then((layerId) => {
+      isSealed = true;
+      return layerId;
+    });
+    await expect.poll(() => overlay.sealedLayerIds.length).toBe(1);
+    expect(overlay.tryWrite(pattern(4096, 2), 0)).toBe(true); // the guest goes on
+    await overlay.write(pattern(512, 2), 4096 + 512);
+    overlay.publishWrites();
+    expect(isSealed).toBe(false);
+    below.arrive();
+    await late;
+    const layerId = await sealing;
+    expect(overlay.sealedLayerIds).toEqual([layerId]);
+
+    const stack = new Map((await fileSystem.list(join(folder, 'a', 'layers'))).map((id) => [id, id === layerId]));
+    expect([...stack.values()].sort()).toEqual([false, true]);
+    const sealedData = await fileSystem.open(join(folder, 'a', 'layers', layerId, 'data'), 'read');
+    const sealedBytes = Buffer.alloc(8192 + 512);
+    await sealedData.read(sealedBytes, 0);
+    await sealedData.close();
+    expect(sealedBytes.subarray(0, 4096).equals(pattern(4096, 1))).toBe(true);
+    expect(sealedBytes.subarray(8192, 8192 + 100).every((byte) => byte === 7)).toBe(true);
+
+    const model = Buffer.from(below.content);
+    pattern(4096, 2).copy(model, 0);
+    pattern(512, 1).copy(model, 4096);
+    pattern(512, 2).copy(model, 4096 + 512);
+    model.fill(7, 8192, 8192 + 100);
+    expect((await readAll(overlay)).equals(model)).toBe(true);
+
+    const to = { base: sha256(model), below: new LateDevice(Buffer.from(model)) };
+    await expect(overlay.rebase('0'.repeat(32), to)).rejects.toSatisfy((error) => hasCode(error, 'not-found'));
+    await overlay.rebase(layerId, to);
+    expect(await fileSystem.list(join(folder, 'a', 'layers'))).toHaveLength(1);
+    expect((await readAll(overlay)).equals(model)).toBe(true);
+    await overlay.close();
+    const again = await Overlay.open(fileSystem, join(folder, 'a'), (base) => {
+      expect(base).toBe(to.base);
+      return Promise.resolve(to.below);
+    });
+    expect((await readAll(again)).equals(model)).toBe(true);
+    expect(again.sealedLayerIds).toEqual([]);
+    await again.close();
   });
 
   it('a second process (or a second open) is refused with in-use', async () => {

@@ -4,31 +4,36 @@
  *
  * A write that covers a granule only in part is completed at once when the rest is in memory. Otherwise its sectors alone
  * are written and marked, and the rest is read in the background (`FillQueue`). Only a write that covers a *sector* in
- * part has to wait for the rest of it.
+ * part has to wait for the rest of it: layers are written by whole sectors, because they may be encrypted by sectors.
  *
  * Operations that wait (thread pool, trims, fills) hold their granules in a RangeLock; a synchronous write steps back from
  * held granules and becomes a waiting one. So whoever looks at a mask and writes accordingly does it either in one
  * turn of the event loop or under the lock.
  */
-import { CollectiveError } from '@collective/shared';
+import { CollectiveError, type Digest } from '@collective/shared';
 import type { FileSystem } from '../../storage/file-system.js';
 import type { BlockDevice, Extent, ReadOptions } from '../block-device.js';
 import { FillQueue } from './fill-queue.js';
 import { GRANULE_BYTES, granuleCountOf, granuleOf, SECTOR_BYTES, WHOLE } from './geometry.js';
 import type { Layer } from './layer.js';
-import { BELOW, LayerStack, MIXED } from './layer-stack.js';
+import { BELOW } from './layer-owners.js';
+import { LayerStack, type OpenBelow } from './layer-stack.js';
+import { LayeredReader } from './layered-reader.js';
+import { changedBlocks } from './changed-blocks.js';
+import { OverlayView } from './overlay-view.js';
 import { RangeLock } from './range-lock.js';
-import { segmentsOf, type Segment } from './segments.js';
 
 export class Overlay implements BlockDevice {
   readonly byteLength: number;
   readonly readOnly = false;
   readonly #stack: LayerStack;
-  readonly #top: Layer;
-  readonly #below: BlockDevice;
+  readonly #reader: LayeredReader;
   readonly #locks = new RangeLock();
-  readonly #fills: FillQueue;
+  readonly #views = new Set<OverlayView>();
+  #fills: FillQueue;
   readonly #inFlight = new Set<Promise<void>>();
+  /** Seals, rebases and looks at sealed layers come one after the other. */
+  #lastLayerChange: Promise<unknown> = Promise.resolve();
   readonly #scratch = Buffer.allocUnsafeSlow(GRANULE_BYTES);
   #isClosing = false;
   #closed: Promise<void> | undefined;
@@ -36,48 +41,43 @@ export class Overlay implements BlockDevice {
   private constructor(stack: LayerStack, below: BlockDevice) {
     this.byteLength = below.byteLength;
     this.#stack = stack;
-    this.#top = stack.top;
-    this.#below = below;
-    this.#fills = new FillQueue({
-      map: stack.top.map,
-      fill: (granule, signal) => this.#fill(granule, signal),
-    });
+    this.#reader = new LayeredReader(stack, below, this.#locks);
+    this.#fills = this.#fillsOf(stack.top);
   }
 
   /**
-   * Opens the overlay in `folder`, or makes an empty one. `below` stays the caller's and must outlive it. Errors: `in-use`,
-   * `bad-image` (made for another size), `malformed`, `unknown-format`, `disk-full`, `local-io`.
+   * Opens the overlay in `folder`, or makes an empty one over `newBase`. `below` is, or gives, the device below the layers (of the base that `overlay.json`
+   * names); it stays the caller's and must outlive its place below them. `key` (64 bytes, copied): the layers are, or become, encrypted with it. Errors:
+   * `in-use`, `bad-image` (made for another size), `wrong-key` (nothing was changed), `malformed`, `unknown-format`, `disk-full`, `local-io`, and those of `below`.
    */
-  static async open(fileSystem: FileSystem, folder: string, below: BlockDevice): Promise<Overlay> {
-    const overlay = new Overlay(await LayerStack.openOrCreate(fileSystem, folder, below.byteLength), below);
+  static async open(
+    fileSystem: FileSystem,
+    folder: string,
+    below: BlockDevice | OpenBelow,
+    options: { readonly key?: Uint8Array | undefined; readonly newBase?: Digest | null | undefined } = {},
+  ): Promise<Overlay> {
+    const openBelow = typeof below === 'function' ? below : () => Promise.resolve(below);
+    const opened = await LayerStack.openOrCreate(fileSystem, folder, { ...options, openBelow });
+    const overlay = new Overlay(opened.stack, opened.below);
     overlay.#fills.findPartial();
     return overlay;
   }
 
   get zeroIsFast(): boolean {
-    return this.#top.data.zeroIsFast;
+    return this.#stack.top.zeroIsFast;
   }
 
   tryRead(target: Buffer, byteOffset: number): boolean {
-    const stack = this.#stack;
-    const first = granuleOf(byteOffset);
-    const last = granuleOf(byteOffset + target.length - 1);
-    const owner = stack.ownerOf(first);
-    for (let granule = first + 1; granule <= last; granule += 1) {
-      if (stack.ownerOf(granule) !== owner) return this.#tryReadSegments(target, byteOffset);
-    }
-    if (owner === BELOW) return this.#below.tryRead(target, byteOffset);
-    if (owner === MIXED) return this.#tryReadSegments(target, byteOffset);
-    return stack.layers[owner]?.data.tryRead(target, byteOffset) ?? false;
+    return this.#reader.tryRead(target, byteOffset);
   }
 
   read(target: Buffer, byteOffset: number, options: ReadOptions = {}): Promise<void> {
-    return this.#track(this.#read(target, byteOffset, options));
+    return this.#track(this.#reader.read(target, byteOffset, options));
   }
 
   tryWrite(source: Buffer, byteOffset: number): boolean {
     const end = byteOffset + source.length;
-    const top = this.#top;
+    const { top } = this.#stack;
     if (this.#isClosing || this.#locks.isHeld(granuleOf(byteOffset), granuleCountOf(end))) return false;
     if (byteOffset % GRANULE_BYTES === 0 && (end % GRANULE_BYTES === 0 || end === this.byteLength)) {
       if (!top.tryWrite(source, byteOffset)) return false;
@@ -89,11 +89,11 @@ export class Overlay implements BlockDevice {
 
   write(source: Buffer, byteOffset: number): Promise<void> {
     const end = byteOffset + source.length;
-    return this.#change(byteOffset, end, () => this.#writeLocked(source, byteOffset));
+    return this.#change(byteOffset, end, (top) => this.#writeLocked(top, source, byteOffset));
   }
 
   publishWrites(): void {
-    this.#top.publish();
+    this.#stack.publish();
   }
 
   flush(): Promise<void> {
@@ -107,31 +107,116 @@ export class Overlay implements BlockDevice {
   zero(byteOffset: number, byteLength: number, options: { readonly keepAllocated?: boolean } = {}): Promise<void> {
     const keepAllocated = options.keepAllocated ?? false;
     const end = byteOffset + byteLength;
-    return this.#change(byteOffset, end, () => this.#zeroLocked(byteOffset, end, keepAllocated));
+    return this.#change(byteOffset, end, (top) => this.#zeroLocked(top, byteOffset, end, keepAllocated));
   }
 
   extents(byteOffset: number, byteLength: number): Extent[] {
-    const extents: Extent[] = [];
-    for (const segment of this.#segments(byteOffset, byteOffset + byteLength)) {
-      const parts =
-        segment.owner === BELOW
-          ? this.#below.extents(segment.start, segment.end - segment.start)
-          : (this.#stack.layers[segment.owner]?.data.extents(segment.start, segment.end - segment.start) ?? []);
-      for (const part of parts) {
-        const before = extents.at(-1);
-        if (before?.kind === part.kind) {
-          extents[extents.length - 1] = { kind: part.kind, byteLength: before.byteLength + part.byteLength };
-        } else extents.push(part);
-      }
-    }
-    return extents;
+    return this.#reader.extents(byteOffset, byteLength);
   }
 
   warm(byteOffset: number, byteLength: number): void {
-    for (const segment of this.#segments(byteOffset, byteOffset + byteLength)) {
-      if (segment.owner === BELOW) this.#below.warm(segment.start, segment.end - segment.start);
-      else this.#stack.layers[segment.owner]?.data.willRead(segment.start, segment.end - segment.start);
-    }
+    this.#reader.warm(byteOffset, byteLength);
+  }
+
+  /** Whether a bit of the granule in the layer's data that flips on the medium from now on would be noticed. */
+  isSummed(layerId: string, byteOffset: number): boolean {
+    return this.#stack.layers.find((layer) => layer.layerId === layerId)?.isSummed(byteOffset) ?? false;
+  }
+
+  /** The layers that take no more writes, from the bottom to the top. Durable after the next `flush`. */
+  get sealedLayerIds(): readonly string[] {
+    return this.#stack.layers.slice(0, -1).map((layer) => layer.layerId);
+  }
+
+  /**
+   * Freezes the top layer and puts a fresh one above it, while the disk is in use; resolves with the frozen layer's id when it is
+   * durable and will never change. The cut lies between two acknowledged writes: every write that was acknowledged before the
+   * call is in it, none that began after the call resolved; of those at the same time, none without all that were acknowledged before
+   * it began. No write waits for it. Errors: `too-large` (too many layers), `shutting-down`, `disk-full`, `local-io`.
+   * Where making the frozen layer durable fails the cut is made all the same, and a later flush makes up for it.
+   */
+  seal(): Promise<string> {
+    return this.#changeLayers(async () => {
+      const fresh = await this.#stack.prepareLayer();
+      if (this.#isClosing) {
+        await fresh.close();
+        throw isBeingClosed();
+      }
+      // The cut: in one turn, all that begins from now on goes to the fresh layer.
+      const sealed = this.#stack.top;
+      const fills = this.#fills;
+      const underWay = this.#locks.allReleased();
+      this.#stack.putOnTop(fresh);
+      this.#fills = this.#fillsOf(fresh);
+      // What holds a lock had begun before it and ends in the sealed layer. A granule that is partly held stays so.
+      await fills.close();
+      await underWay;
+      sealed.publish();
+      await this.#stack.flush(sealed);
+      await this.#stack.keepSums([sealed]);
+      return sealed.layerId;
+    });
+  }
+
+  /** The base file that `overlay.json` names; null: none. */
+  get base(): Digest | null {
+    return this.#stack.base;
+  }
+
+  /**
+   * The disk as it is up to and with a sealed layer, which is durable when this resolves. Whoever opens a view closes it. Errors: `not-found` when
+   * the layer is not there or takes writes, `shutting-down`, `disk-full`, `local-io`.
+   */
+  openView(layerId: string): Promise<OverlayView> {
+    return this.#changeLayers(async () => {
+      const layers = this.#sealedUpTo(layerId);
+      // Of one that a killed predecessor sealed, or was about to, nothing may be on the medium yet.
+      await this.#stack.flush(layers.at(-1));
+      const view = new OverlayView({
+        layers,
+        below: this.#reader.below,
+        locks: this.#locks,
+        track: (work) => this.#track(work),
+        onClosed: (closed) => this.#views.delete(closed),
+      });
+      this.#views.add(view);
+      if (this.#isClosing) view.end();
+      return view;
+    });
+  }
+
+  /** Numbers of the blocks that the layers up to and with a sealed one touch, ascending. Errors: `not-found`, `shutting-down`. */
+  changedBlocks(layerId: string, blockBytes: number): Promise<Uint32Array> {
+    return this.#changeLayers(() =>
+      changedBlocks(this.#sealedUpTo(layerId), { diskBytes: this.byteLength, blockBytes }),
+    );
+  }
+
+  /** Numbers of the blocks that any layer touches, ascending, of a disk that nobody writes to. Errors: `shutting-down`. */
+  touchedBlocks(blockBytes: number): Promise<Uint32Array> {
+    return this.#changeLayers(() => changedBlocks(this.#stack.layers, { diskBytes: this.byteLength, blockBytes }));
+  }
+
+  /**
+   * Puts a committed state in the place of the layers up to and with a sealed one, in one durable step, while the disk is in use: `below` must read
+   * as the device below and those layers do, and `base` is how a successor finds it. Views of those layers end. Resolves when nothing reads the
+   * device that was below any more, which the caller may close then, and the layers' space has been given back. Errors, after which the disk is
+   * as before: `not-found` when the layer is not there or takes writes, `bad-image` (another size), `shutting-down`, `disk-full`, `local-io`.
+   */
+  rebase(layerId: string, to: { readonly base: Digest; readonly below: BlockDevice }): Promise<void> {
+    return this.#changeLayers(async () => {
+      const count = this.#sealedUpTo(layerId).length;
+      if (to.below.byteLength !== this.byteLength)
+        throw new CollectiveError('bad-image', `a base of ${to.below.byteLength} bytes, not ${this.byteLength}`);
+      const { take } = await this.#stack.replaceByBase(count, to.base);
+      // In one turn: no read sees the new device with the old layers, or the old one without them.
+      const dropped = take();
+      this.#reader.below = to.below;
+      for (const view of this.#views) view.rebase(dropped, to.below);
+      await Promise.allSettled([...this.#inFlight]);
+      // What cannot be removed now is not named any more and goes at the next open.
+      for (const layer of dropped) await this.#stack.remove(layer).catch(() => undefined);
+    });
   }
 
   /** Ends fills, waits for what is under way, and flushes. Errors: those of `flush`; everything is closed all the same. */
@@ -151,71 +236,59 @@ export class Overlay implements BlockDevice {
 
   async #quiesce(): Promise<void> {
     this.#isClosing = true;
+    for (const view of this.#views) view.end();
     await this.#fills.close();
     while (this.#inFlight.size > 0) await Promise.allSettled(this.#inFlight);
+    await this.#lastLayerChange;
   }
 
   async #close(): Promise<void> {
     await this.#quiesce();
     try {
-      this.#top.publish();
+      this.#stack.publish();
       await this.#stack.flush();
+      await this.#stack.keepSums();
     } finally {
       await this.#stack.close();
     }
   }
 
-  #segments(start: number, end: number): Segment[] {
-    return segmentsOf(this.#stack, start, end);
+  #fillsOf(top: Layer): FillQueue {
+    return new FillQueue({ map: top.map, fill: (granule, signal) => this.#fill(top, granule, signal) });
   }
 
-  #tryReadSegments(target: Buffer, byteOffset: number): boolean {
-    for (const { owner, start, end } of this.#segments(byteOffset, byteOffset + target.length)) {
-      const part = target.subarray(start - byteOffset, end - byteOffset);
-      const isRead =
-        owner === BELOW
-          ? this.#below.tryRead(part, start)
-          : (this.#stack.layers[owner]?.data.tryRead(part, start) ?? false);
-      if (!isRead) return false;
-    }
-    return true;
+  #changeLayers<T>(work: () => Promise<T>): Promise<T> {
+    const change = this.#lastLayerChange.then(() => {
+      if (this.#isClosing) throw isBeingClosed();
+      return work();
+    });
+    this.#lastLayerChange = change.catch(() => undefined);
+    return change;
   }
 
-  async #read(target: Buffer, byteOffset: number, options: ReadOptions): Promise<void> {
-    // Who holds what is decided now: every write that was acknowledged before the call is seen.
-    await Promise.all(
-      this.#segments(byteOffset, byteOffset + target.length).map(({ owner, start, end }) => {
-        const part = target.subarray(start - byteOffset, end - byteOffset);
-        return owner === BELOW
-          ? this.#below.read(part, start, options)
-          : this.#stack.layers[owner]?.data.read(part, start);
-      }),
-    );
+  /** From the bottom up to and with that sealed one. Error: `not-found`. */
+  #sealedUpTo(layerId: string): readonly Layer[] {
+    const { layers } = this.#stack;
+    const index = layers.findIndex((layer) => layer.layerId === layerId);
+    if (index < 0 || index === layers.length - 1)
+      throw new CollectiveError('not-found', `${layerId} is none of the sealed layers`);
+    return layers.slice(0, index + 1);
   }
 
   /** Whether the write covers the granule, or what lies in it of the disk, in part, and the top layer lacks some of it. */
   #needsRest(granule: number, start: number, end: number): boolean {
     const granuleStart = granule * GRANULE_BYTES;
     const granuleEnd = Math.min(granuleStart + GRANULE_BYTES, this.byteLength);
-    return (start > granuleStart || end < granuleEnd) && this.#top.map.get(granule) !== WHOLE;
-  }
-
-  /** Whether a sector that the write covers in part is not in the top layer. */
-  #splitsForeignSector(start: number, end: number): boolean {
-    const isForeign = (byteOffset: number): boolean => {
-      const sector = Math.floor(byteOffset / SECTOR_BYTES);
-      return byteOffset % SECTOR_BYTES !== 0 && this.#stack.sectorOwnerOf(sector) !== this.#stack.layers.length - 1;
-    };
-    return isForeign(start) || isForeign(end);
+    return (start > granuleStart || end < granuleEnd) && this.#stack.top.map.get(granule) !== WHOLE;
   }
 
   /** A write that does not begin and end with granules, all in one turn: nothing is written when it returns false. */
   #tryWriteUnaligned(source: Buffer, start: number, end: number): boolean {
-    const top = this.#top;
+    const { top } = this.#stack;
     const head = granuleOf(start);
     const tail = granuleOf(end - 1);
-    const isSplitting = this.#splitsForeignSector(start, end);
-    if (head === tail && this.#needsRest(head, start, end)) {
+    const isSplitting = splitsSector(start, end);
+    if (head === tail && (isSplitting || this.#needsRest(head, start, end))) {
       const whole = this.#composeNow(head, source, start);
       if (whole !== undefined) {
         if (!top.tryWrite(whole, head * GRANULE_BYTES)) return false;
@@ -223,9 +296,9 @@ export class Overlay implements BlockDevice {
         return true;
       }
     }
-    if (isSplitting) return false; // the rest of a sector has to be waited for
+    if (isSplitting) return false; // the rest of a sector has to be waited for, or there are two such sectors
     if (!top.tryWrite(source, start)) return false;
-    this.#addSectors(start, end);
+    this.#addSectors(top, start, end);
     return true;
   }
 
@@ -239,54 +312,56 @@ export class Overlay implements BlockDevice {
   }
 
   /** Marks what a write has put down; sectors that it touched in part were in the layer already. */
-  #addSectors(start: number, end: number): void {
+  #addSectors(top: Layer, start: number, end: number): void {
     const sectorStart = start - (start % SECTOR_BYTES);
     const sectorEnd = Math.ceil(end / SECTOR_BYTES) * SECTOR_BYTES;
-    this.#top.addRange(sectorStart, sectorEnd - sectorStart);
+    top.addRange(sectorStart, sectorEnd - sectorStart);
+    if (top !== this.#stack.top) return; // sealed meanwhile: what it holds in part stays so
     for (const granule of new Set([granuleOf(start), granuleOf(end - 1)])) {
-      if (this.#top.map.get(granule) !== WHOLE) this.#fills.add(granule);
+      if (top.map.get(granule) !== WHOLE) this.#fills.add(granule);
     }
   }
 
-  async #writeLocked(source: Buffer, start: number): Promise<void> {
+  async #writeLocked(top: Layer, source: Buffer, start: number): Promise<void> {
     const end = start + source.length;
     if (source.length === 0) return;
     let bytes = source;
     let bytesStart = start;
-    if (this.#splitsForeignSector(start, end)) {
+    if (splitsSector(start, end)) {
       // Widen to whole sectors, whose rest comes from wherever it is.
       bytesStart = start - (start % SECTOR_BYTES);
       bytes = Buffer.allocUnsafe(Math.ceil(end / SECTOR_BYTES) * SECTOR_BYTES - bytesStart);
       const headSector = bytes.subarray(0, SECTOR_BYTES);
       const tailSector = bytes.subarray(bytes.length - SECTOR_BYTES);
-      await this.#read(headSector, bytesStart, {});
-      if (bytes.length > SECTOR_BYTES) await this.#read(tailSector, bytesStart + bytes.length - SECTOR_BYTES, {});
+      await this.#reader.read(headSector, bytesStart, { isHeld: true });
+      if (bytes.length > SECTOR_BYTES)
+        await this.#reader.read(tailSector, bytesStart + bytes.length - SECTOR_BYTES, { isHeld: true });
       source.copy(bytes, start - bytesStart);
     }
-    await this.#top.write(bytes, bytesStart);
-    this.#addSectors(bytesStart, bytesStart + bytes.length);
+    await top.write(bytes, bytesStart);
+    this.#addSectors(top, bytesStart, bytesStart + bytes.length);
   }
 
-  async #zeroLocked(start: number, end: number, keepAllocated: boolean): Promise<void> {
+  async #zeroLocked(top: Layer, start: number, end: number, keepAllocated: boolean): Promise<void> {
     const wholeStart = Math.min(granuleCountOf(start) * GRANULE_BYTES, end);
     const wholeEnd = end === this.byteLength ? end : Math.max(granuleOf(end) * GRANULE_BYTES, wholeStart);
-    if (start < wholeStart) await this.#writeLocked(Buffer.alloc(wholeStart - start), start);
-    if (wholeStart < wholeEnd) await this.#zeroGranules(wholeStart, wholeEnd, keepAllocated);
-    if (wholeEnd < end && wholeEnd >= wholeStart) await this.#writeLocked(Buffer.alloc(end - wholeEnd), wholeEnd);
+    if (start < wholeStart) await this.#writeLocked(top, Buffer.alloc(wholeStart - start), start);
+    if (wholeStart < wholeEnd) await this.#zeroGranules(top, wholeStart, wholeEnd, keepAllocated);
+    if (wholeEnd < end && wholeEnd >= wholeStart) await this.#writeLocked(top, Buffer.alloc(end - wholeEnd), wholeEnd);
   }
 
-  async #zeroGranules(start: number, end: number, keepAllocated: boolean): Promise<void> {
-    for (const segment of this.#segments(start, end)) {
+  async #zeroGranules(top: Layer, start: number, end: number, keepAllocated: boolean): Promise<void> {
+    for (const segment of this.#reader.segments(start, end)) {
       // What no layer holds and what reads as zeroes below stays as it is: a trim of an empty disk costs nothing.
       let position = segment.start;
       const parts =
         segment.owner === BELOW && !keepAllocated
-          ? this.#below.extents(segment.start, segment.end - segment.start)
+          ? this.#reader.below.extents(segment.start, segment.end - segment.start)
           : [{ kind: 'data', byteLength: segment.end - segment.start } as const];
       for (const part of parts) {
         if (part.kind === 'data') {
-          await this.#top.zero(position, part.byteLength, { keepAllocated });
-          this.#top.addRange(position, part.byteLength);
+          await top.zero(position, part.byteLength, { keepAllocated });
+          top.addRange(position, part.byteLength);
         }
         position += part.byteLength;
       }
@@ -294,25 +369,27 @@ export class Overlay implements BlockDevice {
   }
 
   /** Completes a partly held granule from below. The bytes below never change, so they may be read without the lock. */
-  async #fill(granule: number, signal: AbortSignal): Promise<void> {
-    if (this.#top.map.get(granule) === WHOLE) return;
+  async #fill(top: Layer, granule: number, signal: AbortSignal): Promise<void> {
+    if (top.map.get(granule) === WHOLE) return;
     const start = granule * GRANULE_BYTES;
     const whole = Buffer.allocUnsafe(Math.min(GRANULE_BYTES, this.byteLength - start));
-    await this.#read(whole, start, { signal });
+    await this.#track(this.#reader.read(whole, start, { signal, isBackground: true })); // a layer that it reads is not closed before
     await this.#locks.run(granule, granule + 1, async () => {
-      const held = this.#top.map.get(granule);
+      if (top !== this.#stack.top) return; // sealed meanwhile
+      const held = top.map.get(granule);
       for (let sectorStart = 0; sectorStart < whole.length; sectorStart += SECTOR_BYTES) {
         if ((held & (1 << (sectorStart / SECTOR_BYTES))) !== 0) continue;
-        await this.#top.write(whole.subarray(sectorStart, sectorStart + SECTOR_BYTES), start + sectorStart);
+        await top.write(whole.subarray(sectorStart, sectorStart + SECTOR_BYTES), start + sectorStart);
       }
-      this.#top.addRange(start, whole.length);
+      top.addRange(start, whole.length);
+      top.tryRead(whole, start); // from now on it has a sum
     });
   }
 
-  /** Runs a change of [start, end) under the lock of its granules. */
-  #change(start: number, end: number, work: () => Promise<void>): Promise<void> {
-    if (this.#isClosing) return Promise.reject(new CollectiveError('shutting-down', 'the overlay is being closed'));
-    return this.#track(this.#locks.run(granuleOf(start), granuleCountOf(end), work));
+  /** Runs a change of [start, end) under the lock of its granules, in the layer that is on top when it has it. */
+  #change(start: number, end: number, work: (top: Layer) => Promise<void>): Promise<void> {
+    if (this.#isClosing) return Promise.reject(isBeingClosed());
+    return this.#track(this.#locks.run(granuleOf(start), granuleCountOf(end), () => work(this.#stack.top)));
   }
 
   #track(work: Promise<void>): Promise<void> {
@@ -322,3 +399,8 @@ export class Overlay implements BlockDevice {
     return work;
   }
 }
+
+const isBeingClosed = (): CollectiveError => new CollectiveError('shutting-down', 'the overlay is being closed');
+
+/** Whether the write covers a sector in part. */
+const splitsSector = (start: number, end: number): boolean => start % SECTOR_BYTES !== 0 || end % SECTOR_BYTES !== 0;

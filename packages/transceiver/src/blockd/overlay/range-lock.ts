@@ -26,6 +26,11 @@ export class RangeLock {
     }
   }
 
+  /** Resolves when all that holds a lock now has given it back; later ones do not count. */
+  async allReleased(): Promise<void> {
+    await Promise.all(this.#held.map((held) => held.released));
+  }
+
   #find(start: number, end: number): Held | undefined {
     return this.#held.find((held) => held.start < end && start < held.end);
   }

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { LocalFileSystem } from '../../storage/local-file-system.js';
 import type { BlockStore } from '../block-store.js';
 import { CachedStore } from '../cache/cached-store.js';
+import type { BlockNaming } from '../cache/block-naming.js';
 import { CacheWriter, type CacheWriterOptions } from '../cache/cache-writer.js';
 import { slotFileName } from '../cache/slot-file.js';
 import { SlotReader } from '../cache/slot-reader.js';
@@ -21,9 +22,13 @@ export type LocalCache = {
 export const openLocalCache = async (
   folder: string,
   below: BlockStore,
-  options: Partial<CacheWriterOptions> & { readonly blockBytes?: number; readonly useNowait?: boolean } = {},
+  options: Partial<CacheWriterOptions> & {
+    readonly blockBytes?: number;
+    readonly useNowait?: boolean;
+    readonly naming?: BlockNaming;
+  } = {},
 ): Promise<LocalCache> => {
-  const { blockBytes = 65_536, useNowait, ...rest } = options;
+  const { blockBytes = 65_536, useNowait, naming, ...rest } = options;
   const fileSystem = new LocalFileSystem();
   const writer = await CacheWriter.open(fileSystem, folder, { cacheBytesMax: 64 << 20, reserveBytes: 0, ...rest });
   const filling = new FillingStore(below, writer);
@@ -32,6 +37,8 @@ export const openLocalCache = async (
   const reader = new SlotReader(file.memory, await fileSystem.open(`${folder}/${slotFileName(blockBytes)}`, 'read'), {
     ...(useNowait === undefined ? {} : { useNowait }),
     ...(rest.nowMs === undefined ? {} : { nowMs: rest.nowMs }),
+    ...(naming === undefined ? {} : { naming }),
+    ...(rest.cipherOf === undefined ? {} : { cipher: rest.cipherOf(blockBytes) }),
   });
   store.addReader(reader);
   return {

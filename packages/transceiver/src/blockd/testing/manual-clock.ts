@@ -38,6 +38,12 @@ export class ManualClock implements Clock {
     });
   }
 
+  after(durationMs: number, callback: () => void): () => void {
+    const cancelled = new AbortController();
+    this.sleep(durationMs, cancelled.signal).then(callback, () => undefined);
+    return () => cancelled.abort();
+  }
+
   /** Moves the time and wakes who has slept enough, in order. */
   advance(durationMs: number): void {
     this.#nowMs += durationMs;

@@ -3,7 +3,10 @@ import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Digest } from '@collective/shared';
 
-/** `silent`: takes the request and never answers. `stall`: sends half of the answer and stops. `reset`: closes the connection. */
+/**
+ * `silent`: takes the request and never answers. `stall`: sends half of the answer and stops. `slow`: sends it a few bytes at a
+ * time. `endless`: sends it, and goes on sending. `reset`: closes the connection.
+ */
 export type Behaviour =
   | 'serve'
   | 'wrong-bytes'
@@ -13,6 +16,8 @@ export type Behaviour =
   | 'garbage'
   | 'silent'
   | 'stall'
+  | 'slow'
+  | 'endless'
   | 'reset'
   | { readonly status: number; readonly retryAfter?: number };
 
@@ -100,6 +105,12 @@ export class TestRepository implements AsyncDisposable {
       case 'stall':
         response.setHeader('content-length', chunk.length).write(chunk.subarray(0, chunk.length >> 1));
         return;
+      case 'slow':
+        response.setHeader('content-length', chunk.length);
+        return drip(response, chunk, 16);
+      case 'endless':
+        response.write(chunk);
+        return drip(response, Buffer.alloc(64 << 20), 65_536);
       case 'reset':
         request.socket.destroy();
         return;
@@ -108,3 +119,15 @@ export class TestRepository implements AsyncDisposable {
     }
   }
 }
+
+/** A piece each tenth of a second, as long as the client is there. */
+const drip = (response: http.ServerResponse, bytes: Buffer, pieceBytes: number): void => {
+  let at = 0;
+  const timer = setInterval(() => {
+    response.write(bytes.subarray(at, (at += pieceBytes)));
+    if (at < bytes.length) return;
+    clearInterval(timer);
+    response.end();
+  }, 100);
+  response.once('close', () => clearInterval(timer));
+};

@@ -1,0 +1,58 @@
+/** Listening sockets that the parent process sends over another channel than the requests that name them: each waits for the other. */
+import type net from 'node:net';
+import { CollectiveError } from '@collective/shared';
+
+/** How long a request waits for its socket. */
+const WAIT_MS = 5_000;
+
+export class ListeningHandles {
+  readonly #here = new Map<string, net.Server>();
+  readonly #waiters = new Map<string, (server: net.Server) => void>();
+  /** Names of sockets that are still on their way and whose request has failed. */
+  readonly #unwanted = new Set<string>();
+
+  /** One that the parent sent. */
+  give(name: string, server: net.Server): void {
+    if (this.#unwanted.delete(name)) {
+      server.close();
+      return;
+    }
+    const waiter = this.#waiters.get(name);
+    if (waiter === undefined) this.#here.set(name, server);
+    else waiter(server);
+  }
+
+  /** The socket of that name, the caller's from now on. Error: `not-found` when it does not come. */
+  async take(name: string): Promise<net.Server> {
+    const known = this.#here.get(name);
+    if (known !== undefined) {
+      this.#here.delete(name);
+      return known;
+    }
+    let timer: NodeJS.Timeout | undefined;
+    try {
+      return await new Promise<net.Server>((resolve, reject) => {
+        this.#waiters.set(name, resolve);
+        timer = setTimeout(
+          () => reject(new CollectiveError('not-found', `no listening socket ${name} was handed over`)),
+          WAIT_MS,
+        );
+      });
+    } finally {
+      clearTimeout(timer);
+      this.#waiters.delete(name);
+    }
+  }
+
+  /** Nobody will take this socket: kept, it would accept clients and never answer them. */
+  refuse(name: string): void {
+    const server = this.#here.get(name);
+    if (server === undefined) this.#unwanted.add(name);
+    else server.close();
+    this.#here.delete(name);
+  }
+
+  close(): void {
+    for (const server of this.#here.values()) server.close();
+  }
+}

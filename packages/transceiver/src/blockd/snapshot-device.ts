@@ -1,0 +1,123 @@
+/**
+ * The committed state of a user disk, read-only: each block is zero, public or private, and goes by its kind to one of two images, which are as
+ * they are for purely public disks: each with its cache, its waits and its readahead. A request is split where the kind changes, at block borders.
+ */
+import { CollectiveError, MAP_KIND } from '@collective/shared';
+import type { OpenedBase } from './base/open-base.js';
+import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
+import type { ImageDevice, ImageMap } from './image-device.js';
+
+/** What one of the two images sees of a base: the other's blocks are zero to it. Digests are shared. */
+export const halfOf = (base: OpenedBase, half: 'public' | 'private'): ImageMap => {
+  const { diskBytes, blockBytes, blockCount, digestBytes } = base;
+  const own = MAP_KIND[half];
+  // To an image, a block that is not zero is one that its store has.
+  const kinds = base.kinds.map((kind) => (kind === own ? MAP_KIND.public : MAP_KIND.zero));
+  return { diskBytes, blockBytes, blockCount, digestBytes, kinds };
+};
+
+type Run = { readonly image: ImageDevice; readonly start: number; readonly end: number };
+
+export class SnapshotDevice implements BlockDevice {
+  readonly byteLength: number;
+  readonly readOnly = true;
+  readonly #blockBytes: number;
+  readonly #kinds: Uint8Array;
+  readonly #public: ImageDevice;
+  readonly #private: ImageDevice;
+
+  /** Takes over the two images. */
+  constructor(base: OpenedBase, images: { readonly public: ImageDevice; readonly private: ImageDevice }) {
+    this.byteLength = base.diskBytes;
+    this.#blockBytes = base.blockBytes;
+    this.#kinds = base.kinds;
+    this.#public = images.public;
+    this.#private = images.private;
+  }
+
+  tryRead(target: Buffer, byteOffset: number): boolean {
+    const first = Math.floor(byteOffset / this.#blockBytes);
+    if (byteOffset + target.length <= (first + 1) * this.#blockBytes)
+      return this.imageOf(first).tryRead(target, byteOffset);
+    for (const { image, start, end } of this.#runs(byteOffset, target.length)) {
+      if (!image.tryRead(target.subarray(start - byteOffset, end - byteOffset), start)) return false;
+    }
+    return true;
+  }
+
+  async read(target: Buffer, byteOffset: number, options: ReadOptions = {}): Promise<void> {
+    // All are waited for: afterwards nothing writes into the caller's bytes any more.
+    const results = await Promise.allSettled(
+      this.#runs(byteOffset, target.length).map(({ image, start, end }) =>
+        image.read(target.subarray(start - byteOffset, end - byteOffset), start, options),
+      ),
+    );
+    const failed = results.find((result) => result.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
+  }
+
+  /** The image that has the block, or to which it is zero. */
+  imageOf(blockIndex: number): ImageDevice {
+    return this.#kinds[blockIndex] === MAP_KIND.private ? this.#private : this.#public;
+  }
+
+  tryWrite(): boolean {
+    return false;
+  }
+
+  write(): Promise<void> {
+    return refuse();
+  }
+
+  publishWrites(): void {}
+
+  flush(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  trim(): Promise<void> {
+    return refuse();
+  }
+
+  zero(): Promise<void> {
+    return refuse();
+  }
+
+  extents(byteOffset: number, byteLength: number): Extent[] {
+    const extents: Extent[] = [];
+    for (const { image, start, end } of this.#runs(byteOffset, byteLength)) {
+      for (const part of image.extents(start, end - start)) {
+        const before = extents.at(-1);
+        if (before?.kind === part.kind)
+          extents[extents.length - 1] = { kind: part.kind, byteLength: before.byteLength + part.byteLength };
+        else extents.push(part);
+      }
+    }
+    return extents;
+  }
+
+  warm(byteOffset: number, byteLength: number): void {
+    for (const { image, start, end } of this.#runs(byteOffset, byteLength)) image.warm(start, end - start);
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.#public.close(), this.#private.close()]);
+  }
+
+  #runs(byteOffset: number, byteLength: number): Run[] {
+    const runs: Run[] = [];
+    const rangeEnd = byteOffset + byteLength;
+    for (let start = byteOffset; start < rangeEnd;) {
+      let index = Math.floor(start / this.#blockBytes);
+      const image = this.imageOf(index);
+      do index += 1;
+      while (index * this.#blockBytes < rangeEnd && this.imageOf(index) === image);
+      const end = Math.min(rangeEnd, index * this.#blockBytes);
+      runs.push({ image, start, end });
+      start = end;
+    }
+    return runs;
+  }
+}
+
+const refuse = (): Promise<never> => Promise.reject(new CollectiveError('read-only', 'a snapshot is read-only'));
