@@ -6,7 +6,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { CollectiveError } from '@collective/shared';
 import { sessionPaths } from './machine-session.js';
 import { identifyProcess, type ProcessIdentity, signalProcess, waitForEnd } from './process-identity.js';
-import { controlListener } from './qemu-arguments.js';
+import { controlListener, INCOMING } from './qemu-arguments.js';
 
 /** Every process that runs on the machine's folder: QEMU, or a program in front of it that is about to become it. */
 export async function findQemus(folder: string): Promise<ProcessIdentity[]> {
@@ -14,13 +14,19 @@ export async function findQemus(folder: string): Promise<ProcessIdentity[]> {
   const found: ProcessIdentity[] = [];
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name)) continue;
-    const words = (await readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '')).split('\0');
-    if (!words.includes(wanted)) continue;
+    if (!(await wordsOf(name)).includes(wanted)) continue;
     const identity = await identifyProcess(Number(name));
     if (identity !== undefined) found.push(identity);
   }
   return found;
 }
+
+/** Whether it was started for the state of a suspended machine: what its guest did before, its own counters do not know. */
+export const wasResumed = async ({ pid }: ProcessIdentity): Promise<boolean> =>
+  (await wordsOf(String(pid))).includes(INCOMING);
+
+const wordsOf = async (pid: string): Promise<string[]> =>
+  (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
 
 /** Ends them: left over, they would hold memory and sockets for ever. Errors: `local-io` for one that cannot be killed. */
 export async function endStrayQemus(folder: string, log: (text: string) => void): Promise<void> {

@@ -5,9 +5,10 @@
  * The chain is `prlimit … setpriv … qemu …`: both programs exec(2) the next one, so the process id is QEMU's. It gets its own
  * session and writes to files, so it outlives the supervisor.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { constants } from 'node:fs';
 import { chmod, chown, copyFile, mkdir, open, rm } from 'node:fs/promises';
+import { promisify } from 'node:util';
 import { CollectiveError, type MachineDescription } from '@collective/shared';
 import { type MachineSession, sessionPaths, type SessionPaths } from './machine-session.js';
 import { findProgram, findUefiFirmware } from './programs.js';
@@ -75,22 +76,32 @@ export async function launchQemu({ description, session, user }: LaunchOptions):
   }
 }
 
+/** For a QEMU that has made its memory and whose guest has not run yet: from now on no file of it grows beyond the limit. */
+export async function limitFiles(pid: number, user: QemuUser | undefined): Promise<void> {
+  const bytes = QEMU_LIMITS.fileBytesMax;
+  // As QEMU's user: root in a container may not change another user's limits.
+  const as = user === undefined ? [] : [await findProgram('setpriv'), ...asUser(user)];
+  const [program = '', ...words] = [...as, await findProgram('prlimit'), `--pid=${pid}`, `--fsize=${bytes}:${bytes}`];
+  await promisify(execFile)(program, words, { cwd: '/', timeout: 30_000 });
+}
+
+const asUser = (user: QemuUser): string[] => [`--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups'];
+
 async function confinement(description: MachineDescription, user: QemuUser | undefined): Promise<string[]> {
   const { fileBytesMax, openFilesMax, threadsMax, addressBytesMax } = QEMU_LIMITS;
   const limit = (name: string, value: number): string => `--${name}=${value}:${value}`;
   return [
     await findProgram('prlimit'),
     limit('core', 0), // a dump would hold the guest's memory
-    limit('fsize', fileBytesMax),
+    // Its memory is a file, too; afterwards the limit is lowered (`limitFiles`).
+    limit('fsize', Math.max(fileBytesMax, description.memoryBytes)),
     limit('nofile', openFilesMax),
     limit('as', description.memoryBytes + addressBytesMax),
     // The limit counts a user's threads in all programs, so a person's own user cannot have it.
     ...(user === undefined ? [] : [limit('nproc', threadsMax + description.cpus)]),
     await findProgram('setpriv'),
     '--no-new-privs', // no setuid program helps it
-    ...(user === undefined
-      ? []
-      : [`--reuid=${user.uid}`, `--regid=${user.gid}`, '--clear-groups', '--inh-caps=-all', '--bounding-set=-all']),
+    ...(user === undefined ? [] : [...asUser(user), '--inh-caps=-all', '--bounding-set=-all']),
   ];
 }
 

@@ -4,12 +4,13 @@
  *
  * ```
  * FOLDER                the machine's: root or person, entered by QEMU's group only                    0710
+ *   d/.state            while it is suspended: where QEMU brings the devices' state
  *   d/NAME              one NBD listening socket a disk, held by the supervisor, QEMU may connect      0660
  *   q/                  QEMU's own, fresh at each start                                                0700
  *     qmp.sock          the supervisor's QMP connection
  *     qmp2.sock         a spare one: for the supervisor that comes after a crash, and for people who look
  *     serial.sock       the first serial port      agent.sock   the guest agent's channel
- *     vnc.sock          the display
+ *     vnc.sock          the display         state.sock     while it is resumed: where QEMU takes the devices' state
  *     vars.fd           UEFI variables, a fresh copy of the firmware's
  *     stderr.log        what QEMU says (append only, bounded by the file size limit)
  * ```
@@ -40,6 +41,8 @@ export type MachineSession = {
   readonly accelerator: Accelerator;
   /** True: the guest's network ends at QEMU (no Internet either). */
   readonly restrictNetwork: boolean;
+  /** True: QEMU waits for the state of a suspended machine instead of beginning with the firmware. */
+  readonly isResumed?: boolean;
   /** Firmware code file (read-only) of a UEFI machine. */
   readonly uefiCode?: string;
 };
@@ -53,7 +56,10 @@ export function sessionPaths(folder: string) {
     disksFolder: join(folder, 'd'),
     // Short: with the longest disk name it is 34 bytes, and a unix socket's path has at most 107.
     diskSocket: (name: string): string => join(folder, 'd', name),
+    // No disk's name begins with a point.
+    stateOut: join(folder, 'd', '.state'),
     own,
+    stateIn: join(own, 'state.sock'),
     qmp: join(own, 'qmp.sock'),
     qmpSpare: join(own, 'qmp2.sock'),
     serial: join(own, 'serial.sock'),

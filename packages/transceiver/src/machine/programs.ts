@@ -1,7 +1,9 @@
 /** The foreign programs and firmware that a machine needs, where they are, and what to do when they are not there. */
+import { execFile } from 'node:child_process';
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
+import { promisify } from 'node:util';
 import { CollectiveError } from '@collective/shared';
 
 /** Program → Debian package. */
@@ -31,6 +33,18 @@ export async function findProgram(
     return join(folder, name);
   }
   throw missing(name, PACKAGES[name]);
+}
+
+/** `7.2.22` of the QEMU that would be started. Errors: `missing-program`, `local-io`. */
+export async function qemuVersion(): Promise<string> {
+  const program = await findProgram('qemu-system-x86_64');
+  const { stdout } = await promisify(execFile)(program, ['--version'], { timeout: 30_000 }).catch((cause: unknown) => {
+    throw new CollectiveError('local-io', `${program} does not say its version`, { cause });
+  });
+  const version = /version (\d+\.\d+\.\d+)/.exec(stdout)?.[1];
+  if (version === undefined)
+    throw new CollectiveError('local-io', `${program} says no version: ${stdout.slice(0, 200)}`);
+  return version;
 }
 
 /** Errors: `missing-program` with the package to install. */

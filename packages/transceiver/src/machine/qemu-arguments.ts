@@ -7,6 +7,7 @@
  */
 import { CollectiveError, checkMachineDisks, type MachineDescription } from '@collective/shared';
 import type { Accelerator } from './accelerator.js';
+import { HOT_SLOT } from './hot-disk.js';
 import { diskArguments } from './qemu-disk-arguments.js';
 import { json, option } from './qemu-option.js';
 import { type MachineSession, sessionPaths } from './machine-session.js';
@@ -24,6 +25,15 @@ export const MACHINE_TYPES = { q35: 'pc-q35-7.2', pc: 'pc-i440fx-7.2' } as const
  */
 export const CPU_MODEL = 'Westmere-v1';
 
+/** QEMU's trace event of a shutdown and its cause; a reset has none (QEMU 7.2). */
+export const SHUTDOWN_TRACE = 'qemu_system_shutdown_request';
+
+/** Among the words of a QEMU that was started for a suspended machine (find-qemu.ts). */
+export const INCOMING = '-incoming';
+
+/** QEMU's name for the guest's memory; the block's name in a memory image's device state. */
+const MEMORY_ID = 'ram0';
+
 export function qemuArguments(description: MachineDescription, session: MachineSession): string[] {
   checkMachineDisks(description, session.disks);
   return [
@@ -35,6 +45,7 @@ export function qemuArguments(description: MachineDescription, session: MachineS
     ...networkArguments(description, session),
     ...displayArguments(description, session),
     ...guestServiceArguments(description, session),
+    ...hotSlotArguments(description, session),
   ];
 }
 
@@ -48,11 +59,14 @@ function processArguments(session: MachineSession): string[] {
       '-sandbox',
       option('on', { obsolete: 'deny', elevateprivileges: 'deny', spawn: 'deny', resourcecontrol: 'deny' }),
     ],
-    // A reboot ends QEMU, and the supervisor starts it again with a fresh system overlay; a panic ends it as well.
+    // A guest that reboots, shuts down or panics stands still, and the supervisor ends QEMU: one that comes only then (it was killed)
+    // finds out which it was. After a reboot it starts QEMU again with a fresh system overlay.
     ...[
       '-action',
-      option(undefined, { reboot: 'shutdown', shutdown: 'poweroff', panic: 'shutdown', watchdog: 'shutdown' }),
+      option(undefined, { reboot: 'shutdown', shutdown: 'pause', panic: 'shutdown', watchdog: 'shutdown' }),
     ],
+    ...(session.isResumed === true ? [INCOMING, 'defer'] : []), // its state comes from a memory image
+    ...['-trace', option(undefined, { enable: SHUTDOWN_TRACE })], // a line on stderr when the guest asks to be switched off
     '-S', // nothing runs before QMP and the console are connected: no line of the boot is lost
     ...['-msg', 'timestamp=on'], // stderr with times
     ...['-display', 'none'], // no window of its own: the display goes through VNC
@@ -61,8 +75,22 @@ function processArguments(session: MachineSession): string[] {
 
 function boardArguments(description: MachineDescription, session: MachineSession): string[] {
   return [
+    // The memory in a file that has no name and lies in memory (memfd): suspending reads it from outside while QEMU writes only the
+    // devices' state. A file on a disk would be written back for ever (ADR 0012); it is no more of the host's disk than usual memory.
+    ...[
+      '-object',
+      json({
+        'qom-type': 'memory-backend-memfd',
+        id: MEMORY_ID,
+        size: description.memoryBytes,
+        share: true,
+        dump: false,
+        merge: false,
+      }),
+    ],
     '-machine',
     option(MACHINE_TYPES[description.chipset], {
+      'memory-backend': MEMORY_ID,
       vmport: 'off', // a door to VMware tools: nobody needs it
       'dump-guest-core': 'off', // a crash of QEMU never writes the guest's memory to the host's disk
       'mem-merge': 'off', // no sharing of pages between guests: it leaks by timing
@@ -181,3 +209,9 @@ function guestServiceArguments(description: MachineDescription, session: Machine
     ...['-device', json({ driver: 'vmgenid', guid: session.generationId })],
   ];
 }
+
+/** Where a virtio disk can be added while the guest runs (hot-disk.ts). Last, so that no other device moves to another slot for it. */
+const hotSlotArguments = ({ chipset }: MachineDescription, { disks }: MachineSession): string[] =>
+  chipset === 'q35' && disks.some(({ bus }) => bus === 'virtio')
+    ? ['-device', json({ driver: 'pcie-root-port', id: HOT_SLOT, chassis: 1 })]
+    : [];

@@ -8,10 +8,10 @@ import { type MachineSession, type SessionDisk, sessionPaths } from './machine-s
  * socket is held meanwhile, so that the reconnect waits in the backlog; after this time the request fails, which pauses
  * the machine and is not seen by the guest.
  */
-const RECONNECT_DELAY_S = 10;
+export const RECONNECT_DELAY_S = 10;
 
 /** The longest serial number that virtio-blk and ATA have room for. */
-const SERIAL_CHARS_MAX = 20;
+export const SERIAL_CHARS_MAX = 20;
 
 export function diskArguments(description: MachineDescription, session: MachineSession): string[] {
   const { disks } = session;

@@ -8,7 +8,8 @@ import { EventEmitter } from 'node:events';
 import { open } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { CollectiveError } from '@collective/shared';
-import { launchQemu, type LaunchOptions } from './launcher.js';
+import { launchQemu, type LaunchOptions, limitFiles } from './launcher.js';
+import { SHUTDOWN_TRACE } from './qemu-arguments.js';
 import { sessionPaths, type SessionPaths } from './machine-session.js';
 import { identifyProcess, isAlive, type ProcessIdentity, signalProcess, waitForEnd } from './process-identity.js';
 import { field, QmpClient, type QmpEvent } from './qmp-client.js';
@@ -29,6 +30,8 @@ type QemuProcessEvents = {
 };
 
 const QMP_WAIT_MS = 20_000;
+/** QEMU flushes its disks when it ends. */
+const SHUTDOWN_GRACE_MS = 30_000;
 const STDERR_TAIL_BYTES = 4_096;
 const LIVENESS_INTERVAL_MS = 1_000;
 
@@ -72,6 +75,7 @@ export class QemuProcess extends EventEmitter<QemuProcessEvents> {
       options.signal.throwIfAborted();
       await options.onSpawn(identity);
       await qemu.#connect(paths.qmp);
+      await limitFiles(identity.pid, options.user);
     } catch (error) {
       await qemu.kill();
       qemu.close();
@@ -144,12 +148,25 @@ export class QemuProcess extends EventEmitter<QemuProcessEvents> {
     qmp.on('event', (event) => {
       if (event.name === 'SHUTDOWN') {
         const reason = field(event.data, 'reason');
-        this.#reason = typeof reason === 'string' ? reason : 'unknown';
+        // The first one counts: ending QEMU is one as well.
+        this.#reason ??= typeof reason === 'string' ? reason : 'unknown';
+        void this.#endShutDown();
       }
+      if (event.name === 'STOP' && this.#reason !== undefined) return; // for good: no pause
       this.emit('qmp', event);
     });
     qmp.once('close', () => void this.#onDisconnect());
-    if (qmp.closed) await this.#onDisconnect();
+    if (qmp.closed) return await this.#onDisconnect();
+    // Shut down or reset while nobody was there.
+    const { status } = await qmp.queryStatus();
+    if (status !== 'shutdown') return;
+    this.#reason ??= causeOf(await readTail(this.paths.stderr));
+    void this.#endShutDown();
+  }
+
+  /** The guest is through and stands still (`shutdown=pause`): nothing is left to do for QEMU. */
+  async #endShutDown(): Promise<void> {
+    await this.quit(SHUTDOWN_GRACE_MS).catch(() => undefined); // one that cannot be killed is still watched
   }
 
   async #onDisconnect(): Promise<void> {
@@ -167,13 +184,25 @@ export class QemuProcess extends EventEmitter<QemuProcessEvents> {
   async #look(): Promise<void> {
     if (this.#end !== undefined || this.#closed || (await isAlive(this.identity))) return;
     clearInterval(this.#watch);
-    const stderrTail = await readTail(this.paths.stderr);
+    const stderrTail = withoutTraces(await readTail(this.paths.stderr));
     if (this.#end !== undefined) return;
     this.#end = { reason: this.#reason, stderrTail };
     this.#qmp?.close();
     this.emit('end', this.#end);
   }
 }
+
+/** QEMU's ShutdownCause by number, as traced. A reset is not traced. */
+const CAUSES: Readonly<Record<string, string>> = { 4: 'host-signal', 6: 'guest-shutdown', 8: 'guest-panic' };
+
+/** Why a guest stands still in the state `shutdown`. */
+const causeOf = (stderr: string): string => {
+  const traced = [...stderr.matchAll(TRACES)].at(-1)?.[1];
+  return traced === undefined ? 'guest-reset' : (CAUSES[traced] ?? 'unknown');
+};
+
+const TRACES = new RegExp(`^.*${SHUTDOWN_TRACE} reason=(\\d+).*$`, 'gm');
+const withoutTraces = (stderr: string): string => stderr.replaceAll(TRACES, '').trim();
 
 /** QEMU's folder is hostile: a link in the place of the file is not followed. */
 async function readTail(path: string): Promise<string> {
