@@ -30,11 +30,14 @@ const server = net.createServer((socket) => {
     appendFileSync(at('asked'), process.pid + ' ' + method + '\\n');
     const reply = (value) => socket.write(JSON.stringify({ id, ...value }) + '\\n');
     if (method === 'shutdown') return end();
+    if (method === 'hello' && existsSync(at('hangs'))) return;
     if (method === 'hello') return reply({ result: { protocol: 1, pid: process.pid, startedAt: 0 } });
     if (method === 'status') {
       const status = { disks: disks.map((disk) => ({ ...disk, waiting: [] })), lastError: null };
       return setTimeout(() => reply({ result: status }), existsSync(at('slow')) ? 2500 : 0);
     }
+    if (method === 'keys' || method === 'attach' || method === 'repository')
+      appendFileSync(at('said'), JSON.stringify({ pid: process.pid, method, ...params }) + '\\n');
     if (method === 'attach') {
       if (existsSync(at('full'))) return reply({ error: { code: 'disk-full', message: 'no space', data: {} } });
       disks.push({ session: params.session, disk: params.disk });
@@ -51,7 +54,7 @@ const setUp = async () => {
   const at = (name: string): string => path.join(folder, name);
   await writeFile(at('daemon.mjs'), DAEMON);
   const log: string[] = [];
-  const open = async (): Promise<BlockdKeeper> => {
+  const open = async (more: Partial<Parameters<typeof BlockdKeeper.open>[0]> = {}): Promise<BlockdKeeper> => {
     const keeper = await BlockdKeeper.open({
       program: {
         module: at('daemon.mjs'),
@@ -61,6 +64,7 @@ const setUp = async () => {
       },
       repositoryFile: new RepositoryFile(at('repository.json')),
       log: (text) => void log.push(text),
+      ...more,
     });
     onTestFinished(async () => {
       await keeper.close();
@@ -73,6 +77,7 @@ const setUp = async () => {
     disk: 'system',
     source: { kind: 'zero', diskBytes: 1 << 20 },
     waitMs: 5_000,
+    graceMs: 0,
     socketPath: at('nbd'),
     qemuUser: undefined,
   };
@@ -120,4 +125,84 @@ test('a disk that a busy daemon serves is adopted, however long it takes to say 
   await writeFile(at('slow'), '');
   await keeper.adopt(attachment);
   expect((await asked()).match(/attach/g)).toHaveLength(1);
+});
+
+test('a daemon that does not answer any more is killed, and the next one has its disks', async () => {
+  const { at, open, attachment, log } = await setUp();
+  const keeper = await open({ watch: { intervalMs: 10, answerMs: 100 } });
+  await keeper.attach(attachment, { fresh: true });
+  const { pid } = keeper;
+  const restarted = once(keeper, 'restarted');
+  await writeFile(at('hangs'), '');
+  await expect
+    .poll(() => log.join('\n'), { timeout: 20_000 })
+    .toContain(`blockd ${pid ?? 0} does not answer and is killed`);
+  await rm(at('hangs'));
+  await rm(at('lock'), { recursive: true, force: true });
+  await restarted;
+  expect(keeper.pid).not.toBe(pid);
+  expect((await keeper.status())?.disks).toMatchObject([{ session: 'one', disk: 'system' }]);
+});
+
+test('an adopted daemon of other software is ended, and this one takes its place', async () => {
+  const { folder, at, open, log } = await setUp();
+  const older = fork(at('daemon.mjs'), [folder, '0'], { stdio: 'ignore' });
+  const ended = once(older, 'exit');
+  await expect.poll(() => readFile(at('blockd.sock')).catch((error: unknown) => String(error))).toContain('ENXIO');
+  const keeper = await open({ software: 'collective 2.0.0' });
+  await ended;
+  await keeper.traceStart('one');
+  expect(keeper.pid).not.toBe(older.pid);
+  expect(log.join('\n')).toContain('of older software and is replaced');
+});
+
+test('what the daemon says of a full disk and of a refused token is there for status', async () => {
+  const { open } = await setUp();
+  const keeper = await open();
+  keeper.take({ event: 'disk-full', session: 'one', disk: 'user', message: 'no space' });
+  keeper.take({ event: 'disk-full', session: 'one', disk: 'user', message: 'still no space' });
+  keeper.take({ event: 'token-refused' });
+  expect(keeper.troubles).toMatchObject([
+    { code: 'disk-full', machine: 'one', disk: 'user', message: 'still no space' },
+    { code: 'not-logged-in' },
+  ]);
+});
+
+test('keys of blocks and the token go to the daemon, with each disk of the person, and again to the next one; the token is in no file', async () => {
+  const { open, at, attachment } = await setUp();
+  const keeper = await open();
+  const keysOf = (epoch: number) => {
+    const key = Buffer.alloc(32, epoch).toString('base64url');
+    return [{ epoch, blockNameKey: key, chunkKey: key }];
+  };
+  const said = async (method: string): Promise<Record<string, unknown>[]> =>
+    (await readFile(at('said'), 'utf8'))
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as Record<string, unknown>)
+      .filter((each) => each['method'] === method);
+  const token = 'A'.repeat(43);
+  await keeper.setRepository({ origin: 'http://127.0.0.1:9', token });
+  const overlay = { path: at('overlay'), mode: 'persistent' as const };
+  await keeper.attach(
+    { ...attachment, overlay, disk: 'user', blockKeys: keysOf(1), socketPath: at('user') },
+    { fresh: false },
+  );
+  await keeper.attach(attachment, { fresh: false });
+  expect((await said('attach')).map(({ blockKeys }) => blockKeys)).toEqual([keysOf(1), undefined]);
+  await keeper.setBlockKeys('one', keysOf(2));
+  expect(await said('keys')).toMatchObject([{ blockKeys: keysOf(2) }]);
+  const first = keeper.pid ?? 0;
+  const restarted = once(keeper, 'restarted');
+  process.kill(first, 'SIGKILL');
+  await rm(at('lock'), { recursive: true });
+  await restarted;
+  const again = (await said('attach')).filter(({ pid }) => pid !== first);
+  expect(again.map(({ disk, blockKeys }) => [disk, blockKeys]).sort()).toEqual([
+    ['system', undefined],
+    ['user', keysOf(2)],
+  ]);
+  const told = (await said('repository')).filter(({ pid }) => pid !== first);
+  expect(told).toMatchObject([{ token }]);
+  expect(await readFile(at('repository.json'), 'utf8')).not.toContain(token);
 });

@@ -24,12 +24,18 @@ const READY_WAIT_MS = 30_000;
 export class BlockdProcess {
   readonly identity: ProcessIdentity;
   readonly client: ControlClient;
+  readonly software: string | undefined;
   /** Resolves when the process has ended. */
   readonly ended: Promise<void>;
   readonly #child: ChildProcess | undefined;
 
-  private constructor(identity: ProcessIdentity, client: ControlClient, child: ChildProcess | undefined) {
+  private constructor(
+    { identity, software }: { readonly identity: ProcessIdentity; readonly software: string | undefined },
+    client: ControlClient,
+    child: ChildProcess | undefined,
+  ) {
     this.identity = identity;
+    this.software = software;
     this.client = client;
     this.#child = child;
     // The control connection ends with the process; it may also be cut while the process lives on, which then is of no use.
@@ -61,14 +67,14 @@ export class BlockdProcess {
         signal: gaveUp.signal,
         onEvent,
       });
-      const { pid } = await client.request('hello', {});
+      const { pid, software } = await client.request('hello', {}, { timeoutMs: READY_WAIT_MS });
       // Another blockd of this home may still be there: then ours ends at its lock, and that one is not ours to command.
       const identity = pid === child.pid ? await identifyProcess(pid) : undefined;
       if (identity === undefined) throw new CollectiveError('in-use', `another block daemon (${pid}) has this home`);
       await client.request('events', {});
       child.unref();
       child.channel?.unref();
-      return new BlockdProcess(identity, client, child);
+      return new BlockdProcess({ identity, software }, client, child);
     } catch (error) {
       child.kill('SIGKILL');
       throw error instanceof CollectiveError
@@ -89,11 +95,11 @@ export class BlockdProcess {
     const client = await ControlClient.connect(controlSocket, { onEvent }).catch(() => undefined);
     if (client === undefined) return undefined;
     try {
-      const { pid } = await client.request('hello', {});
+      const { pid, software } = await client.request('hello', {}, { timeoutMs: READY_WAIT_MS });
       const identity = await identifyProcess(pid);
       if (identity === undefined) throw new CollectiveError('local-io', 'no such process');
       await client.request('events', {});
-      return new BlockdProcess(identity, client, undefined);
+      return new BlockdProcess({ identity, software }, client, undefined);
     } catch {
       client.close();
       return undefined;
@@ -113,7 +119,9 @@ export class BlockdProcess {
 
   /** Ends it in order, or by SIGKILL after `graceMs`. */
   async stop(graceMs: number): Promise<void> {
-    await this.client.request('shutdown', {}).catch(() => signalProcess(this.identity, 'SIGTERM'));
+    await this.client
+      .request('shutdown', {}, { timeoutMs: graceMs })
+      .catch(() => signalProcess(this.identity, 'SIGTERM'));
     if (!(await waitForEnd(this.identity, graceMs))) await signalProcess(this.identity, 'SIGKILL');
     await this.ended;
   }

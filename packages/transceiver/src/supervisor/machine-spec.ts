@@ -51,6 +51,11 @@ export type MachineSpec = Static<typeof machineSpecSchema>;
 export type MachineDisk = MachineSpec['disks'][number];
 export type { MachineDescription };
 
+/** A disk that a running guest is shown beside its own, read-only. */
+const shownDiskSchema = strictObject({ name: diskNameField, source: CONTROL_METHODS.attach.properties.source });
+export type ShownDisk = Static<typeof shownDiskSchema>;
+export const shownDiskProperties = shownDiskSchema.properties;
+
 const identitySchema = strictObject({
   pid: integerField({ min: 1, max: 2 ** 31 - 1 }),
   startTicks: integerField({ min: 0, max: Number.MAX_SAFE_INTEGER }),
@@ -71,5 +76,7 @@ export const machineRecordSchema = strictObject({
   restarts: integerField({ min: 0, max: Number.MAX_SAFE_INTEGER }),
   /** Null: QEMU is not running (yet). */
   qemu: Type.Union([identitySchema, Type.Null()]),
+  /** Absent: none. */
+  shown: Type.Optional(Type.Array(shownDiskSchema, { maxItems: 8 })),
 });
 export type MachineRecord = Static<typeof machineRecordSchema>;

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { isOver, type MachineEvent, type MachineState, nextState } from './machine-state.js';
+import { isAtRest, isOver, MEMORY_IS_LOST, type MachineEvent, type MachineState, nextState } from './machine-state.js';
 
 const run = (...events: MachineEvent[]): MachineState =>
   events.reduce<MachineState>((state, event) => nextState(state, event), { name: 'preparing' });
@@ -38,14 +38,14 @@ describe('the state of a machine', () => {
   });
 
   test('a machine that is stopping is stopped by whatever ends it: a reset, a crash, an error', () => {
-    for (const event of [
-      ended('guest-reset'),
-      ended(undefined, 'crash'),
-      ended('guest-shutdown'),
-      { type: 'failed', why: 'x' } as const,
-    ]) {
+    for (const event of [ended('guest-reset'), ended(undefined, 'crash'), { type: 'failed', why: 'x' } as const]) {
       expect(run(...up, stop, event)).toEqual({ name: 'stopped', how: 'asked' });
     }
+  });
+
+  test('a guest that was asked and has shut down by itself is stopped cleanly, one that had to be ended is not', () => {
+    expect(run(...up, stop, ended('guest-shutdown'))).toEqual({ name: 'stopped', how: 'asked', isClean: true });
+    expect(run(...up, stop, ended('host-qmp-quit'))).toEqual({ name: 'stopped', how: 'asked' });
   });
 
   test('a pause while stopping is shown as its reason and keeps the deadline', () => {
@@ -58,11 +58,42 @@ describe('the state of a machine', () => {
     expect(run(...up, stop, { type: 'stop', deadlineAtMs: 10 })).toMatchObject({ deadlineAtMs: 10 });
   });
 
+  const suspend: MachineEvent = { type: 'suspend', nowMs: 200 };
+  const suspended: MachineEvent = { type: 'suspended', sinceMs: 300 };
+
+  test('a running or paused machine is suspended and stays so; one that cannot be saved goes on', () => {
+    expect(run(...up, suspend)).toEqual({ name: 'suspending', sinceMs: 200 });
+    expect(run(...up, diskPause, suspend, suspended)).toEqual({ name: 'suspended', sinceMs: 300 });
+    expect(run(...up, suspend, { type: 'not-suspended' })).toEqual({ name: 'running' });
+    expect(run(...up, suspend, suspended, stop)).toEqual({ name: 'suspended', sinceMs: 300 });
+    expect(run({ type: 'attached' }, suspend)).toEqual({ name: 'starting' });
+  });
+
+  test('while it is being saved, pauses and resumes of its disks mean nothing, and a stop ends it', () => {
+    expect(run(...up, suspend, diskPause, { type: 'resumed' })).toEqual({ name: 'suspending', sinceMs: 200 });
+    expect(run(...up, suspend, { type: 'waits', why: 'disk' })).toMatchObject({ name: 'suspending', why: 'disk' });
+    expect(run(...up, suspend, stop, ended('host-qmp-quit'))).toEqual({ name: 'stopped', how: 'asked' });
+    expect(run(...up, suspend, stop, { type: 'not-suspended' })).toMatchObject({ name: 'stopping' });
+    expect(run(...up, suspend, ended(undefined))).toEqual({ name: 'failed', why: MEMORY_IS_LOST });
+    expect(run(...up, suspend, ended(undefined, 'out of memory'))).toEqual({
+      name: 'failed',
+      why: `${MEMORY_IS_LOST} (out of memory)`,
+    });
+  });
+
+  test('a resume that fails, or is stopped, is suspended again', () => {
+    expect(run({ ...suspended, why: 'damaged' })).toEqual({ name: 'suspended', sinceMs: 300, why: 'damaged' });
+    expect(run(stop, suspended)).toEqual({ name: 'suspended', sinceMs: 300 });
+  });
+
   test('whatever happens in whatever order: what is over stays over, and nothing restarts after a stop', () => {
     const event = fc.oneof(
       fc.constantFrom<MachineEvent>(
         ...up,
         diskPause,
+        suspend,
+        { type: 'not-suspended' },
+        suspended,
         stop,
         { type: 'resumed' },
         { type: 'waits', why: 'x' },
@@ -77,7 +108,8 @@ describe('the state of a machine', () => {
         for (const each of events) {
           const next = nextState(state, each);
           if (isOver(state)) expect(next).toBe(state);
-          if (wasStopped) expect(['stopping', 'stopped', 'failed']).toContain(next.name);
+          if (wasStopped) expect(['stopping', 'stopped', 'failed', 'suspended']).toContain(next.name);
+          if (isAtRest(state)) expect(next).toBe(state);
           wasStopped ||= each.type === 'stop';
           state = next;
         }

@@ -9,8 +9,13 @@
  *                                                    │ ended
  *                                              stopped / failed
  *
+ *   running, paused ─ suspend ─> suspending ─ suspended ─> suspended        (back to running when it could not be saved)
+ *   a suspended one is resumed by way of preparing and starting, and back to suspended when that fails
+ *
  * A machine that is stopping is never restarted, whatever its guest does, and what ends it then is a stop, not a failure.
  */
+import type { AcceleratorFinding } from '../machine/accelerator.js';
+
 export type MachineState =
   /** Disks are being attached, their first sectors fetched. `why`: what that waits for. */
   | { readonly name: 'preparing'; readonly why?: string }
@@ -19,8 +24,25 @@ export type MachineState =
   | { readonly name: 'paused'; readonly cause: PauseCause; readonly why: string; readonly sinceMs: number }
   /** `why`: set while the guest cannot go on shutting down. */
   | { readonly name: 'stopping'; readonly deadlineAtMs: number; readonly why?: string }
-  | { readonly name: 'stopped'; readonly how: 'asked' | 'by-guest' }
+  /** The guest stands still and is being saved. `why`: what that waits for. */
+  | { readonly name: 'suspending'; readonly sinceMs: number; readonly why?: string }
+  /** No process is there; a memory image is. `why`: it could not be resumed. */
+  | { readonly name: 'suspended'; readonly sinceMs: number; readonly why?: string }
+  /** `isClean`: the guest was asked and has shut down by itself; nobody had to end it. */
+  | { readonly name: 'stopped'; readonly how: 'asked' | 'by-guest'; readonly isClean?: true }
   | { readonly name: 'failed'; readonly why: string };
+
+export type MachineStatus = {
+  readonly machine: string;
+  readonly state: MachineState;
+  readonly startedAtMs: number;
+  /** How often the guest has rebooted. */
+  readonly restarts: number;
+  readonly accelerator: AcceleratorFinding | null;
+  readonly qemuPid: number | null;
+  /** Where the display is served (VNC); null when the machine has none. */
+  readonly vncSocket: string | null;
+};
 
 /** `disk`: a block has not come or a write found no space; it goes on by itself. `request`: someone paused it over QMP. */
 export type PauseCause = 'disk' | 'request';
@@ -32,17 +54,29 @@ export type MachineEvent =
   | { readonly type: 'paused'; readonly cause: PauseCause; readonly why: string; readonly nowMs: number }
   | { readonly type: 'resumed' }
   | { readonly type: 'stop'; readonly deadlineAtMs: number }
+  | { readonly type: 'suspend'; readonly nowMs: number }
+  /** It could not be saved and goes on. */
+  | { readonly type: 'not-suspended' }
+  /** A memory image is there, and no QEMU. */
+  | { readonly type: 'suspended'; readonly sinceMs: number; readonly why?: string }
   /** QEMU's process is gone; `reason` as in QMP's SHUTDOWN event, undefined when it did not say. */
   | { readonly type: 'ended'; readonly reason: string | undefined; readonly detail: string }
   | { readonly type: 'failed'; readonly why: string };
 
+/** Why a machine failed whose QEMU ended (killed, out of memory) before it was saved. Its disks are as after a power cut. */
+export const MEMORY_IS_LOST = 'QEMU ended while the machine was being suspended: what it had in memory is lost';
+
 export const isOver = (state: MachineState): boolean => state.name === 'stopped' || state.name === 'failed';
+
+/** Nothing of it runs. */
+export const isAtRest = (state: MachineState): boolean => isOver(state) || state.name === 'suspended';
 
 /** The same object when nothing changes: an event that means nothing in that state is late, not wrong. */
 export function nextState(state: MachineState, event: MachineEvent): MachineState {
-  if (isOver(state)) return state;
+  if (isAtRest(state)) return state;
   switch (event.type) {
     case 'waits':
+      if (state.name === 'suspending') return withWhy({ name: 'suspending', sinceMs: state.sinceMs }, event.why);
       return state.name === 'preparing' ? withWhy({ name: 'preparing' }, event.why) : state;
     case 'attached':
       return state.name === 'preparing' ? { name: 'starting' } : state;
@@ -67,6 +101,12 @@ export function nextState(state: MachineState, event: MachineEvent): MachineStat
         { name: 'stopping', deadlineAtMs: event.deadlineAtMs },
         state.name === 'paused' ? state.why : undefined,
       );
+    case 'suspend':
+      return state.name === 'running' || state.name === 'paused' ? { name: 'suspending', sinceMs: event.nowMs } : state;
+    case 'not-suspended':
+      return state.name === 'suspending' ? { name: 'running' } : state;
+    case 'suspended':
+      return withWhy({ name: 'suspended', sinceMs: event.sinceMs }, event.why);
     case 'ended':
       return afterEnd(state, event);
     case 'failed':
@@ -77,7 +117,8 @@ export function nextState(state: MachineState, event: MachineEvent): MachineStat
 }
 
 function afterEnd(state: MachineState, { reason, detail }: Extract<MachineEvent, { type: 'ended' }>): MachineState {
-  if (state.name === 'stopping') return { name: 'stopped', how: 'asked' };
+  if (state.name === 'stopping')
+    return { name: 'stopped', how: 'asked', ...(reason === 'guest-shutdown' ? { isClean: true as const } : {}) };
   switch (reason) {
     case 'guest-reset':
       return { name: 'preparing' };
@@ -86,6 +127,8 @@ function afterEnd(state: MachineState, { reason, detail }: Extract<MachineEvent,
     case 'host-qmp-quit': // somebody used the spare QMP socket
       return { name: 'stopped', how: 'asked' };
     case undefined:
+      if (state.name === 'suspending')
+        return { name: 'failed', why: detail === '' ? MEMORY_IS_LOST : `${MEMORY_IS_LOST} (${detail})` };
       return { name: 'failed', why: detail === '' ? 'QEMU ended without a word' : `QEMU ended: ${detail}` };
     default:
       return {

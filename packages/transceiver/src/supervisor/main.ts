@@ -16,6 +16,7 @@ import { parseArgs } from 'node:util';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { openHome } from '../home.js';
 import { takeLocalLock } from '../storage/local-lock.js';
+import { AgentKeeper } from './agent-keeper.js';
 import { logLine } from './bounded-log.js';
 import { Supervisor } from './supervisor.js';
 import { SupervisorServer } from './supervisor-server.js';
@@ -37,13 +38,28 @@ const run = async (): Promise<void> => {
     logFiles: [logFile('supervisor'), logFile('blockd')],
     log: logLine,
   });
+  const agents = new AgentKeeper({
+    startAgent: async () => {
+      // Loaded when it is needed: a supervisor holds little.
+      const { findAgent } = await import('../cli/agent-process.js');
+      await findAgent({ home: home.directory });
+    },
+    hasMachines: () => supervisor.running.length > 0,
+    log: logLine,
+  });
   const end = async (): Promise<void> => {
+    agents.close();
     await server.close();
     await lock.release();
     logLine('supervisor ends');
     process.exit(0);
   };
-  const server = await SupervisorServer.open({ path: home.supervisorSocket, supervisor, onShutdown: () => void end() });
+  const server = await SupervisorServer.open({
+    path: home.supervisorSocket,
+    supervisor,
+    agents,
+    onShutdown: () => void end(),
+  });
   const onSignal = (signal: string): void => {
     supervisor
       .close({ stopMachines: false, deadlineMs: 0 })

@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import { setGoing } from './set-going.js';
 
 /** QEMU's run states in turn; undefined: no answer in time. */
-const run = async (statuses: (string | undefined)[]): Promise<string[]> => {
+const run = async (statuses: (string | undefined)[], isStopped = false): Promise<string[]> => {
   const said: string[] = [];
   const qemu = {
     ended: undefined,
@@ -16,6 +16,7 @@ const run = async (statuses: (string | undefined)[]): Promise<string[]> => {
     },
   };
   await setGoing(qemu, {
+    isStopped,
     onStarted: () => said.push('started'),
     lookAgain: () => Promise.resolve(void said.push('look')),
     log: (text) => said.push(text),
@@ -29,4 +30,8 @@ test('a QEMU that waits for its first instruction is continued', async () => {
 
 test('a QEMU that was taken over in a pause, and is too busy to answer at first, is asked again until its pause is known', async () => {
   expect(await run([undefined, 'io-error'])).toEqual(['Error: QEMU did not answer', 'started', 'look']);
+});
+
+test('a QEMU that was resumed, or stopped to be saved by a supervisor that died, goes on from where it stands', async () => {
+  expect(await run(['paused'], true)).toEqual(['cont', 'started', 'look']);
 });

@@ -8,6 +8,8 @@ import type { QmpClient } from '../machine/qmp-client.js';
 const ASK_AGAIN_MS = 1_000;
 
 export type SetGoingOptions = {
+  /** It was resumed, or stopped by a supervisor that died while it suspended it: it goes on from where it stands. */
+  readonly isStopped?: boolean;
   /** The guest's first instruction has run, now or before. */
   readonly onStarted: () => void;
   /** It is past its start and may be paused. */
@@ -17,12 +19,12 @@ export type SetGoingOptions = {
 
 export async function setGoing(
   qemu: { readonly ended: unknown; readonly qmp: Pick<QmpClient, 'cont' | 'queryStatus'> },
-  { onStarted, lookAgain, log }: SetGoingOptions,
+  { isStopped = false, onStarted, lookAgain, log }: SetGoingOptions,
 ): Promise<void> {
   while (qemu.ended === undefined) {
     try {
       const { status } = await qemu.qmp.queryStatus();
-      if (status === 'prelaunch') await qemu.qmp.cont();
+      if (status === 'prelaunch' || isStopped) await qemu.qmp.cont();
       onStarted();
       if (status !== 'prelaunch') await lookAgain();
       return;

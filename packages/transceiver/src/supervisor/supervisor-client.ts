@@ -6,14 +6,16 @@ import { join } from 'node:path';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { CollectiveError, isErrorCode } from '@collective/shared';
+import { CollectiveError, hasCode, isErrorCode } from '@collective/shared';
 import type { Home } from '../home.js';
 import { readJsonLines, writeJsonLine } from '../machine/json-lines.js';
-import { field } from '../machine/qmp-client.js';
+import { field, withTimeout } from '../machine/qmp-client.js';
 import { connectUnix } from '../machine/unix-socket.js';
-import { isOver, type MachineState } from './machine-state.js';
+import { isAtRest, type MachineState } from './machine-state.js';
 import {
   REPLY_BYTES_MAX,
+  STOP_DEADLINE_MS,
+  SUPERVISOR_PROTOCOL,
   type SupervisorEvent,
   type SupervisorMethod,
   type SupervisorParams,
@@ -26,6 +28,20 @@ export type SupervisorHome = Pick<Home, 'directory' | 'supervisorSocket' | 'logD
 const START_WAIT_MS = 30_000;
 const START_ATTEMPTS = 20;
 const START_RETRY_MS = 200;
+/** For a supervisor that hangs: it answers from its memory, or asks QEMU or blockd, which have shorter ones. */
+const TIMEOUT_MS = 60_000;
+/** They wait for a disk: the memory of a large guest is copied, disks are hashed, a block daemon is started again. */
+const LONG_MS: Partial<Readonly<Record<SupervisorMethod, number>>> = {
+  suspend: 3_600_000,
+  'guest-run': 3_900_000,
+  discard: 300_000,
+  resume: 300_000,
+  repository: 300_000,
+  // It may wait for its first block.
+  'show-disk': 120_000,
+};
+/** What a shutdown takes beside the deadline of its machines. */
+const SHUTDOWN_EXTRA_MS = 300_000;
 
 type Pending = {
   /** Runs before anything that follows the reply is read. */
@@ -74,7 +90,10 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
   ): Promise<SupervisorClient> {
     // More than once: one that was just killed may still hold the lock, and a client of another agent may start one too.
     for (let attempt = 1; ; attempt += 1) {
-      const running = await SupervisorClient.#connectAlive(home, {}).catch(() => undefined);
+      const running = await SupervisorClient.#connectAlive(home, {}).catch((error: unknown) => {
+        if (hasCode(error, 'other-software') || isTimeout(error)) throw error;
+        return undefined;
+      });
       if (running !== undefined) return running.client;
       const ended = new AbortController();
       const child = await spawnSupervisor(home, options.words ?? [], () => ended.abort());
@@ -87,6 +106,7 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
         if (pid !== child.pid) child.kill('SIGKILL');
         return client;
       } catch (error) {
+        if (isTimeout(error)) throw error; // one that hangs holds the lock
         if (attempt >= START_ATTEMPTS) {
           throw new CollectiveError('local-io', `The supervisor did not start; see ${logFileOf(home)}`, {
             cause: error,
@@ -104,7 +124,13 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
   ): Promise<{ readonly client: SupervisorClient; readonly pid: number }> {
     const client = await SupervisorClient.connect(home, options);
     try {
-      const { pid } = await client.request('status', {});
+      const { pid, protocol, software } = await client.request('status', {}, { timeoutMs: START_WAIT_MS });
+      if (protocol !== SUPERVISOR_PROTOCOL) {
+        throw new CollectiveError(
+          'other-software',
+          `The supervisor speaks protocol ${String(protocol)} (${software ?? 'older software'}), this is ${String(SUPERVISOR_PROTOCOL)}`,
+        );
+      }
       return { client, pid };
     } catch (error) {
       client.close();
@@ -116,23 +142,34 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
     return this.#closed;
   }
 
-  /** Errors: those of the method (supervisor-protocol.ts); `shutting-down` when the supervisor ends first. */
-  async request<M extends SupervisorMethod>(method: M, params: SupervisorParams<M>): Promise<SupervisorResults[M]> {
-    return await this.#ask(method, params, undefined);
+  /**
+   * Errors: those of the method (supervisor-protocol.ts); `shutting-down` when the supervisor ends first; `local-io` when it does not answer
+   * in time (`data.timedOut`): by default a minute, longer for what takes long.
+   */
+  async request<M extends SupervisorMethod>(
+    method: M,
+    params: SupervisorParams<M>,
+    options: { readonly timeoutMs?: number } = {},
+  ): Promise<SupervisorResults[M]> {
+    return await this.#ask(method, params, options);
   }
 
   async #ask<M extends SupervisorMethod>(
     method: M,
     params: SupervisorParams<M>,
-    onReply: (() => void) | undefined,
+    { onReply, timeoutMs = timeoutOf(method, params) }: { readonly onReply?: () => void; readonly timeoutMs?: number },
   ): Promise<SupervisorResults[M]> {
     if (this.#closed) throw new CollectiveError('shutting-down', 'The supervisor has ended');
     const id = ++this.#lastId;
-    const result = await new Promise<object>((resolve, reject) => {
+    const answer = new Promise<object>((resolve, reject) => {
       this.#pending.set(id, { onReply, resolve, reject });
       writeJsonLine(this.#socket, { id, method, params });
     });
-    return result as SupervisorResults[M];
+    try {
+      return (await withTimeout(answer, timeoutMs, `The supervisor did not answer ${method}`)) as SupervisorResults[M];
+    } finally {
+      this.#pending.delete(id);
+    }
   }
 
   /** Resolves with the first state that `wanted` accepts, the present one included; rejects when the machine is over without. */
@@ -151,12 +188,12 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
       };
       const look = (state: MachineState): void => {
         if (wanted(state)) done(() => resolve(state));
-        else if (isOver(state))
+        else if (isAtRest(state))
           done(() =>
             reject(
               new CollectiveError(
                 'local-io',
-                `${machine} is ${state.name}${state.name === 'failed' ? `: ${state.why}` : ''}`,
+                `${machine} is ${state.name}${'why' in state && state.why !== undefined ? `: ${state.why}` : ''}`,
               ),
             ),
           );
@@ -170,6 +207,8 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
       this.on('event', onEvent);
       this.once('close', onClose);
       signal?.addEventListener('abort', onAbort, { once: true });
+      // One that was aborted before does not say so again.
+      if (signal?.aborted === true) return onAbort();
       this.request('status', {}).then(
         ({ machines }) => {
           const state = machines.find((each) => each.machine === machine)?.state;
@@ -183,7 +222,7 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
 
   /** Makes this connection the machine's serial port, raw both ways, beginning with what is kept, and still paused; nothing else can be asked on it afterwards. */
   async console(machine: string, options: { readonly tailBytes?: number } = {}): Promise<Socket> {
-    await this.#ask('console', { machine, ...options }, () => this.#stopReading());
+    await this.#ask('console', { machine, ...options }, { onReply: () => this.#stopReading() });
     return this.#socket;
   }
 
@@ -211,6 +250,14 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
     }
   }
 }
+
+const isTimeout = (error: unknown): boolean => error instanceof CollectiveError && error.data['timedOut'] === true;
+
+const timeoutOf = (method: SupervisorMethod, params: object): number => {
+  if (method !== 'shutdown') return LONG_MS[method] ?? TIMEOUT_MS;
+  const deadlineMs = field(params, 'deadlineMs');
+  return (typeof deadlineMs === 'number' ? deadlineMs : STOP_DEADLINE_MS) + SHUTDOWN_EXTRA_MS;
+};
 
 const logFileOf = (home: SupervisorHome): string => join(home.logDirectory, 'supervisor.log');
 

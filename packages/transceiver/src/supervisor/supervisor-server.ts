@@ -5,6 +5,7 @@ import { CollectiveError, integerField, strictObject } from '@collective/shared'
 import { Type, type TSchema } from 'typebox';
 import { Compile } from 'typebox/compile';
 import { readJsonLines, writeJsonLine } from '../machine/json-lines.js';
+import type { AgentKeeper } from './agent-keeper.js';
 import { CONSOLE_TAIL_BYTES_MAX } from './serial-console.js';
 import type { Supervisor } from './supervisor.js';
 import {
@@ -20,7 +21,8 @@ import {
 export type SupervisorServerOptions = {
   readonly path: string;
   readonly supervisor: Supervisor;
-  /** Called after `shutdown` was answered. */
+  readonly agents: AgentKeeper;
+  /** Called after `shutdown` or `leave` was answered. */
   readonly onShutdown: () => void;
 };
 
@@ -91,17 +93,64 @@ export class SupervisorServer {
   }
 
   #makeMethods(): ReadonlyMap<string, ReturnType<typeof method>> {
-    const { supervisor, onShutdown } = this.#options;
+    const { supervisor, agents, onShutdown } = this.#options;
     const reply = <M extends SupervisorMethod>(result: SupervisorResults[M], after?: () => void): Answer =>
       after === undefined ? { result } : { result, after };
     return new Map([
       ['status', method('status', () => reply<'status'>(supervisor.status()))],
-      ['start', method('start', (spec) => reply<'start'>({ state: supervisor.start(spec) }))],
+      [
+        'start',
+        method('start', async ({ diskKey, blockKeys, ...spec }) =>
+          reply<'start'>({ state: await supervisor.start(spec, { diskKey, blockKeys }) }),
+        ),
+      ],
       [
         'stop',
-        method('stop', ({ machine, deadlineMs }) =>
-          reply<'stop'>({ state: supervisor.stop(machine, deadlineMs ?? STOP_DEADLINE_MS) }),
+        method('stop', ({ machine, deadlineMs, onlyIfPreparing = false }) =>
+          reply<'stop'>({ state: supervisor.stop(machine, deadlineMs ?? STOP_DEADLINE_MS, { onlyIfPreparing }) }),
         ),
+      ],
+      [
+        'suspend',
+        method('suspend', async ({ machine }) => reply<'suspend'>({ state: await supervisor.suspend(machine) })),
+      ],
+      [
+        'resume',
+        method('resume', async ({ machine, diskKey, blockKeys }) =>
+          reply<'resume'>({ state: await supervisor.resume(machine, { diskKey, blockKeys }) }),
+        ),
+      ],
+      [
+        'keys',
+        method('keys', async ({ machine, blockKeys }) => {
+          await supervisor.setBlockKeys(machine, blockKeys);
+          return reply<'keys'>({});
+        }),
+      ],
+      [
+        'discard',
+        method('discard', async ({ machine }) => reply<'discard'>({ state: await supervisor.discard(machine) })),
+      ],
+      [
+        'sync',
+        method('sync', async ({ machine }) => {
+          await supervisor.sync(machine);
+          return reply<'sync'>({});
+        }),
+      ],
+      [
+        'show-disk',
+        method('show-disk', async ({ machine, ...disk }) => {
+          await supervisor.showDisk(machine, disk);
+          return reply<'show-disk'>({});
+        }),
+      ],
+      [
+        'hide-disk',
+        method('hide-disk', async ({ machine, name }) => {
+          await supervisor.hideDisk(machine, name);
+          return reply<'hide-disk'>({});
+        }),
       ],
       ['kill', method('kill', ({ machine }) => reply<'kill'>({ state: supervisor.kill(machine) }))],
       ['console', method('console', (params, connection) => this.#console(params, connection))],
@@ -112,6 +161,7 @@ export class SupervisorServer {
           return reply<'type'>({});
         }),
       ],
+      ['guest-run', method('guest-run', async (params) => reply<'guest-run'>(await supervisor.runInGuest(params)))],
       [
         'screendump',
         method('screendump', async ({ machine }) =>
@@ -132,6 +182,15 @@ export class SupervisorServer {
           return reply<'events'>({});
         }),
       ],
+      [
+        'agent',
+        method('agent', ({ stays }, { socket }) => {
+          if (stays) agents.arrived(socket);
+          else agents.takesLeave(socket);
+          return reply<'agent'>({});
+        }),
+      ],
+      ['leave', method('leave', () => reply<'leave'>({}, onShutdown))],
       [
         'shutdown',
         method('shutdown', async ({ stopMachines, deadlineMs }) => {
@@ -163,6 +222,7 @@ export class SupervisorServer {
     socket.once('close', () => {
       this.#sockets.delete(socket);
       this.#listeners.delete(socket);
+      this.#options.agents.disconnected(socket);
     });
     const stopReading = readJsonLines(socket, {
       lineBytesMax: REQUEST_BYTES_MAX,

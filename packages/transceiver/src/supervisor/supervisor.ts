@@ -6,16 +6,24 @@ import { EventEmitter } from 'node:events';
 import { createHash } from 'node:crypto';
 import { chmod, constants, mkdir, open, rm } from 'node:fs/promises';
 import { join, sep } from 'node:path';
-import { checkMachineDescription, checkMachineDisks, CollectiveError } from '@collective/shared';
+import { checkMachineDescription, checkMachineDisks, CollectiveError, hasCode } from '@collective/shared';
 import type { Home } from '../home.js';
+import { SOFTWARE } from '../software.js';
+import type { GuestCommandResult } from '../machine/guest-exec.js';
 import { qemuUser } from '../machine/qemu-user.js';
+import { assertDiskKey } from '../blockd/overlay/layer-keys.js';
 import { BlockdKeeper } from './blockd-keeper.js';
+import type { BlockKeys } from '../blockd/private/block-key-ring.js';
+import { DiskKeys, type MachineKeys } from './disk-keys.js';
 import type { BlockdProgram } from './blockd-process.js';
 import { trimLog } from './bounded-log.js';
+import { runInMaintainedGuest } from './guest-run.js';
 import { MachineRecords } from './machine-record.js';
-import type { MachineSpec } from './machine-spec.js';
-import { isOver, type MachineState } from './machine-state.js';
+import { type MemoryImage, MemoryImages } from './memory-image.js';
+import type { MachineSpec, ShownDisk } from './machine-spec.js';
+import { isAtRest, isOver, type MachineState } from './machine-state.js';
 import { MachineUnit, type MachineUnitOptions } from './machine-unit.js';
+import { checkResumable } from './suspend-steps.js';
 import { RepositoryFile } from './repository-file.js';
 import { SUPERVISOR_PROTOCOL, type SupervisorParams, type SupervisorStatus } from './supervisor-protocol.js';
 
@@ -37,18 +45,24 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
   readonly #options: SupervisorOptions;
   readonly #keeper: BlockdKeeper;
   readonly #records: MachineRecords;
+  readonly #images: MemoryImages;
+  readonly #keys: DiskKeys;
   readonly #runFolder: string;
   readonly #units = new Map<string, MachineUnit>();
+  /** Machines whose memory image is there and cannot be read, and why. */
+  readonly #badImages = new Map<string, unknown>();
   readonly #startedAtMs = Date.now();
   readonly #logTimer: NodeJS.Timeout;
   #closing = false;
 
-  private constructor(options: SupervisorOptions, keeper: BlockdKeeper, runFolder: string) {
+  private constructor(options: SupervisorOptions, keeper: BlockdKeeper, keys: DiskKeys, runFolder: string) {
     super();
     this.setMaxListeners(0);
     this.#options = options;
     this.#keeper = keeper;
     this.#records = new MachineRecords(options.home.machinesDirectory);
+    this.#images = new MemoryImages(options.home.machinesDirectory);
+    this.#keys = keys;
     this.#runFolder = runFolder;
     this.#logTimer = setInterval(() => {
       for (const file of options.logFiles) void trimLog(file).catch(() => undefined);
@@ -60,51 +74,85 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
   static async open(options: SupervisorOptions): Promise<Supervisor> {
     const runFolder = await makeRunFolder(options.home);
     const repositoryFile = new RepositoryFile(join(options.home.directory, 'supervisor-repository.json'));
-    const keeper = await BlockdKeeper.open({ program: options.blockd, repositoryFile, log: options.log });
-    const supervisor = new Supervisor(options, keeper, runFolder);
+    const keeper = await BlockdKeeper.open({
+      program: options.blockd,
+      repositoryFile,
+      software: SOFTWARE,
+      log: options.log,
+    });
+    const supervisor = new Supervisor(options, keeper, await DiskKeys.open(options.home), runFolder);
     const records = await supervisor.#records.list((machine, error) =>
       options.log(`${machine}: bad record: ${String(error)}`),
     );
+    const images = await supervisor.#images.list((machine, error) => {
+      options.log(`${machine}: bad memory image: ${String(error)}`);
+      supervisor.#badImages.set(machine, error);
+    });
+    for (const image of images) {
+      if (!records.some(({ spec }) => spec.machine === image.machine))
+        supervisor.#add(MachineUnit.atRest(image, supervisor.#unitOptions(image.machine)));
+    }
     await Promise.all(
       records.map(async (record) => {
+        const { machine } = record.spec;
+        const unitOptions = {
+          ...supervisor.#unitOptions(machine, await supervisor.#keys.read(machine)),
+          folder: record.folder,
+          user: record.user ?? undefined,
+        };
         try {
+          const image = images.find((each) => each.machine === machine);
           supervisor.#add(
-            await MachineUnit.adopt(record, {
-              ...supervisor.#unitOptions(record.spec.machine),
-              folder: record.folder,
-              user: record.user ?? undefined,
-            }),
+            image === undefined
+              ? await MachineUnit.adopt(record, unitOptions)
+              : await MachineUnit.finishSuspending(record, image, unitOptions),
           );
-          options.log(`${record.spec.machine}: adopted`);
+          options.log(`${machine}: ${image === undefined ? 'adopted' : 'suspended'}`);
         } catch (error) {
           options.log(`${record.spec.machine}: could not be adopted: ${String(error)}`);
         }
       }),
     );
+    await supervisor.#keys.forgetAllBut(records.map(({ spec }) => spec.machine));
     return supervisor;
   }
 
   status(): SupervisorStatus {
     return {
       protocol: SUPERVISOR_PROTOCOL,
+      software: SOFTWARE,
       pid: process.pid,
       startedAtMs: this.#startedAtMs,
-      blockd: { pid: this.#keeper.pid, restarts: this.#keeper.restarts },
+      blockd: {
+        pid: this.#keeper.pid,
+        software: this.#keeper.software,
+        restarts: this.#keeper.restarts,
+        troubles: this.#keeper.troubles,
+      },
       machines: [...this.#units.values()].map((unit) => unit.status()),
     };
   }
 
-  /** Errors: `exists`, `bad-machine`, `bad-request` (an overlay outside the home, too many machines), `shutting-down`. */
-  start(spec: MachineSpec): MachineState {
+  /**
+   * Resolves when the start outlives this supervisor. `machineKeys`: what the machine leaves on the local disk is encrypted with its disk key, the blocks of the person's snapshots with the others. Errors: `exists`, `suspended`, `cannot-resume` (what it has
+   * in memory cannot be read), `bad-machine`, `bad-request` (an overlay outside the home, too many machines), `shutting-down`.
+   */
+  async start(spec: MachineSpec, machineKeys: MachineKeys = {}): Promise<MachineState> {
     if (this.#closing) throw new CollectiveError('shutting-down', 'The supervisor is shutting down');
     const known = this.#units.get(spec.machine);
+    if (known?.state.name === 'suspended') throw new CollectiveError('suspended', `${spec.machine} is suspended`);
     if (known !== undefined && !isOver(known.state))
       throw new CollectiveError('exists', `The machine ${spec.machine} is running already`);
     if (known === undefined && this.#units.size >= MACHINES_MAX) this.#forgetOver();
     if (this.running.length >= MACHINES_MAX)
       throw new CollectiveError('bad-request', `At most ${MACHINES_MAX} machines run at once`);
     checkSpec(spec);
-    for (const { overlay } of spec.disks) {
+    for (const { overlay, source } of spec.disks) {
+      if (source.kind === 'snapshot' && !isInside(source.folder, this.#options.home.directory))
+        throw new CollectiveError(
+          'bad-request',
+          `The snapshot in ${source.folder} does not lie in ${this.#options.home.directory}`,
+        );
       // A temporary overlay is removed as a whole: never anything that is not the home's own.
       if (overlay !== undefined && !isInside(overlay.path, this.#options.home.directory)) {
         throw new CollectiveError(
@@ -113,15 +161,97 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
         );
       }
     }
-    const unit = MachineUnit.start(spec, this.#unitOptions(spec.machine));
+    this.#refuseBadImage(spec.machine);
+    const unit = MachineUnit.start(spec, this.#unitOptions(spec.machine, machineKeys));
     this.#add(unit);
+    await unit.recorded;
     return unit.state;
   }
 
-  stop(machine: string, deadlineMs: number): MachineState {
+  /** Errors: `not-found`, and those of MachineUnit.suspend. */
+  async suspend(machine: string): Promise<MachineState> {
     const unit = this.unit(machine);
-    unit.stop(deadlineMs);
+    await unit.suspend();
     return unit.state;
+  }
+
+  /** Errors: `not-found`, `conflict` when it is not suspended, `cannot-resume` with what differs, `wrong-key`, `shutting-down`. */
+  async resume(machine: string, machineKeys: MachineKeys = {}): Promise<MachineState> {
+    const { diskKey } = machineKeys;
+    const key = diskKey === undefined ? undefined : Buffer.from(diskKey, 'base64url');
+    assertDiskKey(key, this.#imageOf(machine).encryption?.keyCheck ?? null, `the memory of ${machine}`);
+    await checkResumable(this.#imageOf(machine));
+    const image = this.#imageOf(machine); // nobody else was faster
+    if (this.#closing) throw new CollectiveError('shutting-down', 'The supervisor is shutting down');
+    if (this.running.length >= MACHINES_MAX)
+      throw new CollectiveError('bad-request', `At most ${MACHINES_MAX} machines run at once`);
+    const unit = MachineUnit.resume(image, this.#unitOptions(machine, machineKeys));
+    this.#add(unit);
+    this.emit('machine', machine, unit.state);
+    return unit.state;
+  }
+
+  /** As MachineUnit.setBlockKeys. Error also: `not-found`. */
+  async setBlockKeys(machine: string, blockKeys: BlockKeys): Promise<void> {
+    await this.unit(machine).setBlockKeys(blockKeys);
+  }
+
+  /** Throws the memory image away. Errors: `not-found`, `conflict` when it is not suspended. */
+  async discard(machine: string): Promise<MachineState> {
+    if (this.#badImages.has(machine)) {
+      await this.#images.remove(machine);
+      await this.#images.removeRest(machine);
+      this.#badImages.delete(machine);
+      return { name: 'stopped', how: 'asked' };
+    }
+    const unit = this.#suspendedUnit(machine);
+    await unit.discard();
+    return unit.state;
+  }
+
+  /** A later software may have written it, or the disk may be readable again: a start would throw it away unasked. */
+  #refuseBadImage(machine: string): void {
+    const cause = this.#badImages.get(machine);
+    if (cause === undefined) return;
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new CollectiveError('cannot-resume', `${machine} is suspended, and its memory image cannot be read: ${why}`, {
+      cause,
+    });
+  }
+
+  /** Of a machine that can be resumed. Errors: `not-found`, `conflict` also when the image is being thrown away. */
+  #imageOf(machine: string): MemoryImage {
+    const { image } = this.#suspendedUnit(machine);
+    if (image === undefined)
+      throw new CollectiveError('conflict', `The memory image of ${machine} is being thrown away`);
+    return image;
+  }
+
+  #suspendedUnit(machine: string): MachineUnit {
+    const unit = this.unit(machine);
+    if (unit.state.name !== 'suspended') throw new CollectiveError('conflict', `${machine} is not suspended`);
+    return unit;
+  }
+
+  stop(machine: string, deadlineMs: number, options: { readonly onlyIfPreparing?: boolean } = {}): MachineState {
+    const unit = this.unit(machine);
+    if (options.onlyIfPreparing !== true || unit.state.name === 'preparing') unit.stop(deadlineMs);
+    return unit.state;
+  }
+
+  /** Errors: `not-found`, and those of MachineUnit.showDisk. */
+  async showDisk(machine: string, disk: ShownDisk): Promise<void> {
+    await this.unit(machine).showDisk(disk);
+  }
+
+  /** Errors: `not-found`, and those of MachineUnit.hideDisk. */
+  async hideDisk(machine: string, name: string): Promise<void> {
+    await this.unit(machine).hideDisk(name);
+  }
+
+  /** Errors: `not-found`, `in-use`. */
+  async sync(machine: string): Promise<void> {
+    await this.unit(machine).sync();
   }
 
   kill(machine: string): MachineState {
@@ -138,11 +268,16 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
   }
 
   get running(): MachineUnit[] {
-    return [...this.#units.values()].filter(({ state }) => !isOver(state));
+    return [...this.#units.values()].filter(({ state }) => !isAtRest(state));
   }
 
   async setRepository(repository: SupervisorParams<'repository'>): Promise<void> {
     await this.#keeper.setRepository(repository);
+  }
+
+  /** Errors: `not-found`, and those of runInMaintainedGuest. */
+  async runInGuest({ machine, ...run }: SupervisorParams<'guest-run'>): Promise<GuestCommandResult> {
+    return await runInMaintainedGuest(this.unit(machine), run);
   }
 
   /** What the machine's screen shows, a PNG. Errors: `not-found`, `local-io`. */
@@ -176,7 +311,7 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
       );
     }
     this.#closing = true;
-    for (const unit of running) unit.stop(options.deadlineMs);
+    for (const unit of running) stopUnlessSuspended(unit, options.deadlineMs);
     await Promise.all([...this.#units.values()].map(({ over }) => over));
     await this.#keeper.close();
     clearInterval(this.#logTimer);
@@ -184,12 +319,21 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
       await rm(this.#runFolder, { recursive: true, force: true });
   }
 
-  #unitOptions(machine: string): MachineUnitOptions {
+  #unitOptions(machine: string, machineKeys: MachineKeys = {}): MachineUnitOptions {
     const { home, log } = this.#options;
     const user = qemuUser({ home: home.directory, machine });
     // Ten hexadecimal digits: a unix socket's path is short.
     const folder = join(this.#runFolder, `m-${createHash('sha256').update(machine).digest('hex').slice(0, 10)}`);
-    return { disks: this.#keeper, records: this.#records, folder, user, log };
+    return {
+      disks: this.#keeper,
+      records: this.#records,
+      images: this.#images,
+      keys: this.#keys,
+      machineKeys,
+      folder,
+      user,
+      log,
+    };
   }
 
   #add(unit: MachineUnit): void {
@@ -199,6 +343,15 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
 
   #forgetOver(): void {
     for (const [machine, unit] of this.#units) if (isOver(unit.state)) this.#units.delete(machine);
+  }
+}
+
+/** One that has its image and is about to be suspended is waited for: it keeps the image. */
+function stopUnlessSuspended(unit: MachineUnit, deadlineMs: number): void {
+  try {
+    unit.stop(deadlineMs);
+  } catch (error) {
+    if (!hasCode(error, 'suspended')) throw error;
   }
 }
 
