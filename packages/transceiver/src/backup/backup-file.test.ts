@@ -1,0 +1,125 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Digest } from '@collective/shared';
+import {
+  BackupFile,
+  decodeBackupState,
+  encodeBackupState,
+  mergeSealed,
+  newSubscriptionId,
+  type BackupState,
+  type Pending,
+} from './backup-file.js';
+
+const digest = (digit: string): Digest => digit.repeat(64) as Digest;
+const layers = [{ disk: 'user', layer: 'a'.repeat(32) }];
+const states = [{ disk: 'user', root: digest('1'), base: digest('2') }];
+const sealed = { reason: 'periodic', createdAt: 5, layers } as const;
+const STATE: BackupState = {
+  ...{ format: 1, subscription: '5'.repeat(32), appliance: 'debian', isRegistered: true, periodSeconds: 30 },
+  disks: [
+    {
+      ...{ name: 'user', bus: 'virtio', diskBytes: 4_096, blockBytes: 4_096 },
+      base: { appliance: 'debian', version: 1, root: digest('3'), map: digest('4') },
+      committed: { root: digest('1'), base: digest('2') },
+    },
+  ],
+  head: { number: 3, manifest: digest('5'), committedAt: 1, deviceName: 'laptop' },
+  ...{ objects: [1, 3], mustResend: false, mustCommit: false, lease: 7, pending: null, next: null, apart: null },
+};
+const PENDING: readonly Pending[] = [
+  { kind: 'sealed', ...sealed },
+  {
+    ...{ kind: 'packed', ...sealed, number: 4, manifest: 'AAAA', objectBytes: 10 },
+    ...{ upload: 'b'.repeat(32), objects: [1, 3, 4], states, isAnew: false },
+  },
+  { kind: 'committed', ...sealed, objects: [1], states, isAnew: true },
+];
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), 'backup-file-'));
+});
+afterEach(async () => rm(folder, { recursive: true, force: true }));
+
+describe('backup.json', () => {
+  it.each(PENDING)('keeps every field of what is $kind', (pending) => {
+    const state: BackupState = {
+      ...STATE,
+      pending,
+      next: { ...sealed, reason: 'stop' },
+      apart: { why: 'other-head', since: 9, head: { number: 5, manifest: digest('7') }, deviceName: 'desk' },
+    };
+    expect(decodeBackupState(encodeBackupState(state))).toEqual(state);
+  });
+
+  it('of version 1 is read and written as it always was', async () => {
+    const golden = await readFile(new URL('golden/backup-1.json', import.meta.url));
+    const state = decodeBackupState(golden);
+    expect(state).toEqual({
+      ...STATE,
+      pending: PENDING[1],
+      next: { ...sealed, reason: 'stop' },
+      apart: { why: 'other-head', since: 9, head: { number: 5, manifest: digest('7') }, deviceName: 'desk' },
+    });
+    expect(encodeBackupState(state).equals(golden)).toBe(true);
+  });
+
+  it.each<[string, Partial<BackupState>]>([
+    ['objects that do not ascend', { objects: [3, 1] }],
+    ['a second disk of one name', { disks: [...STATE.disks, ...STATE.disks] }],
+    ['layers of another disk', { pending: { kind: 'sealed', ...sealed, layers: [{ disk: 'other', layer: 'a' }] } }],
+    [
+      'a snapshot that does not follow the head',
+      { pending: { ...(PENDING[1] as Pending & { kind: 'packed' }), number: 3 } },
+    ],
+    ['what comes next after nothing', { next: sealed }],
+    ['no disk', { disks: [] }],
+    ['a period below the least', { periodSeconds: 4 }],
+    ['a reason that is none', { pending: { kind: 'sealed', ...sealed, reason: 'because' as never } }],
+  ])('refuses %s', (_what, change) => {
+    expect(() => encodeBackupState({ ...STATE, ...change })).toThrow(/backup\.json/);
+  });
+
+  it('is an error when it is damaged, never "nothing saved"', async () => {
+    await writeFile(path.join(folder, 'backup.json'), '{"format":1}');
+    await expect(BackupFile.open(folder)).rejects.toMatchObject({ code: 'malformed' });
+    await writeFile(path.join(folder, 'backup.json'), '{"format":2}');
+    await expect(BackupFile.open(folder)).rejects.toMatchObject({ code: 'unknown-format' });
+    await rm(path.join(folder, 'backup.json'));
+    expect(await BackupFile.open(folder)).toBeUndefined();
+  });
+
+  it('changes one after the other; a change that is refused leaves the file and the state as they were', async () => {
+    const file = await BackupFile.create(folder, STATE);
+    const both = [1, 2, 3].map(async () => file.update((state) => ({ ...state, lease: (state.lease ?? 0) + 1 })));
+    const refused = file.update((state) => ({ ...state, objects: [2, 1] }));
+    await Promise.all(both);
+    await expect(refused).rejects.toMatchObject({ code: 'malformed' });
+    expect(file.state).toEqual({ ...STATE, lease: 10 });
+    expect((await BackupFile.open(folder))?.state).toEqual(file.state);
+    const before = await readFile(path.join(folder, 'backup.json'));
+    await file.update((state) => state);
+    expect((await readFile(path.join(folder, 'backup.json'))).equals(before)).toBe(true);
+  });
+});
+
+describe('two seals that become one', () => {
+  it('have the layers of the later one, and the weightier reason', () => {
+    const later = { reason: 'periodic', createdAt: 6, layers: [{ disk: 'user', layer: 'c' }] } as const;
+    expect(mergeSealed({ ...sealed, reason: 'stop' }, { ...later, layers: [...later.layers] })).toEqual({
+      ...later,
+      reason: 'stop',
+    });
+    expect(mergeSealed({ ...sealed, layers }, { ...later, reason: 'request', layers }).reason).toBe('request');
+  });
+});
+
+describe('subscription ids', () => {
+  it('are 128 random bits', () => {
+    expect(newSubscriptionId()).toMatch(/^[0-9a-f]{32}$/);
+    expect(newSubscriptionId()).not.toBe(newSubscriptionId());
+  });
+});

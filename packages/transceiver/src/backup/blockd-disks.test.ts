@@ -1,0 +1,187 @@
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CollectiveError, deriveEpochKeys, type Digest } from '@collective/shared';
+import { LocalFileSystem } from '../storage/local-file-system.js';
+import { encodeStackDescription } from '../blockd/overlay/stack-description.js';
+import { BlockdDisks, blockKeysOf } from './blockd-disks.js';
+import type { NamedBase } from './base-file.js';
+
+const LAYERS = ['1', '2', '3'].map((digit) => digit.repeat(32));
+const BASE = { name: 'b'.repeat(64) as Digest } as NamedBase;
+
+let home: string;
+let asked: { readonly method: string; readonly params: Record<string, unknown> }[];
+let answers: Record<string, (params: Record<string, unknown>) => unknown>;
+let session: string | undefined;
+let disks: BlockdDisks;
+
+beforeEach(async () => {
+  home = await mkdtemp(path.join(os.tmpdir(), 'blockd-disks-'));
+  asked = [];
+  answers = {};
+  session = undefined;
+  disks = new BlockdDisks({
+    name: 'debian',
+    control: async () => ({
+      request: async (method, params) => {
+        asked.push({ method, params: params as Record<string, unknown> });
+        return answers[method]?.(params as Record<string, unknown>) ?? {};
+      },
+    }),
+    session: () => session,
+    attachment: async () => ({ source: { kind: 'zero', diskBytes: 4_096 }, waitMs: 100 }),
+    overlayOf: (disk) => path.join(home, disk),
+    runDirectory: home,
+    blockKeys: () => [{ epoch: 1, blockNameKey: 'n', chunkKey: 'c' }],
+    fileSystem: new LocalFileSystem(),
+  });
+});
+afterEach(async () => rm(home, { recursive: true, force: true }));
+
+const methods = (): string[] => asked.map(({ method, params }) => `${method} ${String(params['session'])}`);
+const overlay = async (): Promise<void> => {
+  for (const layer of LAYERS) await mkdir(path.join(home, 'user', 'layers', layer), { recursive: true });
+  for (const folder of ['bases', 'maps']) await mkdir(path.join(home, 'user', folder));
+  const description = encodeStackDescription({ diskBytes: 4_096, encryption: null, layerIds: LAYERS, base: null });
+  await writeFile(path.join(home, 'user', 'overlay.json'), description);
+  await writeFile(path.join(home, 'user', 'layers', LAYERS[0] ?? '', 'data'), Buffer.alloc(65_536, 1));
+};
+
+describe('the disks of a machine', () => {
+  it('that runs are those of its session', async () => {
+    session = 'm-debian';
+    answers['seal'] = () => ({ layer: LAYERS[0] });
+    expect(await disks.seal('user')).toEqual({ layer: LAYERS[0] });
+    await disks.rebase('user', LAYERS[0] ?? '', BASE);
+    expect(methods()).toEqual(['seal m-debian', 'rebase m-debian']);
+    expect(asked[1]?.params).toMatchObject({ base: BASE.name, layer: LAYERS[0], blockKeys: [{ epoch: 1 }] });
+    await disks.release();
+    expect(methods().slice(2)).toEqual(['detach backup@debian']);
+  });
+
+  it('that does not run are attached once, until they are let go of', async () => {
+    answers['seal'] = () => ({ layer: LAYERS[0] });
+    await Promise.all([disks.seal('user'), disks.seal('user')]);
+    await disks.release();
+    await disks.seal('user');
+    const own = 'backup@debian';
+    expect(methods()).toEqual([
+      `attach ${own}`,
+      `seal ${own}`,
+      `seal ${own}`,
+      `detach ${own}`,
+      `attach ${own}`,
+      `seal ${own}`,
+    ]);
+    expect(asked[3]?.params).toMatchObject({ keep: true });
+  });
+
+  it('what is attached already by an agent that was killed is ours', async () => {
+    answers['attach'] = () => {
+      throw new CollectiveError('exists');
+    };
+    answers['seal'] = () => ({ layer: LAYERS[0] });
+    expect(await disks.seal('user')).toEqual({ layer: LAYERS[0] });
+  });
+
+  it('what an agent that was killed left attached is let go of, and what could not be let go of is tried again', async () => {
+    let isAway = true;
+    answers['detach'] = () => {
+      if (isAway) throw new CollectiveError('shutting-down');
+      return {};
+    };
+    await expect(disks.release()).rejects.toMatchObject({ code: 'shutting-down' });
+    isAway = false;
+    await disks.release();
+    await disks.release();
+    expect(methods()).toEqual(['detach backup@debian', 'detach backup@debian']);
+  });
+
+  it('a blockd that was restarted has nothing of ours: the next try attaches again', async () => {
+    let isNew = true;
+    answers['seal'] = () => {
+      if (isNew) throw new CollectiveError('not-found');
+      return { layer: LAYERS[0] };
+    };
+    await expect(disks.seal('user')).rejects.toMatchObject({ code: 'not-found' });
+    isNew = false;
+    await disks.seal('user');
+    expect(methods().filter((method) => method.startsWith('attach')).length).toBe(2);
+  });
+
+  it('letting go waits for what is under way', async () => {
+    let finish: () => void = () => undefined;
+    answers['seal'] = async () => {
+      await new Promise<void>((resolve) => (finish = resolve));
+      return { layer: LAYERS[0] };
+    };
+    const sealing = disks.seal('user');
+    while (!methods().some((method) => method.startsWith('seal')))
+      await new Promise((resolve) => setImmediate(resolve));
+    let isReleased = false;
+    const releasing = disks.release().then(() => (isReleased = true));
+    for (let turns = 0; turns < 20; turns += 1) await new Promise((resolve) => setImmediate(resolve));
+    expect(isReleased).toBe(false);
+    finish();
+    await Promise.all([sealing, releasing]);
+    expect(methods().at(-1)).toBe('detach backup@debian');
+  });
+
+  it('gives the numbers of the changed blocks, and leaves no file', async () => {
+    answers['changed-blocks'] = async ({ path: file }) => {
+      const bytes = Buffer.alloc(8);
+      bytes.writeUInt32LE(3, 0);
+      bytes.writeUInt32LE(70_000, 4);
+      await writeFile(String(file), bytes);
+      return { blocks: 2 };
+    };
+    expect([...(await disks.changedBlocks('user', LAYERS[0] ?? '', 4_096))]).toEqual([3, 70_000]);
+    expect(await readdir(home)).toEqual([]);
+  });
+
+  it('a full disk of the block path is that of this machine', async () => {
+    answers['seal'] = () => {
+      throw new CollectiveError('disk-full');
+    };
+    await expect(disks.seal('user')).rejects.toMatchObject({ code: 'disk-full', data: { local: true } });
+  });
+});
+
+describe('the overlay', () => {
+  it('says which layers are sealed, and how much they hold', async () => {
+    expect(await disks.sealedLayers('user')).toEqual([]);
+    expect(await disks.heldBytes('user')).toBe(0);
+    await overlay();
+    expect(await disks.sealedLayers('user')).toEqual(LAYERS.slice(0, 2));
+    expect(await disks.heldBytes('user')).toBeGreaterThanOrEqual(65_536);
+  });
+
+  it('is removed for another state, but for bases and maps; again is the same', async () => {
+    await overlay();
+    await disks.replace('user');
+    await disks.replace('user');
+    expect((await readdir(path.join(home, 'user'))).sort()).toEqual(['bases', 'lock', 'maps']);
+  });
+
+  it('stays while the machine runs, and while somebody has it', async () => {
+    await overlay();
+    session = 'm-debian';
+    await expect(disks.replace('user')).rejects.toMatchObject({ code: 'in-use' });
+    session = undefined;
+    const lock = await new LocalFileSystem().lock(path.join(home, 'user', 'lock'));
+    await expect(disks.replace('user')).rejects.toMatchObject({ code: 'in-use' });
+    await lock.release();
+    expect(await readdir(path.join(home, 'user', 'layers'))).toEqual(LAYERS);
+  });
+});
+
+describe('block keys', () => {
+  it('are those of each epoch, once', () => {
+    const keys = deriveEpochKeys(Buffer.alloc(32, 1));
+    const list = blockKeysOf([1, 2, 1], () => keys);
+    expect(list.map(({ epoch }) => epoch)).toEqual([1, 2]);
+    expect(Buffer.from(list[0]?.chunkKey ?? '', 'base64url').equals(keys.chunkKey)).toBe(true);
+  });
+});

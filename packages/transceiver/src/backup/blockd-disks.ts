@@ -1,0 +1,226 @@
+/**
+ * The user disks of one machine by way of blockd. While the machine runs, its own session has them; while it does not, they
+ * are attached by a session of the backup, for as long as there is something to do, and let go before a start.
+ *
+ * What needs no block path is read from the overlay's folder: which layers there are, and how much they hold.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { open, readFile, rm, stat, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CollectiveError, hasCode, type EpochKeys } from '@collective/shared';
+import { DESCRIPTION_NAME, decodeStackDescription } from '../blockd/overlay/stack-description.js';
+import type { BlockKeys } from '../blockd/private/block-key-ring.js';
+import { NbdReader } from '../publish/nbd-reader.js';
+import { readIfThere } from '../storage/durable-file.js';
+import type { FileSystem } from '../storage/file-system.js';
+import type { NamedBase } from './base-file.js';
+import type { DiskView, SnapshotDisks } from './disk-port.js';
+import { ofThisMachine } from './local-failure.js';
+
+/** A control connection to blockd, as ControlClient is one; the methods of docs/adr/0020 by name. */
+export interface BlockdControl {
+  request(method: BackupMethod | 'attach' | 'detach', params: object): Promise<unknown>;
+}
+export type BackupMethod = 'seal' | 'view-open' | 'view-close' | 'changed-blocks' | 'rebase';
+
+export type BlockdDisksOptions = {
+  /** Of the machine; names the session. */
+  readonly name: string;
+  /** Errors: `shutting-down` when blockd cannot be reached. */
+  readonly control: () => Promise<BlockdControl>;
+  /** The session that has the disks while the machine runs; undefined: it does not. */
+  readonly session: () => string | undefined;
+  /** `source`, `overlay`, `diskKey` and the like for a disk of the machine that does not run; session, disk and listen are added. */
+  readonly attachment: (disk: string) => Promise<object>;
+  readonly overlayOf: (disk: string) => string;
+  /** For short-lived sockets and files; short enough for a socket's name. */
+  readonly runDirectory: string;
+  readonly blockKeys: () => BlockKeys;
+  readonly fileSystem: Pick<FileSystem, 'lock'>;
+  /** Whether a block daemon may be there, without starting one. */
+  readonly isBlockdThere?: () => boolean;
+};
+
+export class BlockdDisks implements SnapshotDisks {
+  readonly #options: BlockdDisksOptions;
+  readonly #ownSession: string;
+  readonly #attached = new Map<string, Promise<void>>();
+  /** An agent that was killed, or a release that failed, may have left some of ours attached. */
+  #mayBeAttached = true;
+  #users = 0;
+  #whenIdle: (() => void)[] = [];
+  #releasing: Promise<unknown> = Promise.resolve();
+
+  constructor(options: BlockdDisksOptions) {
+    this.#options = options;
+    // No machine can be named so: it would be taken for that one.
+    this.#ownSession = `backup@${options.name}`;
+  }
+
+  async seal(disk: string): Promise<{ readonly layer: string }> {
+    return this.#use(disk, async (control, session) => {
+      const { layer } = (await control.request('seal', { session, disk })) as { readonly layer: string };
+      return { layer };
+    });
+  }
+
+  async view<T>(disk: string, layer: string, work: (view: DiskView) => Promise<T>): Promise<T> {
+    return this.#use(disk, async (control, session) => {
+      const path = this.#shortPath('view');
+      await control.request('view-open', { session, disk, layer, listen: { path } }).catch(async (error: unknown) => {
+        // Of an agent that was killed: its socket has another name, so it is opened again under ours.
+        if (!hasCode(error, 'exists')) throw error;
+        await control.request('view-close', { session, disk, layer });
+        await control.request('view-open', { session, disk, layer, listen: { path } });
+      });
+      try {
+        const reader = await NbdReader.open(path);
+        try {
+          return await work(reader);
+        } finally {
+          reader.close();
+        }
+      } finally {
+        // It ends by itself with the disk's session.
+        await control.request('view-close', { session, disk, layer }).catch(() => undefined);
+      }
+    });
+  }
+
+  async changedBlocks(disk: string, layer: string, blockBytes: number): Promise<Uint32Array> {
+    return this.#use(disk, async (control, session) => {
+      const path = this.#shortPath('changed');
+      try {
+        await control.request('changed-blocks', { session, disk, layer, blockBytes, path });
+        const bytes = await readFile(path);
+        return Uint32Array.from({ length: Math.floor(bytes.length / 4) }, (_none, at) => bytes.readUInt32LE(at * 4));
+      } finally {
+        await unlink(path).catch(() => undefined);
+      }
+    });
+  }
+
+  async rebase(disk: string, layer: string, base: NamedBase): Promise<void> {
+    await this.#use(disk, async (control, session) => {
+      const blockKeys = this.#options.blockKeys();
+      await control.request('rebase', { session, disk, layer, base: base.name, blockKeys });
+    });
+  }
+
+  /** The overlay is removed but for bases and maps; the next attach makes a new one over the base that its source names. */
+  async replace(disk: string): Promise<void> {
+    if (this.#options.session() !== undefined) throw new CollectiveError('in-use', `${this.#options.name} is running.`);
+    await this.release();
+    const folder = this.#options.overlayOf(disk);
+    // Whoever has the disk holds this lock.
+    const lock = await this.#options.fileSystem.lock(join(folder, 'lock'));
+    try {
+      await rm(join(folder, DESCRIPTION_NAME), { force: true });
+      await syncFolder(folder);
+      await rm(join(folder, 'layers'), { recursive: true, force: true });
+      await syncFolder(folder);
+    } finally {
+      await lock.release();
+    }
+  }
+
+  async sealedLayers(disk: string): Promise<readonly string[]> {
+    return (await this.#layers(disk)).slice(0, -1);
+  }
+
+  async heldBytes(disk: string): Promise<number> {
+    let bytes = 0;
+    for (const layer of await this.#layers(disk)) {
+      const path = join(this.#options.overlayOf(disk), 'layers', layer, 'data');
+      // A layer may be forgotten between the two looks. Blocks of 512 bytes: the file is sparse.
+      bytes += await stat(path).then(
+        ({ blocks }) => blocks * 512,
+        () => 0,
+      );
+    }
+    return bytes;
+  }
+
+  /** Waits for what is under way; whatever comes after it attaches again. */
+  async release(): Promise<void> {
+    const releasing = this.#releasing.then(async () => {
+      if (this.#users > 0) await new Promise<void>((resolve) => this.#whenIdle.push(resolve));
+      if (this.#attached.size > 0) this.#mayBeAttached = true;
+      if (!this.#mayBeAttached) return;
+      this.#attached.clear();
+      if (this.#options.isBlockdThere?.() === false) return;
+      const control = await this.#options.control();
+      await control.request('detach', { session: this.#ownSession, keep: true }).catch((error: unknown) => {
+        // blockd was restarted: it has nothing of ours.
+        if (!hasCode(error, 'not-found')) throw error;
+      });
+      this.#mayBeAttached = false;
+    });
+    this.#releasing = releasing.catch(() => undefined);
+    await releasing;
+  }
+
+  async #use<T>(disk: string, work: (control: BlockdControl, session: string) => Promise<T>): Promise<T> {
+    await this.#releasing;
+    this.#users += 1;
+    try {
+      const control = await this.#options.control();
+      const session = this.#options.session() ?? (await this.#attach(control, disk));
+      return await work(control, session).catch((error: unknown) => {
+        // A blockd that was restarted, or a machine that has stopped: the next try attaches again.
+        if (hasCode(error, 'not-found') || hasCode(error, 'shutting-down')) this.#attached.delete(disk);
+        throw ofThisMachine(error);
+      });
+    } finally {
+      this.#users -= 1;
+      if (this.#users === 0) for (const resolve of this.#whenIdle.splice(0)) resolve();
+    }
+  }
+
+  async #attach(control: BlockdControl, disk: string): Promise<string> {
+    let attached = this.#attached.get(disk);
+    if (attached === undefined) {
+      attached = this.#attachNow(control, disk);
+      this.#attached.set(disk, attached);
+      attached.catch(() => this.#attached.delete(disk));
+    }
+    await attached;
+    return this.#ownSession;
+  }
+
+  async #attachNow(control: BlockdControl, disk: string): Promise<void> {
+    this.#mayBeAttached = true;
+    const attachment = await this.#options.attachment(disk);
+    const params = { ...attachment, session: this.#ownSession, disk, listen: { path: this.#shortPath('disk') } };
+    await control.request('attach', params).catch((error: unknown) => {
+      // By an agent that was killed: it is ours.
+      if (!hasCode(error, 'exists')) throw error;
+    });
+  }
+
+  async #layers(disk: string): Promise<readonly string[]> {
+    const bytes = await readIfThere(join(this.#options.overlayOf(disk), DESCRIPTION_NAME));
+    return bytes === undefined ? [] : decodeStackDescription(bytes).layerIds;
+  }
+
+  #shortPath(what: string): string {
+    const machine = createHash('sha256').update(this.#options.name).digest('hex').slice(0, 8);
+    return join(this.#options.runDirectory, `b-${machine}-${what}-${randomBytes(4).toString('hex')}`);
+  }
+}
+
+/** The keys of every epoch that is known, as blockd takes them. */
+export const blockKeysOf = (epochs: Iterable<number>, keysOf: (epoch: number) => EpochKeys): BlockKeys =>
+  [...new Set(epochs)].map((epoch) => {
+    const { blockNameKey, chunkKey } = keysOf(epoch);
+    return { epoch, blockNameKey: blockNameKey.toString('base64url'), chunkKey: chunkKey.toString('base64url') };
+  });
+
+const syncFolder = async (path: string): Promise<void> => {
+  const folder = await open(path, 'r');
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+};

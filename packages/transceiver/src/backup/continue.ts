@@ -1,0 +1,83 @@
+/**
+ * The two ways out of `apart` (docs/adr/0020). Each can be asked again after a kill or an outage in the middle, and loses
+ * nothing: what the other device saved stays a snapshot, what is here becomes one.
+ */
+import { CollectiveError } from '@collective/shared';
+import { newSubscriptionId, type BackupState } from './backup-file.js';
+import { signalOf } from './backup-person.js';
+import type { MachineBackup } from './machine-backup.js';
+import { remoteSubscription } from './remote-head.js';
+import { requireNotOlder, type SnapshotTrust } from './snapshot-trust.js';
+import { sealedAgain } from './upload-step.js';
+
+/**
+ * What is here continues: the lease is taken away, and the next snapshot is what is here, made anew over the other head,
+ * which is pinned and so stays. Errors: `bad-request` when nobody went apart, `untrusted`, `rollback`; those of the network:
+ * then it is still apart.
+ */
+export async function continueHere(backup: MachineBackup, trust: SnapshotTrust, signal?: AbortSignal): Promise<void> {
+  requireApart(backup.state);
+  await backup.alone(async ({ file, parts }) => {
+    const { subscription, head: before } = file.state;
+    // First: after this the other device commits nothing more, so the head stays what it is.
+    await backup.leases.take('steal', signal);
+    const remote = await remoteSubscription(parts.person.client, subscription, signal);
+    const head = remote?.head ?? null;
+    requireNotOlder(head ?? undefined, [before ?? undefined]);
+    let deviceName = '';
+    if (head !== null && head.manifest !== before?.manifest) {
+      ({ deviceName } = await trust.fetch({ subscription, number: head.number, digest: head.manifest }, signal));
+      await parts.person.client.call('pinSnapshot', {
+        params: { subscription, number: head.number },
+        ...signalOf(signal),
+      });
+    }
+    await file.update((state) => {
+      const { pending } = state;
+      const isOther = head !== null && head.manifest !== state.head?.manifest;
+      return {
+        ...state,
+        apart: null,
+        head: isOther ? { ...head, deviceName } : state.head,
+        mustCommit: state.mustCommit || isOther,
+        pending: pending?.kind === 'packed' ? sealedAgain(pending) : pending,
+      };
+    });
+  });
+  await sealIfNothingIs(backup);
+  backup.reload();
+}
+
+/**
+ * Both stay: what is here becomes a subscription of its own, with everything in it; the other one stays where it is. Gives
+ * the ids. Needs no network. Errors: `bad-request` when nobody went apart.
+ */
+export async function keepBoth(backup: MachineBackup): Promise<{ readonly here: string; readonly other: string }> {
+  requireApart(backup.state);
+  const ids = await backup.alone(async ({ file }) => {
+    const other = file.state.subscription;
+    const here = newSubscriptionId();
+    await file.update((state) => {
+      const { pending } = state;
+      return {
+        ...state,
+        ...{ subscription: here, isRegistered: false, head: null, objects: [], lease: null, apart: null },
+        ...{ mustResend: true, mustCommit: true },
+        pending: pending?.kind === 'packed' ? sealedAgain(pending) : pending,
+      };
+    });
+    return { here, other };
+  });
+  await sealIfNothingIs(backup);
+  backup.reload();
+  return ids;
+}
+
+/** What is here is saved in any case, also when nothing was written since. */
+const sealIfNothingIs = async (backup: MachineBackup): Promise<void> => {
+  if (backup.state.pending === null) await backup.seal('request');
+};
+
+const requireApart = ({ apart }: BackupState): void => {
+  if (apart === null) throw new CollectiveError('bad-request', 'No other device went on with this machine.');
+};

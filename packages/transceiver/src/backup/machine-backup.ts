@@ -1,0 +1,354 @@
+/**
+ * The backup of one machine: the state machine of docs/adr/0020 over backup.json.
+ *
+ *   (nothing) ─ seal ─► sealed ─ pack ─► packed ─ upload, commit ─► committed ─ take over ─► (nothing, or what was sealed
+ *                         ▲                 │                                                meanwhile)
+ *                         └── pack again ───┘        lease lost, another head: apart; everything stays as it is
+ *
+ * `step` does one arrow and is safe to repeat after a kill anywhere in it; `run` does them as they come, and waits when
+ * the repository is away. Seals may come at any time; steps, and the person's decisions, come one after the other.
+ */
+import { CollectiveError, type SnapshotReason } from '@collective/shared';
+import {
+  BackupFile,
+  mergeSealed,
+  newSubscriptionId,
+  PERIOD_SECONDS_DEFAULT,
+  type BackupDisk,
+  type BackupState,
+  type Sealed,
+} from './backup-file.js';
+import type { MachineParts, SettledAs } from './backup-types.js';
+import { CommittedDisks } from './committed-disks.js';
+import { LeaseKeeper } from './lease-keeper.js';
+import { packPending, type StepContext } from './pack-step.js';
+import { retryAfterMs, troubleOf, type TroubleKind } from './retry-plan.js';
+import { SnapshotObjects } from './snapshot-objects.js';
+import { cleanUp, takeOver } from './take-over-step.js';
+import { uploadPending, type UploadOutcome } from './upload-step.js';
+import { Wakeup } from './wakeup.js';
+
+export type BackupActivity = 'idle' | 'packing' | 'uploading' | 'taking-over' | 'waiting' | 'apart';
+export type BackupStatus = {
+  readonly machine: string;
+  readonly subscription: string;
+  readonly appliance: string;
+  readonly activity: BackupActivity;
+  /** By the server's clock, and on which device; null: never. */
+  readonly saved: { readonly number: number; readonly at: number; readonly deviceName: string } | null;
+  /** What this machine's disk holds and the repository does not. */
+  readonly unsavedBytes: number;
+  readonly pending: {
+    readonly reason: SnapshotReason;
+    readonly createdAt: number;
+    readonly objectBytes?: number;
+  } | null;
+  readonly lease: number | null;
+  readonly apart: BackupState['apart'];
+  readonly periodSeconds: number;
+  /** Why it waits, since the first failure. */
+  readonly trouble: { readonly kind: TroubleKind; readonly code: string; readonly message: string } | null;
+};
+
+/** After so many packings of one snapshot in a row something is wrong that packing does not mend. */
+const PACKINGS_MAX = 3;
+
+export class MachineBackup {
+  readonly parts: MachineParts;
+  readonly leases: LeaseKeeper;
+  readonly #file: BackupFile;
+  readonly #committed: CommittedDisks;
+  #objects: SnapshotObjects;
+  readonly #wakeup = new Wakeup();
+  #seals: Promise<unknown> = Promise.resolve();
+  #turn: Promise<unknown> = Promise.resolve();
+  #activity: BackupActivity = 'idle';
+  #trouble: BackupStatus['trouble'] = null;
+  #failures = 0;
+  #packings = 0;
+  #isDirty = true;
+  #onSaved: () => void = () => undefined;
+
+  private constructor(parts: MachineParts, file: BackupFile) {
+    this.parts = parts;
+    this.#file = file;
+    this.#committed = new CommittedDisks(parts.overlayOf);
+    this.#objects = new SnapshotObjects(parts.person.client, file.state.subscription);
+    this.leases = new LeaseKeeper({
+      client: parts.person.client,
+      file,
+      clock: parts.clock,
+      said: async () => ({ unsavedBytes: await this.unsavedBytes(), isRunning: parts.isRunning() }),
+      onLost: async (deviceName) => this.#onLeaseLost(deviceName),
+    });
+  }
+
+  /** Undefined when the machine has no backup yet. Errors: `malformed` for a damaged backup.json. */
+  static async open(parts: MachineParts): Promise<MachineBackup | undefined> {
+    const file = await BackupFile.open(parts.folder);
+    return file === undefined ? undefined : new MachineBackup(parts, file);
+  }
+
+  /** Begins the backup of a machine that has none, as a new subscription; needs no network. */
+  static async create(
+    parts: MachineParts,
+    of: {
+      readonly appliance: string;
+      readonly disks: readonly Omit<BackupDisk, 'committed'>[];
+      readonly periodSeconds?: number;
+    },
+  ): Promise<MachineBackup> {
+    const file = await BackupFile.create(parts.folder, {
+      ...{ format: 1, subscription: newSubscriptionId(), appliance: of.appliance, isRegistered: false },
+      periodSeconds: of.periodSeconds ?? PERIOD_SECONDS_DEFAULT,
+      disks: of.disks.map((disk) => ({ ...disk, committed: null })),
+      ...{ head: null, objects: [], mustResend: false, mustCommit: false, lease: null },
+      ...{ pending: null, next: null, apart: null },
+    });
+    return new MachineBackup(parts, file);
+  }
+
+  get state(): BackupState {
+    return this.#file.state;
+  }
+
+  get name(): string {
+    return this.parts.name;
+  }
+
+  /** Of the local disk, all layers together: an upper bound of what is not saved. */
+  async unsavedBytes(): Promise<number> {
+    let bytes = 0;
+    for (const { name } of this.state.disks) bytes += await this.parts.disks.heldBytes(name);
+    return bytes;
+  }
+
+  /**
+   * Freezes what was written so far; when it resolves that is durable and will be saved, alone or with what is sealed after
+   * it. A periodic one is left out while another is pending. Errors: those of the block path, `disk-full`.
+   */
+  async seal(reason: SnapshotReason): Promise<'sealed' | 'left-out'> {
+    const sealing = this.#seals.then(async () => {
+      if (reason === 'periodic' && (this.state.pending !== null || this.state.apart !== null)) return 'left-out';
+      const createdAt = this.parts.clock.nowSeconds();
+      const layers = [];
+      for (const { name } of this.state.disks) {
+        layers.push({ disk: name, layer: (await this.parts.disks.seal(name)).layer });
+        await this.parts.onStep?.('disk-sealed');
+      }
+      await this.#noteSealed({ reason, createdAt, layers });
+      await this.parts.onStep?.('seal-noted');
+      this.parts.onEvent?.({ event: 'sealed', machine: this.name, reason });
+      this.kick();
+      return 'sealed';
+    });
+    this.#seals = sealing.catch(() => undefined);
+    return sealing as Promise<'sealed' | 'left-out'>;
+  }
+
+  async #noteSealed(sealed: Sealed): Promise<void> {
+    await this.#file.update((state) => {
+      if (state.pending === null) return { ...state, pending: { kind: 'sealed', ...sealed } };
+      return { ...state, next: state.next === null ? sealed : mergeSealed(state.next, sealed) };
+    });
+  }
+
+  /** After a start of the agent: is there something that no seal has covered, though nobody writes any more? */
+  async hasLeftovers(): Promise<boolean> {
+    if (this.state.pending !== null) return false;
+    for (const { name } of this.state.disks) if ((await this.parts.disks.sealedLayers(name)).length > 0) return true;
+    return (await this.unsavedBytes()) > 0;
+  }
+
+  /** One arrow. `idle`: there is nothing to do until something is sealed. Errors: those that retry-plan.ts sorts. */
+  async step(signal: AbortSignal): Promise<'more' | 'idle' | 'apart'> {
+    return this.alone(async (context) => {
+      if (this.#isDirty) await cleanUp(context);
+      this.#isDirty = false;
+      const { pending, apart } = this.state;
+      // What is committed is ours whatever came after it.
+      if (pending?.kind === 'committed') {
+        this.#activity = 'taking-over';
+        await takeOver(context, pending);
+        return 'more';
+      }
+      if (apart !== null) return 'apart';
+      if (pending === null) return 'idle';
+      if (pending.kind === 'sealed') {
+        this.#activity = 'packing';
+        if ((await packPending(context, signal)) === undefined)
+          this.parts.onEvent?.({ event: 'unchanged', machine: this.name });
+        return 'more';
+      }
+      this.#activity = 'uploading';
+      return this.#take(await uploadPending(context, this.leases, signal));
+    });
+  }
+
+  async #take(outcome: UploadOutcome): Promise<'more' | 'apart'> {
+    switch (outcome.kind) {
+      case 'committed': {
+        const { number, manifest, committedAt } = outcome.head;
+        const { pending } = this.state;
+        const reason = pending?.reason ?? 'periodic';
+        await this.#file.update((state) =>
+          withCommitted(state, { number, manifest, committedAt, deviceName: this.parts.person.deviceName }),
+        );
+        this.#committed.committed(this.state);
+        this.#packings = 0;
+        await this.parts.onStep?.('commit-noted');
+        this.parts.onEvent?.({ event: 'saved', machine: this.name, number, committedAt, reason });
+        this.#onSaved();
+        return 'more';
+      }
+      case 'pack-again':
+        this.#packings += 1;
+        if (this.#packings < PACKINGS_MAX) return 'more';
+        this.#packings = 0;
+        throw new CollectiveError('internal', `The snapshot of ${this.name} was packed again and again.`);
+      case 'apart':
+        await this.#goApart(outcome);
+        return 'apart';
+      default:
+        return outcome satisfies never;
+    }
+  }
+
+  async #goApart({ why, head, deviceName }: Omit<Extract<UploadOutcome, { kind: 'apart' }>, 'kind'>): Promise<void> {
+    const since = this.parts.clock.nowSeconds();
+    await this.#file.update((state) =>
+      state.apart === null ? { ...state, apart: { why, since, head, deviceName: deviceName.slice(0, 100) } } : state,
+    );
+    this.parts.onEvent?.({ event: 'apart', machine: this.name, why, deviceName });
+  }
+
+  /** Another device took the lease: apart as soon as there is something here that it does not have. */
+  async #onLeaseLost(deviceName: string): Promise<void> {
+    const { pending } = this.state;
+    const hasOwn =
+      this.parts.isRunning() || (pending !== null && pending.kind !== 'committed') || (await this.hasLeftovers());
+    // A commit that is under way may have been in time: its own answer says more.
+    if (hasOwn && pending?.kind !== 'packed') await this.#goApart({ why: 'lease-lost', head: null, deviceName });
+    this.kick();
+  }
+
+  /** Nothing else of this machine's backup happens meanwhile, but seals. */
+  async alone<T>(work: (context: StepContext) => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(async () =>
+      work({ parts: this.parts, file: this.#file, committed: this.#committed, objects: this.#objects }),
+    );
+    this.#turn = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /** After backup.json was changed from outside the steps: what is held in memory of the committed state is read again. */
+  reload(): void {
+    this.#committed.forget();
+    this.#objects = new SnapshotObjects(this.parts.person.client, this.state.subscription);
+    this.#isDirty = true;
+    this.kick();
+  }
+
+  /** Steps as they come, until the signal aborts. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      const woken = this.#wakeup.count;
+      try {
+        const did = await this.step(signal);
+        this.#failures = 0;
+        this.#trouble = null;
+        if (did === 'more') continue;
+        this.#activity = did;
+        if (did === 'idle' && !this.parts.isRunning()) await this.#letGo(signal);
+        this.#wakeup.settle(did === 'idle' ? 'saved' : 'apart');
+        await this.#wakeup.wait(woken, undefined, this.parts.clock, signal);
+      } catch (error) {
+        if (signal.aborted) break;
+        this.#failures += 1;
+        const kind = this.#note(error);
+        this.#wakeup.settle(kind);
+        const ms = retryAfterMs(kind, this.#failures, Math.random());
+        await this.#wakeup.wait(woken, ms, this.parts.clock, signal).catch(() => undefined);
+      }
+    }
+    this.#wakeup.settle('away');
+  }
+
+  /** Nobody uses the machine here, and all is saved: another device can have it at once. A start happens in `aside`. */
+  async #letGo(signal: AbortSignal): Promise<void> {
+    await this.parts.disks.release();
+    if (this.leases.lease !== null && !(await this.hasLeftovers()) && this.state.pending === null)
+      await this.leases.release(signal);
+  }
+
+  #note(error: unknown): TroubleKind {
+    const kind = troubleOf(error);
+    const code = error instanceof CollectiveError ? error.code : 'internal';
+    const message = error instanceof Error ? error.message : String(error);
+    if (this.#trouble?.code !== code) this.parts.onEvent?.({ event: 'trouble', machine: this.name, code, message });
+    this.#trouble = { kind, code, message };
+    this.#activity = 'waiting';
+    return kind;
+  }
+
+  /** Called with each new head. */
+  onSaved(call: () => void): void {
+    this.#onSaved = call;
+  }
+
+  /** Tries now what waits: the network is back, somebody logged in, the disk has room. */
+  kick(): void {
+    this.#wakeup.wake();
+  }
+
+  /**
+   * When everything that was sealed is saved, or cannot be for now. Needs `run`. Abort rejects with the signal's reason; the
+   * snapshot goes on.
+   */
+  async settled(signal: AbortSignal): Promise<SettledAs> {
+    if (this.state.pending === null && this.state.apart === null) return 'saved';
+    const settled = this.#wakeup.settled(signal);
+    this.kick();
+    return settled;
+  }
+
+  /** Errors: `local-io`. */
+  async setPeriod(periodSeconds: number): Promise<void> {
+    await this.#file.update((state) => ({ ...state, periodSeconds }));
+  }
+
+  async status(): Promise<BackupStatus> {
+    const { subscription, appliance, head, pending, lease, apart, periodSeconds } = this.state;
+    return {
+      ...{ machine: this.name, subscription, appliance, lease, apart, periodSeconds },
+      activity: apart !== null && pending?.kind !== 'committed' ? 'apart' : this.#activity,
+      saved: head === null ? null : { number: head.number, at: head.committedAt, deviceName: head.deviceName },
+      unsavedBytes: await this.unsavedBytes(),
+      pending:
+        pending === null
+          ? null
+          : {
+              ...{ reason: pending.reason, createdAt: pending.createdAt },
+              ...(pending.kind === 'packed' ? { objectBytes: pending.objectBytes } : {}),
+            },
+      trouble: this.#trouble,
+    };
+  }
+}
+
+/** The answer to the commit of what is pending. Pure. */
+const withCommitted = (state: BackupState, head: NonNullable<BackupState['head']>): BackupState => {
+  const { pending } = state;
+  if (pending?.kind !== 'packed') return state;
+  const { reason, createdAt, layers, objects, states, isAnew } = pending;
+  return {
+    ...state,
+    head,
+    ...{ objects, mustResend: false, mustCommit: false, apart: null },
+    disks: state.disks.map((disk) => {
+      const found = states.find((one) => one.disk === disk.name);
+      return found === undefined ? disk : { ...disk, committed: { root: found.root, base: found.base } };
+    }),
+    pending: { kind: 'committed', reason, createdAt, layers, objects, states, isAnew },
+  };
+};

@@ -1,0 +1,130 @@
+/**
+ * Step 2 of a snapshot (docs/adr/0020): what has been sealed becomes an object, base files and a signed manifest, all
+ * durable, and then `pending: packed`. Done again from the beginning after a kill.
+ */
+import { join } from 'node:path';
+import type { Digest } from '@collective/shared';
+import { mergeSealed, type BackupFile, type BackupState, type SealedPending } from './backup-file.js';
+import type { MachineParts } from './backup-types.js';
+import type { CommittedDisks } from './committed-disks.js';
+import { localFailure } from './local-failure.js';
+import { planObjects, type ObjectPlan } from './object-plan.js';
+import { packSnapshot, type PackFigures, type Packed } from './pack-snapshot.js';
+import { manifestOf, signManifest } from './sign-snapshot.js';
+import type { SnapshotObjects } from './snapshot-objects.js';
+
+export type StepContext = {
+  readonly parts: MachineParts;
+  readonly file: BackupFile;
+  readonly committed: CommittedDisks;
+  readonly objects: SnapshotObjects;
+};
+
+export const objectPath = (folder: string): string => join(folder, 'snapshot-object');
+
+/** Undefined when nothing has changed since the head: then what was sealed is to be forgotten, without a snapshot. */
+export async function packPending(context: StepContext, signal: AbortSignal): Promise<PackFigures | undefined> {
+  const { parts, file } = context;
+  // What was sealed meanwhile lies above, and goes with it.
+  const { pending } = await file.update((state) =>
+    state.pending?.kind === 'sealed' && state.next !== null
+      ? { ...state, pending: { kind: 'sealed', ...mergeSealed(state.pending, state.next) }, next: null }
+      : state,
+  );
+  if (pending?.kind !== 'sealed') return undefined;
+  const { state } = file;
+  const plan = await planObjects(context, signal);
+  const packed = await pack(context, { pending, plan }, signal);
+  await parts.onStep?.('object-packed');
+  if (isUnchanged(state, packed) && pending.reason !== 'update') {
+    await file.update((now) => ({
+      ...now,
+      pending: {
+        ...sealedOf(pending),
+        kind: 'committed',
+        objects: now.objects,
+        isAnew: false,
+        states: now.disks.flatMap(({ name, committed }) => (committed === null ? [] : [{ disk: name, ...committed }])),
+      },
+    }));
+    return undefined;
+  }
+  await notePacked(context, { pending, plan, packed });
+  await parts.onStep?.('pack-noted');
+  return packed;
+}
+
+async function pack(
+  { parts, file, committed }: StepContext,
+  { pending, plan }: { readonly pending: SealedPending; readonly plan: ObjectPlan },
+  signal: AbortSignal,
+): Promise<Packed> {
+  const { state } = file;
+  const disks = [];
+  for (const disk of state.disks) {
+    const layer = pending.layers.find((one) => one.disk === disk.name)?.layer ?? '';
+    disks.push({ name: disk.name, layer, committed: await committed.get(disk) });
+  }
+  return packSnapshot({
+    ...{ disks, port: parts.disks, work: parts.work, keys: parts.person.packKeys },
+    path: objectPath(parts.folder),
+    mustResend: state.mustResend,
+    givenUp: plan.givenUp,
+    signal,
+  });
+}
+
+const isUnchanged = (state: BackupState, packed: Packed): boolean =>
+  state.head !== null &&
+  !state.mustCommit &&
+  !state.mustResend &&
+  packed.objectBytes === 0 &&
+  packed.disks.every(({ name, root }) => state.disks.find((disk) => disk.name === name)?.committed?.root === root);
+
+async function notePacked(
+  { parts, file, committed }: StepContext,
+  { pending, plan, packed }: { readonly pending: SealedPending; readonly plan: ObjectPlan; readonly packed: Packed },
+): Promise<void> {
+  const { person } = parts;
+  const { state } = file;
+  const number = (state.head?.number ?? 0) + 1;
+  const listed = state.mustResend ? [] : plan.objects;
+  const objects = packed.objectBytes > 0 ? [...listed, number] : [...listed];
+  const states: { disk: string; root: Digest; base: Digest }[] = [];
+  try {
+    for (const disk of state.disks) {
+      const next = packed.disks.find(({ name }) => name === disk.name);
+      if (next === undefined) throw new RangeError(`disk ${disk.name} was not packed`);
+      const base = await committed.write(disk, next, { subscription: state.subscription, number, objects });
+      committed.remember(disk.name, base.name, next);
+      states.push({ disk: disk.name, root: next.root, base: base.name });
+    }
+  } catch (error) {
+    throw localFailure(error, parts.folder);
+  }
+  await parts.onStep?.('bases-written');
+  const manifest = manifestOf({
+    ...{ state, number, parent: state.head, createdAt: pending.createdAt, reason: pending.reason },
+    lease: state.lease ?? 0,
+    device: person.device,
+    epoch: person.packKeys.epoch,
+    writtenBy: parts.writtenBy(),
+    roots: new Map(states.map(({ disk, root }) => [disk, root])),
+    objects,
+  });
+  const bytes = signManifest(manifest, person.deviceKey);
+  await file.update((now) => ({
+    ...now,
+    pending: {
+      ...sealedOf(pending),
+      ...{ kind: 'packed', number, manifest: bytes.toString('base64'), upload: null },
+      ...{ objectBytes: packed.objectBytes, objects, states, isAnew: false },
+    },
+  }));
+}
+
+export const sealedOf = ({ reason, createdAt, layers }: SealedPending): Omit<SealedPending, 'kind'> => ({
+  reason,
+  createdAt,
+  layers,
+});
