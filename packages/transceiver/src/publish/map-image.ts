@@ -2,7 +2,7 @@
  * Image → disk map: every block that holds data is read and hashed by the work pool; holes are never read.
  */
 import PQueue from 'p-queue';
-import { ChangedPairs, DiskMap, MAP_KIND, mapColumns } from '@collective/shared';
+import { ChangedPairs, DIGEST_BYTES, DiskMap, MAP_KIND, mapColumns } from '@collective/shared';
 import type { DiskImage, ImageExtent } from './disk-image.js';
 import type { ByteSource } from './image-bytes.js';
 import type { WorkPool } from './work-pool.js';
@@ -93,6 +93,65 @@ export async function mapImage(
   await queue.onIdle();
   if (failures.length > 0) throw failures[0];
   return map;
+}
+
+/** Runs of neighbouring blocks among these (ascending), of at most `blocksMax` each. Pure. */
+export function* blockRuns(blocks: Uint32Array, blocksMax: number): Generator<BlockRange> {
+  let first: number | undefined;
+  let count = 0;
+  for (const block of blocks) {
+    if (first !== undefined && block === first + count && count < blocksMax) count += 1;
+    else {
+      if (first !== undefined) yield { firstBlock: first, blockCount: count };
+      first = block;
+      count = 1;
+    }
+  }
+  if (first !== undefined) yield { firstBlock: first, blockCount: count };
+}
+
+/**
+ * What becomes of `base` when these blocks (ascending) are as `source` has them: only they are read. `onProgress` gets the
+ * blocks that were read so far. Errors: `bad-image`, `local-io`, abort.
+ */
+export async function mapBlocks(
+  base: DiskMap,
+  blocks: Uint32Array,
+  options: {
+    readonly source: ByteSource;
+    readonly pool: Pick<WorkPool, 'run' | 'workers'>;
+    readonly onProgress?: (readBlocks: number) => void;
+    readonly signal?: AbortSignal;
+  },
+): Promise<DiskMap> {
+  const { pool, source } = options;
+  const { blockBytes } = base;
+  const map = base.clone();
+  const columns = mapColumns(blocks.length);
+  const queue = new PQueue({ concurrency: Math.max(1, pool.workers) * 2 });
+  const failures: unknown[] = [];
+  let readBlocks = 0;
+  let next = 0;
+  for (const range of blockRuns(blocks, Math.max(1, TASK_BYTES / blockBytes))) {
+    const at = next;
+    next += range.blockCount;
+    await queue.onSizeLessThan(4);
+    options.signal?.throwIfAborted();
+    if (failures.length > 0) break;
+    void queue
+      .add(async () => {
+        const result = await pool.run({ kind: 'hash', source, blockBytes, ...range });
+        if (result.kind !== 'hash') return;
+        columns.kinds.set(result.kinds, at);
+        columns.digests.set(result.digests, at * DIGEST_BYTES);
+        readBlocks += range.blockCount;
+        options.onProgress?.(readBlocks);
+      })
+      .catch((error: unknown) => failures.push(error));
+  }
+  await queue.onIdle();
+  if (failures.length > 0) throw failures[0];
+  return map.apply(new ChangedPairs(map, blocks, columns));
 }
 
 function take(map: DiskMap, range: BlockRange, found: { readonly kinds: Uint8Array; readonly digests: Buffer }): void {

@@ -8,62 +8,35 @@
  * The boot test comes after the upload, because then it takes the way of every later start: blocks from the repository
  * through the cache. It tests what people will get, not the file that it was made from.
  */
-import {
-  CollectiveError,
-  DiskMap,
-  PAYLOAD_TYPES,
-  encodeChangedPairs,
-  encodeVersionManifest,
-  hasCode,
-  isApplianceName,
-  signEnvelope,
-  type ChangedPairs,
-  type Digest,
-  type DiskDescription,
-  type SigningKey,
-  type VersionManifest,
-} from '@collective/shared';
+import { CollectiveError, isApplianceName, type DiskDescription, type DiskMap } from '@collective/shared';
 import type { JobContext } from '../agent/agent-server.js';
 import type { PublishReply, PublishRequest } from '../agent/agent-types.js';
 import { loadDiskMap } from '../agent/disk-maps.js';
-import type { Home } from '../home.js';
-import type { MachinePort, PlannedDisk } from '../agent/machine-port.js';
-import type { ObjectCache } from '../agent/object-cache.js';
-import type { Session } from '../agent/session.js';
 import type { VerifiedVersion } from '../agent/trust-client.js';
+import { explainUpload } from './commit-manifest.js';
 import { assertUnchanged, inspectImage, type DiskImage } from './disk-image.js';
 import { ImageServer } from './image-bytes.js';
 import { mapImage } from './map-image.js';
 import { allowedPublishingKey } from './publishing-key.js';
 import { parseRecipe } from './recipe.js';
-import { uploadBlocks } from './upload.js';
-import { distinctBlocks, type BlockList } from './upload-plan.js';
+import {
+  bootOnce,
+  checkNextVersion,
+  commitVersion,
+  explainConflict,
+  nameAccounts,
+  sendContents,
+  sum,
+  type NewContent,
+  type NewVersion,
+  type PublishParts,
+} from './send-version.js';
+import { distinctBlocks } from './upload-plan.js';
 import { openUpload } from './upload-session.js';
 import { draftVersion, type DraftDisk, type VersionDraft } from './version-draft.js';
-import { WorkPool } from './work-pool.js';
+import { openWorkPool, type WorkPool } from './work-pool.js';
 
-export type PublishParts = {
-  readonly session: Session;
-  readonly home: Pick<Home, 'uploadsDirectory'>;
-  readonly objects: ObjectCache;
-  readonly machines: Pick<MachinePort, 'bootTest'>;
-  readonly job: JobContext;
-};
-
-const BOOT_TIMEOUT_MS = 300_000;
-
-/** A disk with new content: its map, what changed, and where its bytes are read. */
-type NewContent = {
-  readonly description: DiskDescription;
-  readonly server: ImageServer;
-  readonly map: DiskMap;
-  readonly pages: ReadonlyMap<Digest, Buffer>;
-  readonly since: number | 'none';
-  readonly changes: ChangedPairs;
-  readonly blocks: BlockList;
-};
-
-/** Errors: `bad-image`, `bad-machine`, `no-boot`, `not-allowed`, `conflict`, those of the repository. Nothing is published then. */
+/** Errors: `bad-image`, `bad-machine`, `no-boot`, `not-allowed`, `conflict`, those of the repository. Nothing is published then, unless `data.undecided` is there. */
 export async function publishAppliance(request: PublishRequest, parts: PublishParts): Promise<PublishReply> {
   const { session, job } = parts;
   const { signal } = job;
@@ -82,7 +55,7 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
     throw new CollectiveError('repository-unreachable', note ?? 'Publishing needs the repository.');
   const key = await allowedPublishingKey(session, name, signal);
   const isKnown = session.trust.heads?.heads.some((head) => head.appliance === name) ?? false;
-  const parent = isKnown ? await session.trust.newest(name, source) : undefined;
+  const parent = isKnown ? await session.trust.released(name, source) : undefined;
   const draft = draftVersion({
     name,
     images,
@@ -92,7 +65,7 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
     notes: request.notes,
   });
 
-  const pool = WorkPool.open();
+  const pool = openWorkPool();
   const servers: ImageServer[] = [];
   try {
     const contents = await hashImages(draft, { parts, parent, pool, servers });
@@ -101,20 +74,32 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
       { uploadsDirectory: parts.home.uploadsDirectory, client: session.client, signal },
     ).catch(explainConflict(name));
     if (opened.isContinued) job.emit({ event: 'note', text: 'Continuing the upload that was interrupted.' });
-    await sendContents(opened.upload, contents, { parts, pool });
+    const { upload } = opened;
+    const explain = async (error: unknown): Promise<never> => {
+      throw await explainUpload(error, { name, upload, client: session.client, signal });
+    };
+    await sendContents(upload, contents, { parts, pool }).catch(explain);
     for (const image of images.values()) await assertUnchanged(image);
-    if (request.bootTest) await bootOnce(request, { draft, parent, contents, parts });
-    const committed = await commit(opened.upload, { name, draft, parent, contents, key, session, signal }).catch(
-      explainConflict(name),
-    );
+    const version = checkNextVersion(name, opened.nextVersion, parent?.manifest.version);
+    const isCandidate = request.candidateFor !== undefined;
+    const next: NewVersion = { name, version, draft, parent, base: parent, contents, isCandidate };
+    if (request.bootTest) await bootOnce(next, request, parts);
+    const committed = await commitVersion(upload, next, { key, session, signal })
+      .catch(explainConflict(name))
+      .catch(explain);
     await opened.forget();
     for (const { pages } of contents) await parts.objects.put('page', pages);
+    if (request.candidateFor !== undefined) {
+      const accounts = new Set([session.keys.account, ...request.candidateFor]);
+      await nameAccounts({ appliance: name, ...committed }, [...accounts], { key, session, signal });
+    }
     await session.refresh(signal);
     const { sentBytes, receivedBytes } = session.client.transferred;
     return {
       name,
       version: committed.version,
       manifest: committed.manifest,
+      ...(isCandidate ? { candidate: true } : {}),
       diskBytes: sum(contents, ({ description }) => description.diskBytes),
       usedBytes: sum([...images.values()], ({ usedBytes }) => usedBytes),
       changedBlocks: sum(contents, ({ changes }) => changes.count),
@@ -172,7 +157,7 @@ async function hashImages(
     const changes = map.changesSince(older?.map);
     contents.push({
       description: { ...description, root },
-      server,
+      source: server.source,
       map,
       pages,
       since: older?.version ?? 'none',
@@ -202,141 +187,3 @@ async function olderMap(
   });
   return { map, version: parent.manifest.version };
 }
-
-async function bootOnce(
-  request: PublishRequest,
-  version: {
-    readonly draft: VersionDraft;
-    readonly parent: VerifiedVersion | undefined;
-    readonly contents: readonly NewContent[];
-    readonly parts: PublishParts;
-  },
-): Promise<void> {
-  const { draft, parent, contents, parts } = version;
-  const { job, machines, session, objects } = parts;
-  job.emit({ event: 'progress', step: 'boot', text: 'Booting it once, in overlays that are thrown away' });
-  const disks: PlannedDisk[] = [];
-  for (const { description } of draft.disks) {
-    const content = contents.find((candidate) => candidate.description.name === description.name);
-    if (content !== undefined) disks.push({ description: content.description, map: content.map });
-    else if (parent === undefined || description.root === null)
-      disks.push({ description, map: DiskMap.empty(description) });
-    else
-      disks.push({
-        description,
-        map: await loadDiskMap({
-          manifest: parent.manifest,
-          disk: description,
-          objects,
-          client: session.client,
-          signal: job.signal,
-        }),
-      });
-  }
-  await machines.bootTest({
-    name: request.name,
-    version: nextVersion(parent),
-    machine: draft.machine,
-    disks,
-    blocks: session.client.address,
-    ...(request.bootText === undefined ? {} : { text: request.bootText }),
-    timeoutMs: request.bootTimeoutMs ?? BOOT_TIMEOUT_MS,
-    signal: job.signal,
-  });
-  job.emit({ event: 'note', text: 'It boots.' });
-}
-
-async function sendContents(
-  upload: string,
-  contents: readonly NewContent[],
-  context: { readonly parts: PublishParts; readonly pool: WorkPool },
-): Promise<void> {
-  const { session, job } = context.parts;
-  const total = sum(contents, ({ blocks }) => blocks.blockIndexes.length);
-  let done = 0;
-  for (const { description, server, blocks } of contents) {
-    await uploadBlocks(
-      upload,
-      { source: server.source, blockBytes: description.blockBytes, blocks },
-      {
-        client: session.client,
-        pool: context.pool,
-        signal: job.signal,
-        onProgress: (there) =>
-          job.emit({
-            event: 'progress',
-            step: 'upload',
-            text: 'Sending what the repository lacks',
-            done: done + there,
-            total,
-          }),
-      },
-    );
-    done += blocks.blockIndexes.length;
-  }
-  for (const { description, changes, since } of contents) {
-    const { root } = await session.client.call('uploadDisk', {
-      params: { upload, disk: description.name },
-      query: { since: String(since) },
-      body: encodeChangedPairs(changes),
-      signal: job.signal,
-    });
-    if (root !== description.root) {
-      throw new CollectiveError(
-        'digest-mismatch',
-        `The repository built the map ${root} for disk ${description.name}, this machine ${String(description.root)}.`,
-      );
-    }
-  }
-}
-
-async function commit(
-  upload: string,
-  version: {
-    readonly name: string;
-    readonly draft: VersionDraft;
-    readonly parent: VerifiedVersion | undefined;
-    readonly contents: readonly NewContent[];
-    readonly key: SigningKey;
-    readonly session: Session;
-    readonly signal: AbortSignal;
-  },
-): Promise<{ readonly version: number; readonly manifest: Digest }> {
-  const { draft, parent, contents } = version;
-  const manifest: VersionManifest = {
-    format: 1,
-    appliance: version.name,
-    version: nextVersion(parent),
-    parent: parent === undefined ? null : { version: parent.manifest.version, manifest: parent.digest },
-    createdAt: Math.floor(Date.now() / 1000),
-    title: draft.title,
-    notes: draft.notes,
-    machine: draft.machine,
-    disks: draft.disks.map(
-      ({ description }) =>
-        contents.find((content) => content.description.name === description.name)?.description ?? description,
-    ),
-  };
-  const envelope = signEnvelope({
-    payloadType: PAYLOAD_TYPES.version,
-    payload: encodeVersionManifest(manifest),
-    signers: [version.key],
-  });
-  return version.session.client.call('commitUpload', { params: { upload }, body: envelope, signal: version.signal });
-}
-
-const nextVersion = (parent: VerifiedVersion | undefined): number => (parent?.manifest.version ?? 0) + 1;
-
-const explainConflict =
-  (name: string) =>
-  (error: unknown): never => {
-    if (!hasCode(error, 'conflict')) throw error;
-    throw new CollectiveError(
-      'conflict',
-      `Another publisher has made a version of ${name} in the meantime (${error.message}). Nothing of yours was published. Look at it (collective appliances), then publish again: what was sent already is not sent again.`,
-      { cause: error },
-    );
-  };
-
-const sum = <T>(items: readonly T[], of: (item: T) => number): number =>
-  items.reduce((total, item) => total + of(item), 0);

@@ -38,6 +38,8 @@ const recipeSchema = strictObject({
     }),
     { minItems: 1, maxItems: 8 },
   ),
+  /** Read by the command line, for `publish --from-maintain`. */
+  cleanUp: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 16_384 }), { maxItems: 64 })),
 });
 
 export type RecipeDisk = {

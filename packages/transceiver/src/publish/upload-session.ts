@@ -30,6 +30,8 @@ const codec = documentCodec(schema, { what: 'upload session', bytesMax: 4_096 })
 
 export type OpenUpload = {
   readonly upload: string;
+  /** The lowest number that its version may take, as the repository says. */
+  readonly nextVersion: number;
   readonly isContinued: boolean;
   readonly forget: () => Promise<void>;
 };
@@ -60,19 +62,19 @@ export async function openUpload(
       state?.appliance === wanted.appliance &&
       (await canContinue(held.upload, state.parent, wanted.parent, options))
     ) {
-      return { upload: held.upload, isContinued: true, forget };
+      return { upload: held.upload, nextVersion: state.nextVersion, isContinued: true, forget };
     }
     if (state !== undefined)
       await client.call('abandonUpload', { params: { upload: held.upload }, signal }).catch(() => undefined);
     await forget();
   }
-  const { upload } = await client.call('createUpload', {
+  const { upload, nextVersion } = await client.call('createUpload', {
     params: { name: wanted.appliance },
     body: { parent: wanted.parent },
     signal,
   });
   await writeDurably(path, codec.encode({ format: 1, ...wanted, upload }));
-  return { upload, isContinued: false, forget };
+  return { upload, nextVersion, isContinued: false, forget };
 }
 
 /**

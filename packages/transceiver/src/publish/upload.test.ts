@@ -6,7 +6,7 @@ import { CollectiveError, decodeChunkBatch, sha256, type RouteName } from '@coll
 import type { RepositoryClient } from '../repository/repository-client.js';
 import { uploadBlocks } from './upload.js';
 import { openUpload } from './upload-session.js';
-import { WorkPool } from './work-pool.js';
+import { openWorkPool } from './work-pool.js';
 
 const BLOCK = 4096;
 const UPLOAD = 'a'.repeat(32);
@@ -43,7 +43,7 @@ describe('uploadBlocks', () => {
     const { client, calls } = clientThat(({ name }) =>
       name === 'lackingChunks' ? digests.subarray(3 * 32, 5 * 32) : { stored: 2, known: 0 },
     );
-    const pool = WorkPool.open({ workers: 0 });
+    const pool = openWorkPool({ workers: 0 });
     const progress: number[] = [];
     const { sentBlocks } = await uploadBlocks(
       UPLOAD,
@@ -72,7 +72,7 @@ describe('uploadBlocks', () => {
       if (name === 'lackingChunks') return digests;
       throw new CollectiveError('disk-full');
     });
-    const pool = WorkPool.open({ workers: 0 });
+    const pool = openWorkPool({ workers: 0 });
     const uploading = uploadBlocks(
       UPLOAD,
       {
