@@ -7,6 +7,7 @@ import { errorReply, serveAgent } from './agent-server.js';
 import { Agent } from './agent.js';
 import { takeHomeLock } from './home-lock.js';
 import type { Home } from '../home.js';
+import { removeLeftPerson } from './left-person.js';
 import type { MachinePort } from './machine-port.js';
 import { ObjectCache } from './object-cache.js';
 
@@ -16,11 +17,15 @@ export async function runAgent(home: Home, openMachines: (home: Home) => Promise
   const report = readyPipe();
   try {
     const lock = await takeHomeLock(home);
+    if (await removeLeftPerson(home)) console.error('Somebody who was here only for now was removed.');
     const objects = await ObjectCache.open(home.objectsDirectory);
     const machines = await openMachines(home);
     let end: () => void = () => undefined;
     const ended = new Promise<void>((resolve) => (end = resolve));
-    const agent = await Agent.open({ home, objects, machines, onShutdown: () => end() });
+    const agent = await Agent.open({
+      ...{ home, objects, machines },
+      onShutdown: () => end(),
+    });
     const server = await serveAgent(agent, home.agentSocket);
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, end);
     report('ready');

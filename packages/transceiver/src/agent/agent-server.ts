@@ -4,10 +4,18 @@
  * in the Agent that is passed in.
  */
 import { chmod } from 'node:fs/promises';
-import Fastify, { type FastifyInstance, type FastifyReply } from 'fastify';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type RawServerDefault,
+} from 'fastify';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import { CollectiveError } from '@collective/shared';
 import {
+  AGENT_API,
+  AGENT_API_HEADER,
   AGENT_PATHS,
   type AgentStatus,
   type AppliancesReply,
@@ -18,19 +26,40 @@ import {
   type LoginPrepareRequest,
   type LoginReply,
   type LoginRequest,
+  type LogoutReply,
+  type LogoutRequest,
   type PublishRequest,
+  type ScrubRequest,
   type StartRequest,
   type StopRequest,
+  type SuspendRequest,
 } from './agent-types.js';
 import {
+  candidatesBody,
+  maintainBody,
+  mandatoryBody,
+  nameBody,
+  publishMaintainedBody,
+  updatesBody,
+  versionBody,
   consoleQuery,
   exportBody,
   loginBody,
   loginPrepareBody,
+  logoutBody,
+  passwordBody,
   publishBody,
+  recoveryCodeConfirmBody,
+  revokeBody,
+  scrubBody,
   startBody,
   stopBody,
+  suspendBody,
+  unlockBody,
 } from './agent-schemas.js';
+import { serveData, type DataCalls } from './data-routes.js';
+import type { KeysCalls } from './keys-desk.js';
+import type { VersionsCalls } from './versions-desk.js';
 import { removeIfThere } from '../storage/durable-file.js';
 
 const REQUEST_BYTES_MAX = 256 * 1024;
@@ -39,22 +68,37 @@ const REQUEST_BYTES_MAX = 256 * 1024;
 export type JobContext = { readonly emit: (event: JobEvent) => void; readonly signal: AbortSignal };
 
 export interface AgentCalls {
+  readonly keys: KeysCalls;
+  readonly data: DataCalls;
+  readonly versions: VersionsCalls;
   status(): Promise<AgentStatus>;
   prepareLogin(request: LoginPrepareRequest): Promise<LoginPrepareReply>;
   login(request: LoginRequest): Promise<LoginReply>;
-  logout(): Promise<void>;
+  logout(request: LogoutRequest, job: JobContext): Promise<LogoutReply>;
   appliances(): Promise<AppliancesReply>;
   start(request: StartRequest, job: JobContext): Promise<unknown>;
   stop(request: StopRequest): Promise<unknown>;
+  suspend(request: SuspendRequest): Promise<unknown>;
   console(name: string): Promise<unknown>;
   publish(request: PublishRequest, job: JobContext): Promise<unknown>;
   export(request: ExportRequest, job: JobContext): Promise<unknown>;
+  scrub(request: ScrubRequest, job: JobContext): Promise<unknown>;
+  /** Ends agent and supervisor; machines and blockd go on. */
+  leave(): Promise<void>;
   /** Ends what runs beside the agent, then the agent. Errors: `in-use` while a machine runs. */
   shutdown(): Promise<void>;
 }
 
+type LocalApi = FastifyInstance<
+  RawServerDefault,
+  IncomingMessage,
+  ServerResponse,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;
+
 export async function serveAgent(calls: AgentCalls, socketPath: string): Promise<FastifyInstance> {
-  const app = Fastify({
+  const app: LocalApi = Fastify({
     bodyLimit: REQUEST_BYTES_MAX,
     logger: false,
     forceCloseConnections: true,
@@ -67,19 +111,20 @@ export async function serveAgent(calls: AgentCalls, socketPath: string): Promise
       .code(error instanceof CollectiveError ? error.row.httpStatus : answer.code === 'bad-request' ? 400 : 500)
       .send(answer);
   });
+  app.addHook('onSend', async (_request, reply) => void reply.header(AGENT_API_HEADER, AGENT_API));
   app.get(AGENT_PATHS.status, async () => calls.status());
   app.post(AGENT_PATHS.loginPrepare, { schema: { body: loginPrepareBody } }, async ({ body }) =>
     calls.prepareLogin(body),
   );
   app.post(AGENT_PATHS.login, { schema: { body: loginBody } }, async ({ body }) => calls.login(body));
-  app.post(AGENT_PATHS.logout, async () => {
-    await calls.logout();
-    return {};
-  });
+  app.post(AGENT_PATHS.logout, { schema: { body: logoutBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => calls.logout(body, job)),
+  );
   app.get(AGENT_PATHS.appliances, async () => calls.appliances());
   app.post(AGENT_PATHS.start, { schema: { body: startBody } }, async ({ body }, reply) =>
     runJob(reply, async (job) => calls.start(body, job)),
   );
+  app.post(AGENT_PATHS.suspend, { schema: { body: suspendBody } }, async ({ body }) => calls.suspend(body));
   app.post(AGENT_PATHS.stop, { schema: { body: stopBody } }, async ({ body }) => calls.stop(body));
   app.get(AGENT_PATHS.console, { schema: { querystring: consoleQuery } }, async ({ query }) =>
     calls.console(query.name),
@@ -90,15 +135,64 @@ export async function serveAgent(calls: AgentCalls, socketPath: string): Promise
   app.post(AGENT_PATHS.export, { schema: { body: exportBody } }, async ({ body }, reply) =>
     runJob(reply, async (job) => calls.export(body, job)),
   );
+  app.post(AGENT_PATHS.scrub, { schema: { body: scrubBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => calls.scrub(body, job)),
+  );
+  app.post(AGENT_PATHS.leave, async () => {
+    await calls.leave();
+    return {};
+  });
   app.post(AGENT_PATHS.shutdown, async () => {
     await calls.shutdown();
     return {};
   });
+  serveKeys(app, calls.keys);
+  serveData(app, calls.data, runJob);
+  serveVersions(app, calls.versions);
   // The home's lock is held: whatever is at this name was left by an agent that is dead.
   await removeIfThere(socketPath);
   await app.listen({ path: socketPath });
   await chmod(socketPath, 0o600);
   return app;
+}
+
+function serveKeys(app: LocalApi, keys: KeysCalls): void {
+  app.post(AGENT_PATHS.password, { schema: { body: passwordBody } }, async ({ body }) => keys.changePassword(body));
+  app.post(AGENT_PATHS.recoveryCode, async () => keys.newRecoveryCode());
+  app.post(AGENT_PATHS.recoveryCodeConfirm, { schema: { body: recoveryCodeConfirmBody } }, async ({ body }) => {
+    await keys.confirmRecoveryCode(body);
+    return {};
+  });
+  app.get(AGENT_PATHS.devices, async () => keys.devices());
+  app.post(AGENT_PATHS.devicesRevoke, { schema: { body: revokeBody } }, async ({ body }) => keys.revokeDevice(body));
+  app.post(AGENT_PATHS.unlock, { schema: { body: unlockBody } }, async ({ body }) => keys.unlock(body));
+}
+
+function serveVersions(app: LocalApi, versions: VersionsCalls): void {
+  app.post(AGENT_PATHS.maintain, { schema: { body: maintainBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => versions.maintain(body, job)),
+  );
+  app.post(AGENT_PATHS.maintainDiscard, { schema: { body: nameBody } }, async ({ body }) => {
+    await versions.discardMaintenance(body);
+    return {};
+  });
+  app.post(AGENT_PATHS.publishMaintained, { schema: { body: publishMaintainedBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => versions.publishMaintained(body, job)),
+  );
+  app.post(AGENT_PATHS.candidates, { schema: { body: candidatesBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => versions.candidates(body, job)),
+  );
+  app.post(AGENT_PATHS.promote, { schema: { body: versionBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => versions.promote(body, job)),
+  );
+  app.post(AGENT_PATHS.withdraw, { schema: { body: versionBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => versions.withdraw(body, job)),
+  );
+  app.post(AGENT_PATHS.mandatory, { schema: { body: mandatoryBody } }, async ({ body }) => {
+    await versions.setMandatory(body);
+    return {};
+  });
+  app.post(AGENT_PATHS.updates, { schema: { body: updatesBody } }, async ({ body }) => versions.updates(body));
 }
 
 /** Runs a job while its events are written as lines. A client that goes away aborts it. */
@@ -109,7 +203,7 @@ async function runJob(reply: FastifyReply, run: (job: JobContext) => Promise<unk
     if (!response.writableFinished) controller.abort(new CollectiveError('shutting-down', 'The client went away.'));
   });
   response.on('error', () => undefined);
-  response.writeHead(200, { 'content-type': 'application/x-ndjson' });
+  response.writeHead(200, { 'content-type': 'application/x-ndjson', [AGENT_API_HEADER]: AGENT_API });
   const emit = (event: JobEvent): void => {
     if (!controller.signal.aborted) response.write(`${JSON.stringify(event)}\n`);
   };

@@ -6,6 +6,8 @@
  * next agent finds the session in the session file.
  */
 import { CollectiveError, isApplianceName } from '@collective/shared';
+import { agentStatus } from './agent-status.js';
+import { listAppliances } from './appliance-list.js';
 import type {
   AgentStatus,
   AppliancesReply,
@@ -14,223 +16,234 @@ import type {
   LoginPrepareRequest,
   LoginReply,
   LoginRequest,
+  LogoutReply,
+  LogoutRequest,
   PublishRequest,
+  ScrubRequest,
   StartRequest,
   StartedMachine,
+  Stay,
   StopRequest,
+  SuspendRequest,
 } from './agent-types.js';
 import type { AgentCalls, JobContext } from './agent-server.js';
+import { localDisks } from './backup-settling.js';
+import { DataDesk } from './data-desk.js';
 import { readDeviceFile, type DeviceFile } from './device-file.js';
-import { loadDiskMap } from './disk-maps.js';
 import type { Home } from '../home.js';
-import { logIn, prepareLogin } from './login.js';
-import type { MachinePort, PlannedDisk } from './machine-port.js';
+import { prepareLogin } from './login.js';
+import { logOut } from './logout.js';
+import type { MachinePort } from './machine-port.js';
 import type { ObjectCache } from './object-cache.js';
+import { PersonData } from './person-data.js';
 import { Session } from './session.js';
-import { eraseSession, loadSession, saveSession } from './session-file.js';
-import type { VerifiedVersion } from './trust-client.js';
+import { loadSession } from './session-file.js';
+import { startMachines, waitUntilReady } from './start-machines.js';
+import {
+  assertFitsTemporary,
+  foundTemporaryHome,
+  isMarked,
+  mark,
+  removePerson,
+  temporaryHome,
+} from './temporary-home.js';
 import { publishAppliance } from '../publish/publish-appliance.js';
-import { registerPublishingKey } from '../publish/publishing-key.js';
-import { parseReference } from './reference.js';
+import { KeysDesk } from './keys-desk.js';
+import { OfferedCodes } from './offered-code.js';
+import { openSession } from './open-session.js';
+import { runnableVersion } from './runnable-version.js';
+import { VersionsDesk } from './versions-desk.js';
 
-const SOFTWARE = 'collective 0.1.0';
-const DEFAULT_WAIT_MS = 600_000;
-
-/** Said while machines are there, until QEMU runs in namespaces of its own (DESIGN §4). */
-const NOT_CONFINED =
-  'Not confined: a machine that breaks out of QEMU, or its network, reaches more than it should; see collective doctor.';
+export type AgentOptions = {
+  readonly home: Home;
+  readonly objects: ObjectCache;
+  readonly machines: MachinePort;
+  readonly onShutdown: () => void;
+};
 
 export class Agent implements AgentCalls {
   readonly #home: Home;
+  /** Where the person's files lie: the home, or that of somebody who is here only for now. */
+  #place: Home;
   readonly #objects: ObjectCache;
   readonly #machines: MachinePort;
   readonly #onShutdown: () => void;
   readonly #since = Math.floor(Date.now() / 1000);
+  readonly #offers = new OfferedCodes();
+  readonly keys: KeysDesk;
+  readonly data: DataDesk;
+  readonly versions: VersionsDesk;
   #device: DeviceFile | undefined;
   #session: Session | undefined;
+  /** Of the session. */
+  #data: PersonData | undefined;
+  /** Long work that writes into the home, beside the turns. */
+  readonly #jobs = new Set<string>();
   /** Logins, logouts and starts run one after the other: each may change what the next one finds. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  private constructor(options: { home: Home; objects: ObjectCache; machines: MachinePort; onShutdown: () => void }) {
+  private constructor(options: AgentOptions) {
     this.#home = options.home;
+    this.#place = options.home;
     this.#objects = options.objects;
     this.#machines = options.machines;
     this.#onShutdown = options.onShutdown;
+    this.versions = new VersionsDesk({
+      home: options.home,
+      objects: options.objects,
+      machines: options.machines,
+      inTurn: async (work) => this.#inTurn(async () => work(this.#requireSession())),
+      session: () => this.#requireSession(),
+      asJob: async (name, work) => this.#asJob(name, work),
+    });
+    this.keys = new KeysDesk({
+      offers: this.#offers,
+      inTurn: async (work) =>
+        this.#inTurn(async () => {
+          const session = this.#requireSession();
+          try {
+            return await work(session);
+          } finally {
+            // Under another password, maybe.
+            this.#device = session.device;
+          }
+        }),
+    });
+    const withData = async <T>(work: (session: Session, data: PersonData) => Promise<T>): Promise<T> =>
+      work(this.#requireSession(), this.#requireData());
+    this.data = new DataDesk({
+      home: options.home,
+      machines: options.machines,
+      inTurn: async (work) => this.#inTurn(async () => withData(work)),
+      beside: withData,
+    });
   }
 
   /** Takes up the session that an earlier agent left. Owns objects and machines from here on. */
-  static async open(options: {
-    home: Home;
-    objects: ObjectCache;
-    machines: MachinePort;
-    onShutdown: () => void;
-  }): Promise<Agent> {
+  static async open(options: AgentOptions): Promise<Agent> {
     const agent = new Agent(options);
-    agent.#device = await readDeviceFile(options.home.deviceFile);
-    const keys = await loadSession(options.home);
-    if (agent.#device !== undefined && keys?.account === agent.#device.account) {
-      agent.#session = await Session.open({
-        device: agent.#device,
-        keys,
-        home: options.home,
-        objects: options.objects,
-      });
+    const { home, objects } = options;
+    const keys = await loadSession(home);
+    if (keys?.stay === 'now') agent.#place = await foundTemporaryHome(home);
+    const device = await readDeviceFile(agent.#place.deviceFile);
+    agent.#device = device;
+    if (device !== undefined && keys?.account === device.account) {
+      agent.#session = await Session.open({ device, keys, home: agent.#place, objects });
+      await agent.#session.keep();
+      await agent.#openData(agent.#session);
     }
     return agent;
   }
 
   async close(): Promise<void> {
+    await this.#closeData();
     await this.#session?.close();
     await this.#machines.close();
     await this.#objects.close();
   }
 
   async status(): Promise<AgentStatus> {
-    const session = this.#session;
-    const path = await this.#machines.status();
-    const stale = session?.trust.staleNote();
-    const heads = session?.trust.heads;
-    return {
-      agent: { pid: process.pid, since: this.#since, home: this.#home.directory, software: SOFTWARE },
-      session:
-        session === undefined
-          ? null
-          : { account: session.keys.account, since: session.keys.since, connected: session.isConnected !== false },
-      repository:
-        this.#device === undefined
-          ? null
-          : {
-              origin: this.#device.repository.origin,
-              identity: this.#device.repository.identity,
-              reachable: session?.isConnected ?? null,
-              newsAt: heads?.createdAt ?? null,
-            },
-      device: this.#device !== undefined,
-      ...path,
-      notes: [...(stale === undefined ? [] : [stale]), ...(path.machines.length === 0 ? [] : [NOT_CONFINED])],
-    };
+    return agentStatus({
+      homeDirectory: this.#home.directory,
+      since: this.#since,
+      session: this.#session,
+      device: this.#device,
+      stay: this.#stay,
+      path: await this.#machines.status(),
+      data: (await this.#data?.status()) ?? new Map(),
+    });
   }
 
   async prepareLogin(request: LoginPrepareRequest): Promise<LoginPrepareReply> {
-    return prepareLogin(request.target, this.#device);
+    return prepareLogin(request.target, this.#device, this.#offers);
   }
 
   async login(request: LoginRequest): Promise<LoginReply> {
     return this.#inTurn(async () => {
-      const { device, keys, isNewDevice } = await logIn(request, this.#device, this.#home);
-      const session = await Session.open({ device, keys, home: this.#home, objects: this.#objects });
-      this.#device = device;
+      const isFirst = this.#device === undefined;
+      const stay = request.stay ?? this.#stay;
+      if (isFirst) await this.#prepareHome(stay);
+      else if (stay !== this.#stay) throw otherStay(this.#home, stay);
       try {
-        const { note } = await session.refresh();
-        if (note === undefined && session.tokens.role !== 'user') await registerPublishingKey(session);
-        await saveSession(this.#home, keys);
-        await this.#session?.close();
+        const { session, reply } = await openSession(request, {
+          home: this.#place,
+          stay,
+          device: this.#device,
+          offers: this.#offers,
+          objects: this.#objects,
+          before: this.#session,
+        });
+        await this.#closeData();
         this.#session = session;
+        this.#device = session.device;
         this.#machines.prepare(session.client.address);
-        return {
-          account: device.account,
-          origin: device.repository.origin,
-          connected: note === undefined,
-          ...(session.tokens.role === undefined ? {} : { role: session.tokens.role }),
-          ...(note === undefined
-            ? isNewDevice
-              ? { note: `This device is now "${device.deviceName}".` }
-              : {}
-            : { note }),
-        };
+        await this.#openData(session);
+        return reply;
       } catch (error) {
-        await session.close();
+        // When that fails the mark stays: it is done before the next login.
+        if (isFirst && stay === 'now') await this.#removePerson().catch((cause: unknown) => console.error(cause));
+        await this.#lookAgain();
+        await this.#reopenData();
         throw error;
       }
     });
   }
 
-  async logout(): Promise<void> {
-    await this.#inTurn(async () => {
-      await eraseSession(this.#home);
-      const session = this.#session;
-      this.#session = undefined;
-      await session?.end();
+  async logout(request: LogoutRequest, job: JobContext): Promise<LogoutReply> {
+    return this.#inTurn(async () => {
+      const isRemoval = request.remove === true || this.#stay === 'now';
+      if (isRemoval && this.#jobs.size > 0)
+        throw new CollectiveError('in-use', `${[...this.#jobs].join(' and ')} goes on: end it first.`);
+      try {
+        return await logOut(request, {
+          home: this.#place,
+          objects: this.#objects,
+          machines: this.#machines,
+          backup: this.#data ?? localDisks(this.#home),
+          session: this.#session,
+          isRemoval,
+          beforeEnd: async () => this.#closeData({ isForGood: isRemoval }),
+          job,
+        });
+      } finally {
+        await this.#lookAgain();
+        await this.#reopenData();
+      }
     });
   }
 
   async appliances(): Promise<AppliancesReply> {
-    const session = this.#requireSession();
-    const { source, note } = await session.refresh();
-    const seen = (name: string): { seen?: number } => {
-      const version = session.trust.seenVersion(name);
-      return version === undefined ? {} : { seen: version };
-    };
-    const stale = session.trust.staleNote();
-    const shownNote = note ?? stale;
-    const more = shownNote === undefined ? {} : { note: shownNote };
-    if (source === undefined) {
-      const heads = session.trust.heads?.heads ?? [];
-      const appliances = heads.map((head) => ({
-        name: head.appliance,
-        title: '',
-        latest: head.version,
-        access: 'use',
-        ...seen(head.appliance),
-      }));
-      return { appliances, connected: false, ...more };
-    }
-    const rows = await session.client.call('appliances', {});
-    return { appliances: rows.map((row) => ({ ...row, ...seen(row.name) })), connected: true, ...more };
+    return listAppliances(this.#requireSession(), {
+      objects: this.#objects,
+      machines: this.#machines,
+      machinesDirectory: this.#home.machinesDirectory,
+    });
   }
 
   async start(request: StartRequest, job: JobContext): Promise<readonly StartedMachine[]> {
-    const references = request.names.map((text) => parseReference(text));
-    if (new Set(references.map(({ name }) => name)).size !== references.length)
-      throw new CollectiveError('usage', 'An appliance is named twice.');
     const beganAt = performance.now();
-    const started: StartedMachine[] = [];
-    await this.#inTurn(async () => {
-      const session = this.#requireSession();
-      const { source, note } = await session.refresh(job.signal);
-      if (note !== undefined) job.emit({ event: 'note', text: note });
-      for (const { name, version } of references) {
-        job.emit({ event: 'progress', step: 'verify', text: `Verifying ${name}` });
-        const verified = await this.#verified(session, {
-          name,
-          ...(version === undefined ? {} : { version }),
-          isOnline: source !== undefined,
-          signal: job.signal,
-        });
-        const disks = await this.#disks(session, verified, source !== undefined, job.signal);
-        job.emit({ event: 'progress', step: 'start', text: `Starting ${name}@${String(verified.manifest.version)}` });
-        const { notes } = await this.#machines.start(
-          {
-            name,
-            version: verified.manifest.version,
-            manifest: verified.digest,
-            machine: verified.manifest.machine,
-            disks,
-            blocks: session.client.address,
-            ...(request.accel === undefined ? {} : { accel: request.accel }),
-          },
-          job.signal,
-        );
-        started.push({ name, version: verified.manifest.version, notes: [...verified.notes, ...notes] });
-      }
-    });
-    const { waitFor } = request;
-    if (waitFor === undefined) return started;
-    return Promise.all(
-      started.map(async (machine) => {
-        job.emit({
-          event: 'progress',
-          step: 'wait',
-          text: `Waiting for ${waitFor === 'login' ? 'the login prompt' : `"${waitFor}"`} of ${machine.name}`,
-        });
-        await this.#machines.waitForConsole(machine.name, {
-          text: waitFor,
-          timeoutMs: request.waitMs ?? DEFAULT_WAIT_MS,
-          signal: job.signal,
-        });
-        return { ...machine, readyMs: Math.round(performance.now() - beganAt) };
+    const started = await this.#inTurn(async () =>
+      startMachines(request, {
+        session: this.#requireSession(),
+        objects: this.#objects,
+        machines: this.#machines,
+        machinesDirectory: this.#home.machinesDirectory,
+        data: this.#requireData(),
+        job,
       }),
     );
+    return waitUntilReady(request, { started, machines: this.#machines, job, beganAt });
+  }
+
+  async suspend({ names }: SuspendRequest): Promise<readonly string[]> {
+    for (const name of names) assertName(name);
+    await Promise.all(
+      names.map(async (name) => {
+        await this.#data?.beforeSuspend(name);
+        await this.#machines.suspend(name);
+      }),
+    );
+    return names;
   }
 
   async stop(request: StopRequest): Promise<readonly string[]> {
@@ -238,15 +251,25 @@ export class Agent implements AgentCalls {
     const names =
       request.all === true
         ? machines
-            .filter((machine) => machine.state !== 'stopped' && machine.state !== 'failed')
+            .filter(({ state }) => state !== 'stopped' && state !== 'failed' && state !== 'suspended')
             .map((machine) => machine.name)
         : request.names;
-    for (const name of names)
-      if (!isApplianceName(name)) throw new CollectiveError('usage', `"${name}" is no appliance.`);
+    for (const name of names) assertName(name);
+    const suspended = machines.filter(({ state }) => state === 'suspended').map(({ name }) => name);
+    if (request.discard !== true) {
+      for (const name of names)
+        if (suspended.includes(name))
+          throw new CollectiveError(
+            'suspended',
+            `${name} is suspended: nothing of it runs. What it had in memory is kept.`,
+          );
+    }
     // All at once: each guest takes its own time to shut down.
     await Promise.all(
       names.map(async (name) =>
-        this.#machines.stop(name, { force: request.force === true, wait: request.wait !== false }),
+        suspended.includes(name)
+          ? this.#machines.discard(name)
+          : this.#machines.stop(name, { force: request.force === true, wait: request.wait !== false }),
       ),
     );
     return names;
@@ -258,27 +281,28 @@ export class Agent implements AgentCalls {
 
   async publish(request: PublishRequest, job: JobContext): Promise<unknown> {
     const session = this.#requireSession();
-    return publishAppliance(request, {
-      session,
-      home: this.#home,
-      objects: this.#objects,
-      machines: this.#machines,
-      job,
-    });
+    return this.#asJob(`the publishing of ${request.name}`, async () =>
+      publishAppliance(request, {
+        session,
+        home: this.#home,
+        objects: this.#objects,
+        machines: this.#machines,
+        job,
+      }),
+    );
   }
 
   async export(request: ExportRequest, job: JobContext): Promise<unknown> {
     const session = this.#requireSession();
     const { source, note } = await session.refresh(job.signal);
     if (note !== undefined) job.emit({ event: 'note', text: note });
-    const verified = await this.#verified(session, {
-      name: request.name,
-      ...(request.version === undefined ? {} : { version: request.version }),
-      isOnline: source !== undefined,
+    const { name, version } = request;
+    const wanted = { name, ...(version === undefined ? {} : { version }), isOnline: source !== undefined };
+    const { verified, disks } = await runnableVersion(wanted, {
+      ...{ session, objects: this.#objects },
       signal: job.signal,
     });
     for (const text of verified.notes) job.emit({ event: 'note', text });
-    const disks = await this.#disks(session, verified, source !== undefined, job.signal);
     const disk = disks.find(({ description }) => description.name === request.disk);
     if (disk === undefined) {
       const known = disks.map(({ description }) => description.name).join(', ');
@@ -288,65 +312,128 @@ export class Agent implements AgentCalls {
       );
     }
     const reference = `${request.name}@${String(verified.manifest.version)}`;
-    await this.#machines.export(
-      {
-        name: request.name,
-        version: verified.manifest.version,
-        disk,
-        blocks: session.client.address,
-        socketPath: request.socket,
-        writable: request.writable,
-      },
-      {
-        signal: job.signal,
-        onServing: () =>
-          job.emit({
-            event: 'progress',
-            step: 'serving',
-            text: `Serving disk ${request.disk} of ${reference} at ${request.socket}.`,
-          }),
-      },
+    await this.#asJob(`the export of ${reference}`, async () =>
+      this.#machines.export(
+        {
+          name: request.name,
+          version: verified.manifest.version,
+          disk,
+          blocks: session.client.address,
+          socketPath: request.socket,
+          writable: request.writable,
+        },
+        {
+          signal: job.signal,
+          onServing: () =>
+            job.emit({
+              event: 'progress',
+              step: 'serving',
+              text: `Serving disk ${request.disk} of ${reference} at ${request.socket}.`,
+            }),
+        },
+      ),
     );
     return {};
   }
 
+  async scrub(request: ScrubRequest, job: JobContext): Promise<unknown> {
+    return this.#machines.scrub(request, {
+      signal: job.signal,
+      onProgress: ({ running }) => {
+        if (running === null) return;
+        const { bytes, bytesExpected, damaged } = running;
+        job.emit({
+          event: 'progress',
+          step: 'scrub',
+          text: `Checking the cache${damaged === 0 ? '' : `, ${String(damaged)} damaged`}`,
+          done: Math.min(bytes, bytesExpected),
+          total: bytesExpected,
+        });
+      },
+    });
+  }
+
+  /** For an update: agent and supervisor end, machines and blockd go on. */
+  async leave(): Promise<void> {
+    await this.#inTurn(async () => {
+      await this.#closeData();
+      await this.#machines.leave().catch(async (error: unknown) => {
+        await this.#reopenData();
+        throw error;
+      });
+    });
+    setImmediate(this.#onShutdown);
+  }
+
   async shutdown(): Promise<void> {
-    await this.#machines.shutdown();
+    await this.#inTurn(async () => {
+      // First: a backup that goes on would start what is being ended.
+      await this.#closeData();
+      await this.#machines.shutdown().catch(async (error: unknown) => {
+        await this.#reopenData();
+        throw error;
+      });
+    });
     // After the answer has left.
     setImmediate(this.#onShutdown);
   }
 
-  async #verified(
-    session: Session,
-    wanted: {
-      readonly name: string;
-      readonly version?: number;
-      readonly isOnline: boolean;
-      readonly signal: AbortSignal;
-    },
-  ): Promise<VerifiedVersion> {
-    const source = wanted.isOnline ? session.source(wanted.signal) : undefined;
-    return wanted.version === undefined
-      ? session.trust.newest(wanted.name, source)
-      : session.trust.version(wanted.name, wanted.version, source);
+  get #stay(): Stay {
+    return this.#place === this.#home ? 'mine' : 'now';
   }
 
-  async #disks(
-    session: Session,
-    verified: VerifiedVersion,
-    isOnline: boolean,
-    signal: AbortSignal,
-  ): Promise<PlannedDisk[]> {
-    const { manifest } = verified;
-    const client = isOnline ? session.client : undefined;
-    const disks: PlannedDisk[] = [];
-    for (const description of manifest.disks) {
-      disks.push({
-        description,
-        map: await loadDiskMap({ manifest, disk: description, objects: this.#objects, client, signal }),
-      });
-    }
-    return disks;
+  /** For the first person of a home. Errors: those of assertFitsTemporary. */
+  async #prepareHome(stay: Stay): Promise<void> {
+    // Of a removal that failed: it would take the next person with it.
+    if (await isMarked(this.#home)) await this.#removePerson();
+    if (stay === 'mine') return;
+    await assertFitsTemporary(this.#home);
+    await mark(this.#home);
+    this.#place = temporaryHome(this.#home);
+  }
+
+  async #removePerson(): Promise<void> {
+    await this.#machines.shutdown();
+    await this.#objects.away(async () => removePerson(this.#place));
+  }
+
+  /** What is there after a login that failed, or a logout. */
+  async #lookAgain(): Promise<void> {
+    if ((await loadSession(this.#home)) === undefined) this.#session = undefined;
+    this.#device = await readDeviceFile(this.#place.deviceFile);
+    if (this.#device === undefined) this.#place = this.#home;
+  }
+
+  /** `work`, of which a logout that removes everything knows. */
+  async #asJob<T>(name: string, work: () => Promise<T>): Promise<T> {
+    this.#jobs.add(name);
+    return work().finally(() => this.#jobs.delete(name));
+  }
+
+  async #openData(session: Session): Promise<void> {
+    this.#data = await PersonData.open({
+      home: this.#home,
+      objects: this.#objects,
+      machines: this.#machines,
+      session,
+      log: (text) => console.error(new Date().toISOString(), text),
+    });
+  }
+
+  /** What was closed for something that failed: a session without its data starts nothing and saves nothing. */
+  async #reopenData(): Promise<void> {
+    if (this.#session !== undefined && this.#data === undefined) await this.#openData(this.#session);
+  }
+
+  async #closeData(options: { readonly isForGood?: boolean } = {}): Promise<void> {
+    const data = this.#data;
+    this.#data = undefined;
+    await data?.close(options);
+  }
+
+  #requireData(): PersonData {
+    if (this.#data === undefined) throw new CollectiveError('not-logged-in');
+    return this.#data;
   }
 
   #requireSession(): Session {
@@ -360,3 +447,15 @@ export class Agent implements AgentCalls {
     return turn;
   }
 }
+
+function assertName(name: string): void {
+  if (!isApplianceName(name)) throw new CollectiveError('usage', `"${name}" is no appliance.`);
+}
+
+const otherStay = (home: Home, wanted: Stay): CollectiveError =>
+  wanted === 'now'
+    ? new CollectiveError(
+        'exists',
+        `${home.directory} keeps somebody's keys already: use another home for a session that is only for now, with --home DIR.`,
+      )
+    : new CollectiveError('exists', 'You are logged in only for now: log out first, which removes everything.');

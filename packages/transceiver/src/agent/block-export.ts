@@ -8,44 +8,64 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { ControlClient } from '../blockd/control/control-client.js';
+import type { ControlParams } from '../blockd/control/control-protocol.js';
 import { isErrno } from '../storage/durable-file.js';
 import type { Home } from '../home.js';
-import type { ExportPlan } from './machine-port.js';
-import { published, writeMap } from './machine-spec-plan.js';
+import type { ExportPlan, SourcePlan } from './machine-port.js';
+import { newDiskKey, published, writeMap } from './machine-spec-plan.js';
 
 /** An NBD client has no machine to be paused: it waits this long for a block. */
 const WAIT_MS = 300_000;
 const BLOCKD_WAIT_MS = 30_000;
 const EXPORT_SESSION = 'export-';
 
-export async function exportDisk(
-  plan: ExportPlan,
-  options: { readonly home: Home; readonly signal: AbortSignal; readonly onServing: () => void },
+type ExportOptions = { readonly home: Home; readonly signal: AbortSignal; readonly onServing: () => void };
+/** What blockd is asked to attach, but for the session and where it listens. */
+type Attachment = Omit<ControlParams<'attach'>, 'session' | 'listen' | 'waitMs'>;
+
+/** A disk of a version; `writable`: what is written goes into an overlay that is thrown away. */
+export async function exportDisk(plan: ExportPlan, options: ExportOptions): Promise<void> {
+  const { name, version, disk, writable } = plan;
+  const { description } = disk;
+  const key = newDiskKey();
+  await serve(plan.socketPath, options, async (folder) => {
+    const map = description.root === null ? undefined : await writeMap(join(folder, 'map'), disk);
+    const source = published({ name, version }, description, map);
+    const overlay = { path: join(folder, 'overlay'), mode: 'temporary', key } as const;
+    return (isFirst) => ({
+      ...{ disk: description.name, source },
+      ...(writable ? { overlay: { ...overlay, fresh: isFirst } } : {}),
+    });
+  });
+}
+
+/** A disk as it is somewhere, read-only. */
+export async function exportSource(plan: SourcePlan, options: ExportOptions): Promise<void> {
+  const { disk, source, diskKeys, blockKeys } = plan;
+  await serve(plan.socketPath, options, () =>
+    Promise.resolve(() => ({ disk, source, diskKey: diskKeys[0], blockKeys })),
+  );
+}
+
+/** `prepare` is given a folder that goes with the export, and gives what is attached, the first time and after each restart of blockd. */
+async function serve(
+  socketPath: string,
+  { home, signal, onServing }: ExportOptions,
+  prepare: (folder: string) => Promise<(isFirst: boolean) => Attachment>,
 ): Promise<void> {
-  const { home, signal } = options;
-  const { name, version } = plan;
-  await freeSocket(plan.socketPath);
+  await freeSocket(socketPath);
   const session = `${EXPORT_SESSION}${randomBytes(6).toString('hex')}`;
   const folder = join(home.exportsDirectory, session);
   await mkdir(folder, { recursive: true, mode: 0o700 });
   try {
-    const { description } = plan.disk;
-    const map = description.root === null ? undefined : await writeMap(join(folder, 'map'), plan.disk);
+    const attachment = await prepare(folder);
     for (let isFirst = true; !signal.aborted; isFirst = false) {
       const client = await ControlClient.connect(home.blockdSocket, { waitMs: BLOCKD_WAIT_MS, signal });
       try {
-        if (!isFirst) await freeSocket(plan.socketPath);
-        await client.request('attach', {
-          session,
-          disk: description.name,
-          source: published({ name, version }, description, map),
-          ...(plan.writable
-            ? { overlay: { path: join(folder, 'overlay'), mode: 'temporary' as const, fresh: isFirst } }
-            : {}),
-          waitMs: WAIT_MS,
-          listen: { path: plan.socketPath },
-        });
-        if (isFirst) options.onServing();
+        if (!isFirst) await freeSocket(socketPath);
+        const listen = { path: socketPath };
+        await client.request('attach', { session, ...attachment(isFirst), waitMs: WAIT_MS, listen });
+        if (isFirst) onServing();
         await Promise.race([client.closed, aborted(signal)]);
         if (signal.aborted) await client.request('detach', { session }).catch(() => undefined);
       } catch (error) {
@@ -57,7 +77,7 @@ export async function exportDisk(
     }
   } finally {
     await rm(folder, { recursive: true, force: true });
-    await rm(plan.socketPath, { force: true });
+    await rm(socketPath, { force: true });
   }
 }
 

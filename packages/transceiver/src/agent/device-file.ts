@@ -8,12 +8,15 @@ import {
   checkPasswordParameters,
   digestField,
   documentCodec,
+  hkdf32,
   nameField,
   nullable,
   passwordParametersSchema,
   publicKeyField,
   strictObject,
   textField,
+  unwrap,
+  wrap,
   type PasswordParameters,
 } from '@collective/shared';
 import { readIfThere, writeDurably } from '../storage/durable-file.js';
@@ -21,6 +24,8 @@ import { readIfThere, writeDurably } from '../storage/durable-file.js';
 const SEED_BYTES = 32;
 /** nonce 24, tag 16, device seed 32, person's secret 32 */
 const BOX_BYTES = 24 + 16 + 2 * SEED_BYTES;
+/** nonce 24, tag 16, device seed 32 */
+const SEED_BOX_BYTES = 24 + 16 + SEED_BYTES;
 const FILE_BYTES_MAX = 16_384;
 
 const schema = strictObject({
@@ -36,6 +41,8 @@ const schema = strictObject({
   identityKey: publicKeyField,
   passwordParameters: passwordParametersSchema,
   box: base64urlField(BOX_BYTES),
+  /** The seed again, under a key of the person's secret: it opens when the password was changed elsewhere. */
+  seedBox: Type.Optional(base64urlField(SEED_BOX_BYTES)),
 });
 export type DeviceFile = Static<typeof schema>;
 
@@ -53,5 +60,33 @@ export async function readDeviceFile(path: string): Promise<DeviceFile | undefin
 
 export const writeDeviceFile = async (path: string, file: DeviceFile): Promise<void> =>
   writeDurably(path, codec.encode(file));
+
+/** 32 bytes each; the caller erases them. */
+export type DeviceSecrets = { readonly deviceSeed: Buffer; readonly personSecret: Buffer };
+
+export const sealDeviceSecrets = (
+  { deviceSeed, personSecret }: DeviceSecrets,
+  wrappingKey: Uint8Array,
+): { readonly box: string; readonly seedBox: string } => ({
+  box: wrap(wrappingKey, Buffer.concat([deviceSeed, personSecret])).toString('base64url'),
+  seedBox: wrap(seedKey(personSecret), deviceSeed).toString('base64url'),
+});
+
+/** Errors: `wrong-password`. */
+export const openDeviceSecrets = ({ box }: DeviceFile, wrappingKey: Uint8Array): DeviceSecrets => {
+  const opened = unwrap(wrappingKey, Buffer.from(box, 'base64url'));
+  const secrets = {
+    deviceSeed: Buffer.from(opened.subarray(0, SEED_BYTES)),
+    personSecret: Buffer.from(opened.subarray(SEED_BYTES)),
+  };
+  opened.fill(0);
+  return secrets;
+};
+
+/** Undefined for a file of before there was a second box. Errors: `wrong-password` when it is not this person's. */
+export const openDeviceSeed = ({ seedBox }: DeviceFile, personSecret: Uint8Array): Buffer | undefined =>
+  seedBox === undefined ? undefined : unwrap(seedKey(personSecret), Buffer.from(seedBox, 'base64url'));
+
+const seedKey = (personSecret: Uint8Array): Buffer => hkdf32(personSecret, 'collective device file v1');
 
 export type { PasswordParameters };

@@ -1,11 +1,11 @@
 /**
  * From what the agent verified to what the supervisor starts. System disks get a temporary overlay (fresh at each start and
- * reboot); user and ephemeral disks a persistent one, over what they began as, whatever this version's are.
+ * reboot; kept in a maintain session); user and ephemeral disks a persistent one, over what they began as, whatever this version's are.
  */
 import { join } from 'node:path';
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
-import { encodeChangedPairs } from '@collective/shared';
+import { DISK_KEY_BYTES, encodeChangedPairs } from '@collective/shared';
 import type { MachineDisk, MachineSpec } from '../supervisor/machine-spec.js';
 import { writeDurably } from '../storage/durable-file.js';
 import type { BootTestPlan, MachinePlan, PlannedDisk } from './machine-port.js';
@@ -18,6 +18,8 @@ const isAccelerator = (text: string): text is Accelerator => text === 'auto' || 
 export async function specOf(plan: MachinePlan, subscription: Subscription): Promise<MachineSpec> {
   const disks: MachineDisk[] = [];
   const maps = new Set<string>();
+  const of = { name: plan.maintains ?? plan.appliance ?? plan.name, version: plan.version };
+  const mode = plan.maintains === undefined ? 'temporary' : 'persistent';
   for (const disk of plan.disks) {
     const { description } = disk;
     const { name, bus, kind } = description;
@@ -27,19 +29,27 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
         maps.add(description.root);
       }
       const source = published(
-        plan,
+        of,
         description,
         description.root === null ? undefined : subscription.mapPath(description.root),
       );
-      disks.push({ name, bus, source, overlay: { path: subscription.overlayPath(name), mode: 'temporary' } });
+      disks.push({ name, bus, source, overlay: { path: subscription.overlayPath(name), mode } });
+      continue;
+    }
+    const base = plan.bases?.get(name);
+    const overlay = { path: subscription.overlayPath(name), mode: 'persistent' } as const;
+    if (base !== undefined) {
+      // Before its first layer: what a reset leaves, and whose key it has, is asked of the subscription.
+      await subscription.keptSnapshotDisk(disk, plan.version);
+      disks.push({ name, bus, source: { kind: 'snapshot', folder: overlay.path, base }, overlay });
       continue;
     }
     const kept = await subscription.keptDisk(disk, plan.version);
     const source: MachineDisk['source'] =
       kept.root === null
         ? { kind: 'zero', diskBytes: kept.diskBytes }
-        : published({ name: plan.name, version: kept.version }, kept, subscription.mapPath(kept.root));
-    disks.push({ name, bus, source, overlay: { path: subscription.overlayPath(name), mode: 'persistent' } });
+        : published({ name: of.name, version: kept.version }, kept, subscription.mapPath(kept.root));
+    disks.push({ name, bus, source, overlay });
   }
   await subscription.dropMaps(maps);
   return {
@@ -48,6 +58,7 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
     disks,
     uuid: subscription.uuid,
     macAddress: subscription.macAddress,
+    ...(plan.maintains === undefined ? {} : { keepSystemOverlay: true }),
     ...(plan.accel !== undefined && isAccelerator(plan.accel) ? { accelerator: plan.accel } : {}),
   };
 }
@@ -84,6 +95,9 @@ export async function bootTestSpec(
     restrictNetwork: true,
   };
 }
+
+/** For overlays that are thrown away: once it is forgotten, nobody can read what was left of them. */
+export const newDiskKey = (): string => randomBytes(DISK_KEY_BYTES).toString('base64url');
 
 /** Writes the disk's map where blockd can read it; gives the path. */
 export async function writeMap(path: string, { map }: PlannedDisk): Promise<string> {

@@ -1,5 +1,5 @@
 /**
- * The transceiver's cache of small objects (level): manifests and map pages by digest, and the newest heads. It is only a
+ * The transceiver's cache of small objects (level): manifests and map pages by digest, the newest heads, letters and profile. It is only a
  * cache: what is read by digest is checked against it, and what does not match is dropped and counts as not there. It
  * grows with the versions that this machine has used, about 0.05 % of their disks.
  */
@@ -10,27 +10,27 @@ import { CollectiveError, sha256, type Digest } from '@collective/shared';
 type Kind = 'manifest' | 'page';
 
 export class ObjectCache {
-  readonly #level: Level<string, Buffer>;
+  readonly #directory: string;
+  #level: Level<string, Buffer>;
 
-  private constructor(level: Level<string, Buffer>) {
+  private constructor(directory: string, level: Level<string, Buffer>) {
+    this.#directory = directory;
     this.#level = level;
   }
 
   /** A damaged store is made anew: everything in it can be fetched again. Errors: `in-use`. */
   static async open(directory: string): Promise<ObjectCache> {
-    const level = new Level<string, Buffer>(directory, { keyEncoding: 'utf8', valueEncoding: 'buffer' });
+    return new ObjectCache(directory, await openLevel(directory));
+  }
+
+  /** Closes it, runs `work`, which may remove its files, and opens it again; for the end of a person's stay. No other call meanwhile. */
+  async away<T>(work: () => Promise<T>): Promise<T> {
+    await this.#level.close();
     try {
-      await level.open();
-    } catch (error) {
-      const cause = error instanceof Error ? error.cause : undefined;
-      if (cause instanceof Error && 'code' in cause && cause.code === 'LEVEL_LOCKED') {
-        throw new CollectiveError('in-use', `Another agent is using ${directory}.`, { cause: error });
-      }
-      await rm(directory, { recursive: true, force: true });
-      await mkdir(directory, { mode: 0o700 });
-      await level.open();
+      return await work();
+    } finally {
+      this.#level = await openLevel(this.#directory);
     }
-    return new ObjectCache(level);
   }
 
   /** The object of that digest, or undefined. */
@@ -51,6 +51,33 @@ export class ObjectCache {
 
   async putHeads(bytes: Buffer): Promise<void> {
     await this.#level.put('heads', bytes, { sync: true });
+  }
+
+  /** The letters of the last time (candidate-letters.ts); the reader verifies them again. */
+  letters(): Buffer | undefined {
+    return this.#level.getSync('letters');
+  }
+
+  async putLetters(bytes: Buffer): Promise<void> {
+    await this.#level.put('letters', bytes);
+  }
+
+  /** The letter for all of a version, by its manifest; the reader verifies it again. */
+  promotion(manifest: Digest): Buffer | undefined {
+    return this.#level.getSync(`promotion/${manifest}`);
+  }
+
+  async putPromotion(manifest: Digest, bytes: Buffer): Promise<void> {
+    await this.#level.put(`promotion/${manifest}`, bytes);
+  }
+
+  /** The person's newest sealed profile as it came; the reader verifies it again. */
+  profile(): Buffer | undefined {
+    return this.#level.getSync('profile');
+  }
+
+  async putProfile(bytes: Buffer): Promise<void> {
+    await this.#level.put('profile', bytes, { sync: true });
   }
 
   /** Which manifest a version had when it was verified here. */
@@ -80,4 +107,20 @@ export class ObjectCache {
   async close(): Promise<void> {
     await this.#level.close();
   }
+}
+
+async function openLevel(directory: string): Promise<Level<string, Buffer>> {
+  const level = new Level<string, Buffer>(directory, { keyEncoding: 'utf8', valueEncoding: 'buffer' });
+  try {
+    await level.open();
+  } catch (error) {
+    const cause = error instanceof Error ? error.cause : undefined;
+    if (cause instanceof Error && 'code' in cause && cause.code === 'LEVEL_LOCKED') {
+      throw new CollectiveError('in-use', `Another agent is using ${directory}.`, { cause: error });
+    }
+    await rm(directory, { recursive: true, force: true });
+    await mkdir(directory, { mode: 0o700 });
+    await level.open();
+  }
+  return level;
 }

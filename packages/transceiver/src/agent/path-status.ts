@@ -2,10 +2,13 @@
 import { ControlClient } from '../blockd/control/control-client.js';
 import type { BlockdStatus } from '../blockd/control/control-protocol.js';
 import { withTimeout } from '../machine/qmp-client.js';
+import { versionOf } from '../supervisor/memory-image.js';
+import type { MachineRecord } from '../supervisor/machine-spec.js';
 import { MachineRecords } from '../supervisor/machine-record.js';
 import { isOver, type MachineState } from '../supervisor/machine-state.js';
 import { SupervisorClient } from '../supervisor/supervisor-client.js';
 import type { SupervisorStatus } from '../supervisor/supervisor-protocol.js';
+import { suspendedMachines } from './suspended-machines.js';
 import type { BlockPathStatus, MachineStatus } from './agent-types.js';
 import type { Home } from '../home.js';
 import type { PathStatus } from './machine-port.js';
@@ -15,17 +18,42 @@ const STATUS_TIMEOUT_MS = 2_000;
 export const BOOT_TEST_MACHINE = 'boot-test-';
 
 export async function pathStatus(home: Home): Promise<PathStatus> {
-  const [supervisor, blockd, versions] = await Promise.all([
+  const [supervisor, blockd, records, suspended] = await Promise.all([
     supervisorStatus(home),
     blockdStatus(home),
-    runningVersions(home),
+    new MachineRecords(home.machinesDirectory).list(() => undefined),
+    suspendedMachines(home),
   ]);
+  const versions = versionsOf(records);
+  const known = new Set(supervisor?.machines.map(({ machine }) => machine));
+  for (const { name, version } of suspended) if (!versions.has(name)) versions.set(name, version);
   return {
-    supervisor: supervisor === undefined ? { running: false } : { running: true, pid: supervisor.pid },
+    supervisor:
+      supervisor === undefined
+        ? { running: false, wanted: records.length > 0 }
+        : {
+            running: true,
+            pid: supervisor.pid,
+            ...(supervisor.software === undefined ? {} : { software: supervisor.software }),
+            ...(typeof supervisor.blockd.software === 'string' ? { blockdSoftware: supervisor.blockd.software } : {}),
+          },
+    troubles: supervisor?.blockd.troubles ?? [],
     blockd: blockPath(blockd),
-    machines: (supervisor?.machines ?? [])
-      .filter(({ machine, state }) => !isOver(state) || !machine.startsWith(BOOT_TEST_MACHINE))
-      .map((machine) => machineStatus(machine, versions.get(machine.machine) ?? 0, blockd)),
+    machines: [
+      ...(supervisor?.machines ?? [])
+        .filter(({ machine, state }) => !isOver(state) || !machine.startsWith(BOOT_TEST_MACHINE))
+        .map((machine) => machineStatus(machine, versions.get(machine.machine) ?? 0, blockd)),
+      // Without a supervisor they are there all the same.
+      ...suspended
+        .filter(({ name }) => !known.has(name))
+        .map(({ name, version, suspendedAtMs }) => ({
+          name,
+          version,
+          state: 'suspended',
+          since: Math.floor(suspendedAtMs / 1000),
+          details: {},
+        })),
+    ],
   };
 }
 
@@ -54,15 +82,8 @@ export async function blockdStatus(home: Home): Promise<BlockdStatus | undefined
 }
 
 /** Which version each machine runs: the version of its disks with the highest one. */
-async function runningVersions(home: Home): Promise<Map<string, number>> {
-  const records = await new MachineRecords(home.machinesDirectory).list(() => undefined);
-  return new Map(
-    records.map(({ spec }) => [
-      spec.machine,
-      Math.max(0, ...spec.disks.map(({ source }) => (source.kind === 'published' ? source.version : 0))),
-    ]),
-  );
-}
+const versionsOf = (records: readonly MachineRecord[]): Map<string, number> =>
+  new Map(records.map(({ spec }) => [spec.machine, versionOf(spec)]));
 
 function blockPath(status: BlockdStatus | undefined): BlockPathStatus {
   if (status === undefined) return { running: false };
@@ -77,6 +98,10 @@ function blockPath(status: BlockdStatus | undefined): BlockPathStatus {
     cacheMisses: sum(status, 'misses'),
     fetchedBytes: status.fetch.link.bytes,
     linkBytesPerSecond: Math.round(status.fetch.link.bytesPerSecond),
+    // A block daemon of an earlier version, which an update left running, does not count them.
+    ...(Object.keys(status.faults ?? {}).length === 0 ? {} : { faults: status.faults }),
+    // One of an earlier version says nothing of it, either.
+    ...(status.scrub === null || status.scrub === undefined ? {} : { scrub: status.scrub }),
     ...(first === undefined
       ? {}
       : {
@@ -103,7 +128,7 @@ function machineStatus(
     state: state.name,
     ...(waits === undefined ? {} : { pausedWhy: waits }),
     ...(state.name === 'paused' ? { pausedSince: Math.floor(state.sinceMs / 1000) } : {}),
-    since: Math.floor(machine.startedAtMs / 1000),
+    since: Math.floor((state.name === 'suspended' ? state.sinceMs : machine.startedAtMs) / 1000),
     details: {
       restarts: machine.restarts,
       accelerator: machine.accelerator?.accelerator ?? null,

@@ -75,6 +75,9 @@ export const trustSource = (client: RepositoryClient, signal?: AbortSignal): Tru
       }
     },
     heads: async () => client.call('heads', more),
+    letters: async () =>
+      (await client.call('candidates', more)).map((each) => ({ ...each, letter: Buffer.from(each.letter, 'base64') })),
+    promotion: async (name, version) => client.call('promotion', { params: { name, version }, ...more }),
     manifest: async (name, version) => client.call('versionManifest', { params: { name, version }, ...more }),
   };
 };

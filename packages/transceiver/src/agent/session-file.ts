@@ -5,7 +5,7 @@
  */
 import { lstat, readlink, symlink, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CollectiveError } from '@collective/shared';
+import { CollectiveError, EPOCH_SECRET_BYTES, type EpochSecret } from '@collective/shared';
 import { isErrno, readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
 import type { Home } from '../home.js';
 
@@ -16,6 +16,10 @@ export type SessionKeys = {
   readonly personSecret: Buffer;
   /** Seconds since 1970: when the person logged in. */
   readonly since: number;
+  /** Secrets of the key epochs that the profile lists, so that a restarted agent has them without it. */
+  readonly ring: readonly EpochSecret[];
+  /** The person is on this machine only for now (temporary-home.ts); absent: it is theirs. */
+  readonly stay?: 'now';
 };
 
 export async function saveSession(home: Home, keys: SessionKeys): Promise<void> {
@@ -25,6 +29,8 @@ export async function saveSession(home: Home, keys: SessionKeys): Promise<void> 
     deviceSeed: keys.deviceSeed.toString('base64url'),
     personSecret: keys.personSecret.toString('base64url'),
     since: keys.since,
+    ring: keys.ring.map(({ epoch, secret }) => ({ epoch, secret: secret.toString('base64url') })),
+    ...(keys.stay === undefined ? {} : { stay: keys.stay }),
   });
   const target = join(home.sessionDirectory, 'session.json');
   await writeDurably(target, text);
@@ -48,7 +54,7 @@ export async function loadSession(home: Home): Promise<SessionKeys | undefined> 
   try {
     const value: unknown = JSON.parse(bytes.toString('utf8'));
     if (typeof value !== 'object' || value === null) return undefined;
-    const { account, deviceSeed, personSecret, since } = value as Record<string, unknown>;
+    const { account, deviceSeed, personSecret, since, ring, stay } = value as Record<string, unknown>;
     if (
       typeof account !== 'string' ||
       typeof deviceSeed !== 'string' ||
@@ -61,12 +67,26 @@ export async function loadSession(home: Home): Promise<SessionKeys | undefined> 
       deviceSeed: Buffer.from(deviceSeed, 'base64url'),
       personSecret: Buffer.from(personSecret, 'base64url'),
       since,
+      ring: readRing(ring),
+      ...(stay === 'now' ? { stay: 'now' as const } : {}),
     };
     return keys.deviceSeed.length === 32 && keys.personSecret.length === 32 ? keys : undefined;
   } catch {
     // A torn file is no session: the person logs in again.
     return undefined;
   }
+}
+
+/** What the file says of the ring; nothing when an agent of before there were epochs wrote it. */
+function readRing(value: unknown): EpochSecret[] {
+  if (!Array.isArray(value)) return [];
+  return value.flatMap((entry: unknown) => {
+    if (typeof entry !== 'object' || entry === null) return [];
+    const { epoch, secret } = entry as Record<string, unknown>;
+    if (typeof epoch !== 'number' || typeof secret !== 'string') return [];
+    const bytes = Buffer.from(secret, 'base64url');
+    return bytes.length === EPOCH_SECRET_BYTES ? [{ epoch, secret: bytes }] : [];
+  });
 }
 
 /** Overwrites and removes the keys. Idempotent. */

@@ -5,15 +5,17 @@
  * blockd reads (docs/formats/disk-map.md, changed pairs relative to nothing).
  */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdir, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Type, type Static } from 'typebox';
 import {
+  CollectiveError,
   digestField,
   diskNameField,
   documentCodec,
   encodeChangedPairs,
   integerField,
+  nameField,
   nullable,
   numberField,
   strictObject,
@@ -21,7 +23,8 @@ import {
   type Digest,
   type DiskMap,
 } from '@collective/shared';
-import { isErrno, readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
+import { decodeStackDescription, DESCRIPTION_NAME } from '../blockd/overlay/stack-description.js';
+import { isErrno, makeFolderDurably, readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
 import type { PlannedDisk } from './machine-port.js';
 
 const schema = strictObject({
@@ -40,6 +43,8 @@ const schema = strictObject({
     }),
     { maxItems: 64 },
   ),
+  /** The version that was started last; absent: none. */
+  lastStart: Type.Optional(strictObject({ appliance: nameField, version: numberField, manifest: digestField })),
 });
 const codec = documentCodec(schema, { what: 'subscription.json', bytesMax: 65_536 });
 export type SubscriptionFile = Static<typeof schema>;
@@ -57,8 +62,8 @@ export class Subscription {
   /** Made when the appliance is used here for the first time. Errors: `malformed`, `local-io`. */
   static async open(machinesDirectory: string, name: string): Promise<Subscription> {
     const folder = join(machinesDirectory, name);
-    for (const made of [folder, join(folder, 'maps'), join(folder, 'overlays')])
-      await mkdir(made, { recursive: true, mode: 0o700 });
+    // What a guest flushes into an overlay must not hang on a name that a power cut takes away.
+    for (const made of [folder, join(folder, 'maps'), join(folder, 'overlays')]) await makeFolderDurably(made);
     const bytes = await readIfThere(join(folder, 'subscription.json'));
     if (bytes !== undefined) return new Subscription(folder, codec.decode(bytes));
     const subscription = new Subscription(folder, {
@@ -71,6 +76,47 @@ export class Subscription {
     return subscription;
   }
 
+  /** What is there of it; undefined for a folder that is none, or that cannot be read. Makes nothing. */
+  static async read(machinesDirectory: string, name: string): Promise<Subscription | undefined> {
+    const folder = join(machinesDirectory, name);
+    try {
+      const bytes = await readIfThere(join(folder, 'subscription.json'));
+      return bytes === undefined ? undefined : new Subscription(folder, codec.decode(bytes));
+    } catch (error) {
+      if (error instanceof CollectiveError || isErrno(error, 'ENOTDIR')) return undefined;
+      throw error;
+    }
+  }
+
+  /** Names of those that are backed up. */
+  get userDisks(): string[] {
+    return this.#file.disks.filter(({ kind }) => kind === 'user').map(({ name }) => name);
+  }
+
+  /** Disks that a reset throws away: the ephemeral ones, and those that are nobody's (of the system). */
+  async disksMadeAnew(): Promise<string[]> {
+    const kept = new Set(this.userDisks);
+    const names = await readdir(join(this.#folder, 'overlays'));
+    return names.filter((name) => !kept.has(name));
+  }
+
+  get lastStart(): SubscriptionFile['lastStart'] {
+    return this.#file.lastStart;
+  }
+
+  /** Durable before the version's first instruction: a snapshot says which version wrote it. */
+  async noteStart(lastStart: NonNullable<SubscriptionFile['lastStart']>): Promise<void> {
+    const known = this.#file.lastStart;
+    if (known?.manifest === lastStart.manifest && known.version === lastStart.version) return;
+    this.#file = { ...this.#file, lastStart };
+    await this.#write();
+  }
+
+  /** What a disk began as; undefined before its first use. */
+  kept(disk: string): KeptDisk | undefined {
+    return this.#file.disks.find(({ name }) => name === disk);
+  }
+
   get uuid(): string {
     return this.#file.uuid;
   }
@@ -81,7 +127,7 @@ export class Subscription {
 
   /** What the person's disk began as; recorded, with its map, at the first use. */
   async keptDisk({ description, map }: PlannedDisk, version: number): Promise<KeptDisk> {
-    const kept = this.#file.disks.find((disk) => disk.name === description.name);
+    const kept = this.kept(description.name);
     if (kept !== undefined) return kept;
     const kind = description.kind === 'ephemeral' ? 'ephemeral' : 'user';
     const { name, diskBytes, blockBytes, root } = description;
@@ -92,6 +138,15 @@ export class Subscription {
     return added;
   }
 
+  /** A person's disk that did not begin here, but comes over the base file of a snapshot: it is theirs all the same. */
+  async keptSnapshotDisk({ description }: PlannedDisk, version: number): Promise<void> {
+    if (this.kept(description.name) !== undefined) return;
+    const { name, diskBytes, blockBytes } = description;
+    const added: KeptDisk = { name, kind: 'user', version, diskBytes, blockBytes, root: null };
+    this.#file = { ...this.#file, disks: [...this.#file.disks, added] };
+    await this.#write();
+  }
+
   mapPath(root: Digest): string {
     return join(this.#folder, 'maps', root);
   }
@@ -99,6 +154,18 @@ export class Subscription {
   /** The folder of a disk's overlay. */
   overlayPath(disk: string): string {
     return join(this.#folder, 'overlays', disk);
+  }
+
+  /** By which the disk key of each of the person's disks is known again; those that were never written are not among them. */
+  async keyChecks(): Promise<string[]> {
+    const checks: string[] = [];
+    for (const { name } of this.#file.disks) {
+      const bytes = await readIfThere(join(this.overlayPath(name), DESCRIPTION_NAME));
+      // One that cannot be read is refused by who opens it, with what is wrong.
+      const check = bytes === undefined ? undefined : keyCheckOf(bytes);
+      if (check !== undefined) checks.push(check);
+    }
+    return checks;
   }
 
   async putMap(root: Digest, map: DiskMap): Promise<void> {
@@ -121,6 +188,15 @@ export class Subscription {
     await writeDurably(join(this.#folder, 'subscription.json'), codec.encode(this.#file));
   }
 }
+
+const keyCheckOf = (bytes: Buffer): string | undefined => {
+  try {
+    return decodeStackDescription(bytes).encryption?.keyCheck;
+  } catch (error) {
+    if (error instanceof CollectiveError) return undefined;
+    throw error;
+  }
+};
 
 /** Locally administered, in QEMU's own range. */
 const newMacAddress = (): string =>

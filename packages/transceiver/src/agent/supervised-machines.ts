@@ -4,22 +4,31 @@
  * keeper starts a supervisor that died while machines are there.
  */
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { ControlClient } from '../blockd/control/control-client.js';
 import { isOver } from '../supervisor/machine-state.js';
 import { SupervisorClient } from '../supervisor/supervisor-client.js';
-import { exportDisk } from './block-export.js';
+import { exportDisk, exportSource } from './block-export.js';
+import { resetMachine } from './reset-machine.js';
+import { chooseDiskKey } from './disk-key-ring.js';
+import { scrubCache } from './cache-scrub.js';
 import { watchConsole } from './console-watch.js';
 import type { Home } from '../home.js';
 import type { BlockOrigin, BootTestPlan, MachinePlan, MachinePort } from './machine-port.js';
-import { bootTestSpec, specOf } from './machine-spec-plan.js';
+import { bootTestSpec, newDiskKey, specOf } from './machine-spec-plan.js';
+import { openMaintainedDisk } from './maintained-disk.js';
+import { runInMaintained, shutDownCleanly } from './maintained-machine.js';
 import { BOOT_TEST_MACHINE, blockdStatus, pathStatus } from './path-status.js';
+import { missingBlocks } from './missing-blocks.js';
 import { Subscription } from './subscription.js';
+import { discardMachine, resumeMachine, suspendedMachines, suspendMachine } from './suspended-machines.js';
 import { SupervisorKeeper } from './supervisor-keeper.js';
 
 /** A guest that was asked to shut down has so long. */
+const BLOCKD_WAIT_MS = 30_000;
 const STOP_DEADLINE_MS = 60_000;
 
 /** Clears away exports of an agent that died. */
@@ -28,6 +37,8 @@ export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
   let preparing = Promise.resolve();
   const endingExports = new Map<string, Promise<void>>();
   const keeper = new SupervisorKeeper(home);
+  let blockd: ControlClient | undefined;
+  let opening: Promise<ControlClient> | undefined;
   return {
     status: async () => pathStatus(home),
     prepare: (blocks) => {
@@ -35,6 +46,11 @@ export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
     },
     start: async (plan, signal) => startMachine(home, plan, signal).finally(() => keeper.wake()),
     stop: async (name, options) => stopMachine(home, name, options),
+    suspended: async () => suspendedMachines(home),
+    suspend: async (name) => suspendMachine(home, name),
+    resume: async (name, { blocks, ...keys }, signal) =>
+      resumeMachine(home, name, { blocks: repositoryOf(blocks), ...keys }, signal).finally(() => keeper.wake()),
+    discard: async (name) => discardMachine(home, name),
     consoleSocket: async (name) => {
       await withSupervisor(home, async (client) => assertMachine(client, name)).catch((error: unknown) => {
         throw hasCode(error, 'local-io') ? notRunning(name, error) : error; // no supervisor: nothing runs
@@ -51,12 +67,60 @@ export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
       options.signal.addEventListener('abort', () => endingExports.set(plan.socketPath, over), { once: true });
       await serving.finally(() => endingExports.delete(plan.socketPath));
     },
+    missing: async (lists, options) => missingBlocks(home, lists, options),
+    exportSource: async (plan, options) => {
+      await endingExports.get(plan.socketPath);
+      await ensureBlockd(home, plan.blocks);
+      await exportSource(plan, { home, ...options });
+    },
+    authorize: async (blocks) =>
+      withSupervisor(home, async (client) => void (await client.request('repository', repositoryOf(blocks)))).catch(
+        () => undefined, // whoever starts one says it then
+      ),
+    addKeys: async (name, blockKeys) =>
+      void (await askMachine(home, name, async (client) => client.request('keys', { machine: name, blockKeys }))),
+    blockd: async (blocks) => {
+      if (blockd !== undefined && !blockd.isClosed) return blockd;
+      opening ??= (async () => {
+        // Only now: a token that has to be asked for may be long in coming.
+        await ensureBlockd(home, await blocks());
+        blockd = await ControlClient.connect(home.blockdSocket, { waitMs: BLOCKD_WAIT_MS });
+        return blockd;
+      })().finally(() => (opening = undefined));
+      return opening;
+    },
+    sync: async (name) =>
+      void (await askMachine(home, name, async (client) => client.request('sync', { machine: name }))),
+    show: async (name, disk) =>
+      void (await askMachine(home, name, async (client) =>
+        client.request('show-disk', { machine: name, name: disk.disk, source: disk.source }),
+      )),
+    hide: async (name, disk) =>
+      void (await askMachine(home, name, async (client) => client.request('hide-disk', { machine: name, name: disk }))),
+    reset: async (name) => resetMachine(home, name),
+    scrub: async (request, options) => scrubCache(home, request, options),
     bootTest: async (plan) => bootTest(home, plan),
+    runInMaintained: async (machine, run) => runInMaintained(home, machine, run),
+    shutDownCleanly: async (machine) => shutDownCleanly(home, machine),
+    openMaintainedDisk: async (plan, blocks) => {
+      await ensureBlockd(home, blocks);
+      return openMaintainedDisk(plan, home);
+    },
     shutdown: async () => {
       await preparing; // what is just being started must be ended as well
       await endSupervisor(home); // refused while machines are there; else the keeper has nothing to keep
     },
+    leave: async () => {
+      await keeper.close(); // else it would start the supervisor again
+      await preparing;
+      const client = await SupervisorClient.connect(home).catch(() => undefined);
+      if (client === undefined) return;
+      const closed = new Promise<void>((resolve) => client.once('close', resolve));
+      await client.request('leave', {});
+      await closed;
+    },
     close: async () => {
+      blockd?.close();
       await keeper.close();
       await preparing;
     },
@@ -76,11 +140,22 @@ async function withSupervisor<T>(
   }
 }
 
-/** Blocks need no token: whoever knows a public digest may read that chunk. So blockd gets none, and outlives any agent. */
-const repositoryOf = (blocks: BlockOrigin): { origin: string; pin?: string } => ({
-  origin: blocks.origin,
-  ...(blocks.pin === undefined ? {} : { pin: blocks.pin }),
+/** The token is for private blocks alone: public ones go on without any agent. */
+const repositoryOf = ({ origin, pin, token }: BlockOrigin): { origin: string; pin?: string; token?: string } => ({
+  origin,
+  ...(pin === undefined ? {} : { pin }),
+  ...(token === undefined ? {} : { token }),
 });
+
+/** Of a machine that runs. Errors: `not-found`. */
+async function askMachine<T>(home: Home, name: string, ask: (client: SupervisorClient) => Promise<T>): Promise<T> {
+  return withSupervisor(home, async (client) => {
+    await assertMachine(client, name);
+    return ask(client);
+  }).catch((error: unknown) => {
+    throw hasCode(error, 'local-io') && !existsSync(home.supervisorSocket) ? notRunning(name, error) : error;
+  });
+}
 
 async function ensureBlockd(home: Home, blocks: BlockOrigin): Promise<void> {
   await withSupervisor(home, async (client) => client.request('repository', repositoryOf(blocks)), { mayStart: true });
@@ -99,9 +174,12 @@ async function startMachine(
       if (machines.some(({ machine, state }) => machine === plan.name && !isOver(state))) {
         throw new CollectiveError('in-use', `${plan.name} is running already.`, { data: { appliance: plan.name } });
       }
-      const spec = await specOf(plan, await Subscription.open(home.machinesDirectory, plan.name));
+      const subscription = await Subscription.open(home.machinesDirectory, plan.name);
+      const diskKey = chooseDiskKey(plan.diskKeys, await subscription.keyChecks(), `a disk of ${plan.name}`);
+      const spec = await specOf(plan, subscription);
       await client.request('repository', repositoryOf(plan.blocks));
-      await client.request('start', spec);
+      const { blockKeys } = plan;
+      await client.request('start', { ...spec, diskKey, ...(blockKeys === undefined ? {} : { blockKeys }) });
       const started = client.waitForState(
         plan.name,
         (state) => state.name === 'running' || state.name === 'paused',
@@ -179,7 +257,8 @@ async function bootTest(home: Home, plan: BootTestPlan): Promise<void> {
   try {
     const spec = await bootTestSpec(plan, { machine, folder });
     await withSupervisor(home, async (client) => {
-      await client.request('start', spec);
+      // Nobody will ever want to read what it leaves.
+      await client.request('start', { ...spec, diskKey: newDiskKey() });
       await client
         .waitForState(machine, (state) => state.name === 'running' || state.name === 'paused', plan.signal)
         .catch((cause: unknown) => {

@@ -22,6 +22,11 @@ const addRecord = async (): Promise<void> => {
 
 class FakeClient extends EventEmitter<{ close: [] }> {
   closed = false;
+  readonly asked: unknown[] = [];
+  request = (...words: unknown[]): Promise<object> => {
+    this.asked.push(words);
+    return Promise.resolve({});
+  };
   close(): void {
     if (this.closed) return;
     this.closed = true;

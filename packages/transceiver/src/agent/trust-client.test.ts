@@ -11,11 +11,13 @@ import {
   newSigningKeySeed,
   sha256,
   signEnvelope,
+  signLetter,
   signingKeyFromSeed,
   type Digest,
   type TrustFile,
 } from '@collective/shared';
 import { DEFAULT_MACHINE } from '../publish/recipe.js';
+import { introduce, keepTrustFiles } from './introduction.js';
 import { ObjectCache } from './object-cache.js';
 import { TrustClient, type TrustSource } from './trust-client.js';
 
@@ -56,6 +58,41 @@ class MemoryRepository implements TrustSource {
     this.trustFiles.push(signEnvelope({ payloadType: PAYLOAD_TYPES.trust, payload, signers: [this.root] }));
   }
 
+  /** Of versions that are candidates, whom their letters are for; the letter for all is `promotions`. */
+  readonly candidates = new Set<number>();
+  sent: { readonly appliance: string; readonly version: number; readonly letter: Buffer }[] = [];
+  readonly promotions = new Map<number, Buffer>();
+  publisherTitle = '';
+
+  letterOf(version: number, account: string | null, signer = this.publisher): Buffer {
+    const manifest = sha256(this.manifests.get(String(version)) ?? Buffer.alloc(0));
+    return signLetter({ appliance: 'demo', version, manifest, account }, signer);
+  }
+
+  /** A candidate, with a letter for the account of the tests unless there is to be none. */
+  publishCandidate(version: number, { account = 'ursula' as string | undefined, signer = this.publisher } = {}): void {
+    this.candidates.add(version);
+    this.publish(version, signer);
+    if (account !== undefined)
+      this.sent.push({ appliance: 'demo', version, letter: this.letterOf(version, account, signer) });
+  }
+
+  promote(version: number, letter = this.letterOf(version, null)): void {
+    this.candidates.delete(version);
+    this.promotions.set(version, letter);
+    this.headsNumber += 1;
+  }
+
+  async letters(): Promise<typeof this.sent> {
+    return this.sent;
+  }
+
+  async promotion(_appliance: string, version: number): Promise<Buffer> {
+    const found = this.promotions.get(version);
+    if (found === undefined) throw new CollectiveError('not-found');
+    return found;
+  }
+
   publish(version: number, signer = this.publisher): void {
     const before = this.manifests.get(String(version - 1));
     const payload = encodeVersionManifest({
@@ -64,7 +101,8 @@ class MemoryRepository implements TrustSource {
       version,
       parent: before === undefined ? null : { version: version - 1, manifest: sha256(before) },
       createdAt: 1,
-      title: '',
+      ...(this.candidates.has(version) ? { candidate: true as const } : {}),
+      title: this.publisherTitle,
       notes: '',
       machine: DEFAULT_MACHINE,
       disks: [
@@ -83,9 +121,15 @@ class MemoryRepository implements TrustSource {
   }
 
   async heads(): Promise<Buffer> {
-    const version = Math.max(0, ...Array.from(this.manifests.keys(), Number));
-    const manifest = this.manifests.get(String(version));
-    const heads = manifest === undefined ? [] : [{ appliance: 'demo', version, manifest: sha256(manifest) }];
+    const numbers = Array.from(this.manifests.keys(), Number);
+    const named = (version: number) => ({
+      appliance: 'demo',
+      version,
+      manifest: sha256(this.manifests.get(String(version)) ?? Buffer.alloc(0)),
+    });
+    const version = Math.max(0, ...numbers.filter((number) => !this.candidates.has(number)));
+    const heads = version === 0 ? [] : [named(version)];
+    const candidates = numbers.filter((number) => this.candidates.has(number)).sort((a, b) => a - b);
     const payload = encodeHeads({
       format: 1,
       number: this.headsNumber + 1,
@@ -93,6 +137,7 @@ class MemoryRepository implements TrustSource {
       createdAt: 1_700_000_000,
       expiresAt: this.expiresAt,
       heads,
+      ...(candidates.length === 0 ? {} : { candidates: candidates.map(named) }),
     });
     return signEnvelope({ payloadType: PAYLOAD_TYPES.heads, payload, signers: [this.headsKey] });
   }
@@ -113,10 +158,11 @@ const paths = (): { trustDirectory: string; seenFile: string } => ({
   seenFile: join(folder, 'seen.json'),
 });
 
-const open = async (): Promise<TrustClient> => TrustClient.open(paths(), objects, repository.identity);
+const open = async (): Promise<TrustClient> =>
+  TrustClient.open(paths(), objects, { identity: repository.identity, account: 'ursula' });
 const joined = async (): Promise<TrustClient> => {
-  const { files } = await TrustClient.introduce(repository, repository.identity);
-  await TrustClient.keep(paths(), files);
+  const { files } = await introduce(repository, repository.identity);
+  await keepTrustFiles(paths().trustDirectory, files);
   const client = await open();
   await client.refresh(repository);
   return client;
@@ -135,14 +181,14 @@ afterEach(async () => {
 
 describe('TrustClient', () => {
   it('refuses a server whose first trust file is another one', async () => {
-    await expect(TrustClient.introduce(repository, sha256(Buffer.from('x')))).rejects.toMatchObject({
+    await expect(introduce(repository, sha256(Buffer.from('x')))).rejects.toMatchObject({
       code: 'wrong-server',
     });
   });
 
   it('refuses a server that has none', async () => {
     repository.trustFiles.length = 0;
-    await expect(TrustClient.introduce(repository, sha256(Buffer.from('x')))).rejects.toMatchObject({
+    await expect(introduce(repository, sha256(Buffer.from('x')))).rejects.toMatchObject({
       code: 'wrong-server',
     });
   });
@@ -266,8 +312,8 @@ describe('TrustClient', () => {
 
   it('without heads it says that the newest version is not known, not that there is no such appliance', async () => {
     repository.publish(1);
-    const { files } = await TrustClient.introduce(repository, repository.identity);
-    await TrustClient.keep(paths(), files);
+    const { files } = await introduce(repository, repository.identity);
+    await keepTrustFiles(paths().trustDirectory, files);
     await expect((await open()).newest('demo', undefined)).rejects.toMatchObject({ code: 'repository-unreachable' });
   });
 
@@ -275,7 +321,7 @@ describe('TrustClient', () => {
     const other = new MemoryRepository();
     other.addTrust({});
     other.addTrust({});
-    await TrustClient.keep(paths(), other.trustFiles);
+    await keepTrustFiles(paths().trustDirectory, other.trustFiles);
     await joined();
     expect((await open()).trust.number).toBe(1);
   });
@@ -302,5 +348,164 @@ describe('TrustClient', () => {
     await joined();
     await writeFile(paths().seenFile, '{}');
     await expect(open()).rejects.toMatchObject({ code: 'malformed' });
+  });
+});
+
+describe('candidates', () => {
+  const newest = async (client: TrustClient, source: TrustSource | undefined = repository) =>
+    client.newest('demo', source);
+
+  it('is the newest version for whom it names, also without the repository afterwards', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2);
+    const client = await joined();
+    const found = await newest(client);
+    expect(found.manifest.version).toBe(2);
+    expect(found.notes.join()).toContain('candidate');
+    expect((await newest(await open(), undefined)).manifest.version).toBe(2);
+    expect((await client.released('demo', repository)).manifest.version).toBe(1);
+    const byName = await client.version('demo', 1, repository);
+    expect([byName.manifest.version, byName.notes]).toEqual([1, []]);
+  });
+
+  it('of a new appliance is all that there is of it', async () => {
+    repository.publishCandidate(1);
+    const client = await joined();
+    expect((await newest(client)).manifest.version).toBe(1);
+    await expect(client.released('demo', repository)).rejects.toMatchObject({ code: 'not-found' });
+  });
+
+  it('is not used by somebody who is not named, whatever the server shows them', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2, { account: undefined });
+    const client = await joined();
+    for (const letter of [
+      repository.letterOf(2, 'otto'),
+      repository.letterOf(2, null),
+      repository.letterOf(2, 'ursula', key()),
+      repository.letterOf(1, 'ursula'),
+      Buffer.from('{"format":1}'),
+    ]) {
+      repository.sent = [{ appliance: 'demo', version: 2, letter }];
+      await client.refresh(repository);
+      const found = await newest(client);
+      expect(found.manifest.version).toBe(1);
+      expect(found.notes.join()).toContain('not for you');
+      await expect(client.version('demo', 2, repository)).rejects.toMatchObject({ code: 'not-found' });
+    }
+    repository.sent = [];
+    await client.refresh(repository);
+    expect((await newest(client)).notes).toEqual([]);
+  });
+
+  it('whose letter is there counts no longer when its key may not publish any more', async () => {
+    repository.publish(1);
+    const second = key();
+    repository.addTrust({
+      publishers: [repository.publisher, second].map(({ publicKey }, at) => ({
+        name: `p${String(at)}`,
+        key: publicKey,
+        appliances: ['*'],
+      })),
+    });
+    repository.publishCandidate(2, { signer: second });
+    const client = await joined();
+    expect((await newest(client)).manifest.version).toBe(2);
+    repository.addTrust({});
+    await client.refresh(repository);
+    expect((await newest(client)).manifest.version).toBe(1);
+  });
+
+  it('that the heads do not name, or with another manifest, is not used', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2);
+    const stolen = repository.manifests.get('2') ?? Buffer.alloc(0);
+    const { sent } = repository;
+    repository.manifests.delete('2');
+    const client = await joined();
+    expect((await newest(client)).manifest.version).toBe(1);
+    // Another candidate under that number: the letter was for the first.
+    repository.sent = [];
+    repository.publisherTitle = 'another';
+    repository.publishCandidate(2, { account: undefined });
+    expect(repository.manifests.get('2')?.equals(stolen)).toBe(false);
+    repository.sent = sent;
+    await client.refresh(repository);
+    expect((await newest(client)).manifest.version).toBe(1);
+  });
+
+  it('that the server keeps back gives way to the version for all, and the person is told', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2);
+    const client = await joined();
+    const real = repository.manifest.bind(repository);
+    repository.manifest = async (name, version) => {
+      if (version === 2) throw new CollectiveError('not-found', 'there is no version 2');
+      return real(name, version);
+    };
+    const found = await newest(client);
+    expect(found.manifest.version).toBe(1);
+    expect(found.notes.join()).toContain('cannot be had');
+  });
+
+  it('with wrong bytes is an error, not a reason to run something else', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2);
+    const client = await joined();
+    const first = repository.manifests.get('1') ?? Buffer.alloc(0);
+    repository.manifest = async () => first;
+    await expect(newest(client)).rejects.toMatchObject({ code: 'untrusted' });
+  });
+
+  it('that was withdrawn gives way to the version for all: a candidate is no floor', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2);
+    const client = await joined();
+    await newest(client);
+    repository.manifests.delete('2');
+    repository.headsNumber += 1;
+    await client.refresh(repository);
+    expect((await newest(client)).manifest.version).toBe(1);
+  });
+});
+
+describe('promotion', () => {
+  it('makes the candidate the version for all under its number, for everybody, also offline', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2, { account: undefined });
+    const client = await joined();
+    repository.promote(2);
+    await client.refresh(repository);
+    const found = await client.newest('demo', repository);
+    expect([found.manifest.version, found.notes]).toEqual([2, []]);
+    repository.promotions.clear();
+    expect((await (await open()).newest('demo', undefined)).manifest.version).toBe(2);
+  });
+
+  it('cannot be made by a server: heads that name a candidate as the version for all are not enough', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2);
+    const client = await joined();
+    repository.promote(2, repository.letterOf(2, null, key()));
+    await client.refresh(repository);
+    await expect(client.newest('demo', repository)).rejects.toMatchObject({ code: 'untrusted' });
+    for (const forged of [repository.letterOf(2, 'ursula'), repository.letterOf(1, null)]) {
+      repository.promotions.set(2, forged);
+      await expect(client.newest('demo', repository)).rejects.toMatchObject({ code: 'untrusted' });
+    }
+    repository.promotions.clear();
+    await expect(client.newest('demo', repository)).rejects.toMatchObject({ code: 'not-found' });
+  });
+
+  it('cannot be taken back: the version before is a rollback then, also when it is shown as a candidate again', async () => {
+    repository.publish(1);
+    repository.publishCandidate(2);
+    const client = await joined();
+    repository.promote(2);
+    await client.refresh(repository);
+    repository.candidates.add(2);
+    repository.headsNumber += 1;
+    await expect(client.refresh(repository)).rejects.toMatchObject({ code: 'rollback' });
+    await expect((await open()).refresh(repository)).rejects.toMatchObject({ code: 'rollback' });
   });
 });

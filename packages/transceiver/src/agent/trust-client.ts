@@ -1,34 +1,36 @@
 /**
  * What this machine believes of its repository (DESIGN §6, docs/formats/trust.md): it walks the trust files up from the
- * one it holds, opens the heads, refuses whatever is older than it has seen, and verifies manifests.
+ * one it holds, opens the heads, refuses whatever is older than it has seen, and verifies manifests. Which candidates its
+ * account may take say letters (candidate-letters.ts), which promotion made a candidate the version for all says one, too.
+ *
+ * One class of more than 400 lines, because trust, heads, what was seen and letters change together, in one order.
  *
  * Order on disk: a trust file is kept once it is verified; what was seen is durable before the heads are used. So a crash
  * at any point leaves a machine that accepts no less and nothing older than before.
  */
-import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   CollectiveError,
-  PAYLOAD_TYPES,
   compareHeads,
-  countValidSignatures,
-  decodeVersionManifest,
   followTrust,
   hasCode,
-  openEnvelope,
   openFirstTrust,
   openHeads,
   publisherKeys,
-  requireSignatures,
+  requireLetter,
   sha256,
   type Digest,
   type Heads,
+  type MandatoryMark,
   type SeenHeads,
   type TrustFile,
   type VersionManifest,
 } from '@collective/shared';
 import { readIfThere, writeDurably } from '../storage/durable-file.js';
+import { candidatesOf, decodeLetters, encodeLetters, type Candidate, type SentLetter } from './candidate-letters.js';
+import { TRUST_FILES_MAX } from './introduction.js';
 import type { ObjectCache } from './object-cache.js';
+import { openVersionManifest } from './version-manifest.js';
 import { readSeen, writeSeen } from './seen-file.js';
 
 /** What the trust client asks a repository; RepositoryClient does it over HTTP, tests have doubles. */
@@ -37,6 +39,10 @@ export interface TrustSource {
   trustFile(number: number): Promise<Buffer | undefined>;
   heads(): Promise<Buffer>;
   manifest(appliance: string, version: number): Promise<Buffer>;
+  /** Those of this account. */
+  letters(): Promise<readonly SentLetter[]>;
+  /** The letter for all of a version that was a candidate. */
+  promotion(appliance: string, version: number): Promise<Buffer>;
 }
 
 export type VerifiedVersion = {
@@ -49,9 +55,10 @@ export type VerifiedVersion = {
 
 /** A parent chain is walked at most so far; each step may be a request. */
 const CHAIN_MAX = 10_000;
-const TRUST_FILES_MAX = 100_000;
 /** The newest version cannot be had, which says nothing against one that was verified here before. */
 const NO_NEWEST: ReadonlySet<string> = new Set(['untrusted', 'bad-signature', 'repository-unreachable']);
+/** A candidate that cannot be had: the version for all takes its place. */
+const IS_KEPT_BACK: ReadonlySet<string> = new Set(['not-found', 'repository-unreachable', 'not-allowed']);
 
 type Paths = { readonly trustDirectory: string; readonly seenFile: string };
 
@@ -59,6 +66,8 @@ export class TrustClient {
   readonly identity: Digest;
   readonly #paths: Paths;
   readonly #objects: ObjectCache;
+  readonly #account: string;
+  #letters: readonly SentLetter[];
   #trust: TrustFile;
   #seen: SeenHeads | undefined;
   #heads: (Heads & { readonly digest: Digest }) | undefined;
@@ -67,19 +76,26 @@ export class TrustClient {
     identity: Digest;
     paths: Paths;
     objects: ObjectCache;
+    account: string;
     trust: TrustFile;
     seen: SeenHeads | undefined;
   }) {
     this.identity = options.identity;
     this.#paths = options.paths;
     this.#objects = options.objects;
+    this.#account = options.account;
+    this.#letters = decodeLetters(options.objects.letters());
     this.#trust = options.trust;
     this.#seen = options.seen;
     this.#heads = this.#heldHeads();
   }
 
   /** From what the home holds, verified again. Errors: `not-found` when it holds nothing, `wrong-server`, `untrusted`. */
-  static async open(paths: Paths, objects: ObjectCache, identity: Digest): Promise<TrustClient> {
+  static async open(
+    paths: Paths,
+    objects: ObjectCache,
+    { identity, account }: { readonly identity: Digest; readonly account: string },
+  ): Promise<TrustClient> {
     const first = await readIfThere(join(paths.trustDirectory, '1'));
     if (first === undefined)
       throw new CollectiveError(
@@ -92,46 +108,7 @@ export class TrustClient {
       if (next === undefined) break;
       trust = followTrust(trust, next);
     }
-    return new TrustClient({ identity, paths, objects, trust, seen: await readSeen(paths.seenFile) });
-  }
-
-  /**
-   * Verifies that the server is the one of the join link, without keeping anything: its trust files from 1 on.
-   * Errors: `wrong-server`, `untrusted`, `repository-unreachable`.
-   */
-  static async introduce(
-    source: Pick<TrustSource, 'trustFile'>,
-    identity: Digest,
-  ): Promise<{ readonly trust: TrustFile; readonly files: readonly Buffer[] }> {
-    const first = await source.trustFile(1).catch((error: unknown) => {
-      // Another server answers with anything: what it is not matters more than how it says so.
-      if (
-        error instanceof CollectiveError &&
-        ['malformed', 'bad-request', 'too-large', 'not-allowed', 'not-logged-in'].includes(error.code)
-      )
-        return undefined;
-      throw error;
-    });
-    if (first === undefined)
-      throw new CollectiveError('wrong-server', 'The server has no trust file 1: it is no repository of ours.');
-    let trust = openFirstTrust(first, identity);
-    const files = [first];
-    while (files.length < TRUST_FILES_MAX) {
-      const next = await source.trustFile(trust.number + 1);
-      if (next === undefined) break;
-      trust = followTrust(trust, next);
-      files.push(next);
-    }
-    return { trust, files };
-  }
-
-  /** Keeps the trust files of an introduction in the home. Those of another repository, left by a login that was broken off, go. */
-  static async keep(paths: Pick<Paths, 'trustDirectory'>, files: readonly Buffer[]): Promise<void> {
-    const held = await readIfThere(join(paths.trustDirectory, '1'));
-    if (held !== undefined && files[0]?.equals(held) !== true)
-      await rm(paths.trustDirectory, { recursive: true, force: true });
-    await mkdir(paths.trustDirectory, { recursive: true, mode: 0o700 });
-    for (const [at, bytes] of files.entries()) await writeDurably(join(paths.trustDirectory, String(at + 1)), bytes);
+    return new TrustClient({ identity, paths, objects, account, trust, seen: await readSeen(paths.seenFile) });
   }
 
   get trust(): TrustFile {
@@ -174,6 +151,10 @@ export class TrustClient {
     }
     if (this.#heads?.digest !== heads.digest) await this.#objects.putHeads(bytes);
     this.#heads = heads;
+    const letters = await source.letters();
+    const kept = encodeLetters(letters);
+    if (this.#objects.letters()?.equals(kept) !== true) await this.#objects.putLetters(kept);
+    this.#letters = letters;
   }
 
   /**
@@ -186,11 +167,87 @@ export class TrustClient {
       if (since > before) await this.#objects.forgetVerified(appliance, version);
   }
 
+  /** What an administrator has made mandatory of the appliance, and the time that it must be by the newest heads. */
+  mandatory(appliance: string): { readonly mark: MandatoryMark | undefined; readonly notBeforeSeconds: number } {
+    const mark = this.#heads?.mandatory?.find((entry) => entry.appliance === appliance);
+    return { mark, notBeforeSeconds: this.#heads?.createdAt ?? 0 };
+  }
+
+  /** The manifest that the heads name for a version, be it for all or a candidate. */
+  announced(appliance: string, version: number): Digest | undefined {
+    const all = [...(this.#heads?.heads ?? []), ...(this.#heads?.candidates ?? [])];
+    return all.find((entry) => entry.appliance === appliance && entry.version === version)?.manifest;
+  }
+
+  /** The candidates that this account may take, ascending. */
+  candidates(appliance: string): readonly Candidate[] {
+    return this.#candidates(appliance).own;
+  }
+
   /**
-   * The newest version of an appliance, named by the heads and signed by a key that the newest trust file allows.
-   * `source` undefined: from what is at hand. Errors: `not-found`, `untrusted`, `rollback`, `repository-unreachable`.
+   * The newest version of an appliance for this account: a candidate above the version for all, else that one. `source`
+   * undefined: from what is at hand. Errors: `not-found`, `untrusted`, `rollback`, `repository-unreachable`.
    */
   async newest(appliance: string, source: TrustSource | undefined): Promise<VerifiedVersion> {
+    const { own, refused } = this.#candidates(appliance);
+    const notes: string[] = [];
+    if (refused !== undefined)
+      notes.push(
+        `The repository shows a candidate of ${appliance} that is not for you; it is not used: ${refused.message}`,
+      );
+    const candidate = own.at(-1);
+    const forAll = this.#heads?.heads.find((entry) => entry.appliance === appliance)?.version ?? 0;
+    if (candidate !== undefined && candidate.version > forAll) {
+      try {
+        const verified = await this.#candidate(candidate, source);
+        return { ...verified, notes: [...verified.notes, ...notes] };
+      } catch (error) {
+        if (!(error instanceof CollectiveError) || !IS_KEPT_BACK.has(error.code) || forAll === 0) throw error;
+        notes.push(`The candidate ${appliance}@${String(candidate.version)} cannot be had: ${error.message}`);
+      }
+    }
+    const released = await this.released(appliance, source);
+    return { ...released, notes: [...released.notes, ...notes] };
+  }
+
+  /**
+   * A candidate for somebody who publishes the appliance, and needs no letter: named by the heads, signed as every version.
+   * Errors: `not-found` when there is no such candidate, and those of `newest`.
+   */
+  async candidateAsPublisher(
+    appliance: string,
+    version: number,
+    source: TrustSource | undefined,
+  ): Promise<VerifiedVersion> {
+    const named = this.#heads?.candidates?.find((each) => each.appliance === appliance && each.version === version);
+    if (named === undefined)
+      throw new CollectiveError('not-found', `${appliance} has no candidate ${String(version)}.`);
+    return { ...(await this.#candidate(named, source)), notes: [] };
+  }
+
+  #candidates(appliance: string): ReturnType<typeof candidatesOf> {
+    const heads = this.#heads;
+    if (heads === undefined) return { own: [], refused: undefined };
+    return candidatesOf(appliance, this.#letters, { heads, trust: this.#trust, account: this.#account });
+  }
+
+  async #candidate(
+    { appliance, version, manifest: digest }: Candidate,
+    source: TrustSource | undefined,
+  ): Promise<VerifiedVersion> {
+    const bytes = await this.#manifestBytes({ appliance, version, digest }, source);
+    const { manifest } = openVersionManifest(bytes, { appliance, version, mustBeSigned: true }, this.#trust);
+    await this.#keep(appliance, version, digest, bytes);
+    const note = this.staleNote();
+    const says = `${appliance}@${String(version)} is a candidate: you are among those who try it.`;
+    return { manifest, digest, notes: note === undefined ? [says] : [says, note] };
+  }
+
+  /**
+   * The version for all, named by the heads and signed by a key that the newest trust file allows; one that was a candidate
+   * with its promotion, signed likewise. Errors: as `newest`.
+   */
+  async released(appliance: string, source: TrustSource | undefined): Promise<VerifiedVersion> {
     if (this.#heads === undefined)
       throw new CollectiveError(
         'repository-unreachable',
@@ -202,7 +259,12 @@ export class TrustClient {
         data: { appliance },
       });
     const bytes = await this.#manifestBytes({ appliance, version: head.version, digest: head.manifest }, source);
-    const manifest = this.#openManifest(bytes, { appliance, version: head.version, mustBeSigned: true }).manifest;
+    const manifest = openVersionManifest(
+      bytes,
+      { appliance, version: head.version, mustBeSigned: true },
+      this.#trust,
+    ).manifest;
+    if (manifest.candidate === true) await this.#requirePromotion(head, source);
     await this.#keep(appliance, head.version, head.manifest, bytes);
     const note = this.staleNote();
     return { manifest, digest: head.manifest, notes: note === undefined ? [] : [note] };
@@ -230,6 +292,10 @@ export class TrustClient {
     }
     const highest = newest.manifest.version;
     if (highest === version) return newest;
+    if (this.#heads?.heads.some((head) => head.appliance === appliance && head.version === version) === true)
+      return this.released(appliance, source);
+    const candidate = this.candidates(appliance).find((each) => each.version === version);
+    if (candidate !== undefined) return this.#candidate(candidate, source);
     if (version > highest)
       throw new CollectiveError(
         'not-found',
@@ -255,7 +321,7 @@ export class TrustClient {
   ): Promise<VerifiedVersion> {
     const { appliance, version, digest } = wanted;
     const bytes = await this.#manifestBytes({ appliance, version, digest }, source);
-    const { manifest, isSigned } = this.#openManifest(bytes, { appliance, version, mustBeSigned: false });
+    const { manifest, isSigned } = openVersionManifest(bytes, { appliance, version, mustBeSigned: false }, this.#trust);
     await this.#keep(appliance, version, digest, bytes);
     const revoked = `The key that signed ${appliance}@${String(version)} may no longer publish it.`;
     return { manifest, digest, notes: isSigned ? wanted.notes : [...wanted.notes, revoked] };
@@ -269,12 +335,30 @@ export class TrustClient {
       if (parent === null || parent.version < version) break;
       if (parent.version === version) return parent.manifest;
       const bytes = await this.#manifestBytes({ appliance, version: parent.version, digest: parent.manifest }, source);
-      manifest = this.#openManifest(bytes, { appliance, version: parent.version, mustBeSigned: false }).manifest;
+      manifest = openVersionManifest(
+        bytes,
+        { appliance, version: parent.version, mustBeSigned: false },
+        this.#trust,
+      ).manifest;
       await this.#keep(appliance, parent.version, parent.manifest, bytes);
     }
     throw new CollectiveError('not-found', `${appliance} has no version ${String(version)}.`, {
       data: { appliance, version },
     });
+  }
+
+  /** The publisher has made it the version for all: a server cannot. */
+  async #requirePromotion(head: Heads['heads'][number], source: TrustSource | undefined): Promise<void> {
+    const { appliance, version, manifest } = head;
+    const held = this.#objects.promotion(manifest);
+    if (held === undefined && source === undefined)
+      throw new CollectiveError(
+        'repository-unreachable',
+        `The promotion of ${appliance}@${String(version)} is not on this machine, and the repository cannot be asked.`,
+      );
+    const bytes = held ?? (await source?.promotion(appliance, version)) ?? Buffer.alloc(0);
+    requireLetter(bytes, publisherKeys(this.#trust, appliance), { appliance, version, manifest, account: null });
+    if (held === undefined) await this.#objects.putPromotion(manifest, bytes);
   }
 
   async #manifestBytes(
@@ -302,28 +386,6 @@ export class TrustClient {
       );
     }
     return bytes;
-  }
-
-  #openManifest(
-    bytes: Buffer,
-    expected: { readonly appliance: string; readonly version: number; readonly mustBeSigned: boolean },
-  ): { readonly manifest: VersionManifest; readonly isSigned: boolean } {
-    const { appliance, version } = expected;
-    const envelope = openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.version });
-    const keys = publisherKeys(this.#trust, appliance);
-    const isSigned = countValidSignatures(envelope, keys).length > 0;
-    if (expected.mustBeSigned && !isSigned) {
-      const what = `${appliance}@${String(version)} is not signed by a key that trust file ${String(this.#trust.number)} allows to publish it`;
-      requireSignatures(envelope, keys, { threshold: 1, what });
-    }
-    const manifest = decodeVersionManifest(envelope.payload);
-    if (manifest.appliance !== appliance || manifest.version !== version) {
-      throw new CollectiveError(
-        'untrusted',
-        `The manifest of ${appliance}@${String(version)} says that it is ${manifest.appliance}@${String(manifest.version)}.`,
-      );
-    }
-    return { manifest, isSigned };
   }
 
   async #keep(appliance: string, version: number, digest: Digest, bytes: Buffer): Promise<void> {

@@ -1,0 +1,210 @@
+/** The agent's calls about a person's data (data-types.ts), over PersonData and the machine port. */
+import { readdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CollectiveError, isApplianceName, PROFILE_SUBSCRIPTIONS_MAX } from '@collective/shared';
+import { continueHere, keepBoth } from '../backup/continue.js';
+import { undo } from '../backup/switch-state.js';
+import type { Home } from '../home.js';
+import type { DataCalls } from './data-routes.js';
+import type { JobContext } from './agent-server.js';
+import type {
+  ContinueReply,
+  ContinueRequest,
+  DeleteRequest,
+  EveryRequest,
+  OpenSnapshotRequest,
+  ResetRequest,
+  RestoreSnapshotRequest,
+  ShowSnapshotRequest,
+  SnapshotsReply,
+  TakeSnapshotReply,
+  TakeSnapshotRequest,
+  UndoReply,
+  UndoRequest,
+} from './data-types.js';
+import type { MachinePort } from './machine-port.js';
+import { isMaintenance } from './maintenance.js';
+import { openedSnapshot } from './opened-snapshot.js';
+import type { PersonData } from './person-data.js';
+import type { Session } from './session.js';
+
+export type DataDeskOptions = {
+  readonly home: Home;
+  readonly machines: MachinePort;
+  /** Runs `work` after what the agent is doing and before what it does next. Errors: `not-logged-in`. */
+  readonly inTurn: <T>(work: (session: Session, data: PersonData) => Promise<T>) => Promise<T>;
+  /** Beside the turns, for what takes long. Errors: `not-logged-in`. */
+  readonly beside: <T>(work: (session: Session, data: PersonData) => Promise<T>) => Promise<T>;
+};
+
+export class DataDesk implements DataCalls {
+  readonly #options: DataDeskOptions;
+
+  constructor(options: DataDeskOptions) {
+    this.#options = options;
+  }
+
+  async snapshots(name: string, which: 'kept' | 'deleted'): Promise<SnapshotsReply> {
+    return this.#options.beside(async (session, data) => {
+      const { subscription, head } = data.backup(name).state;
+      const rows = await session.client.call('snapshots', { params: { subscription }, query: { which } });
+      return { name, snapshots: rows.map((row) => ({ ...row, isHead: row.number === head?.number })) };
+    });
+  }
+
+  async takeSnapshot({ name, wait }: TakeSnapshotRequest, job: JobContext): Promise<TakeSnapshotReply> {
+    return this.#options.beside(async (session, data) => {
+      const backup = data.backup(name);
+      if (data.isSuspended(name)) throw new CollectiveError('suspended', `${name} is suspended.`);
+      const before = backup.state.head?.number ?? 0;
+      // What the guest's programs have written and its system has not: asked of a guest that has an agent.
+      if (data.isUp(name)) await this.#options.machines.sync(name);
+      job.emit({ event: 'progress', step: 'save', text: `Saving ${name}` });
+      const settled = await data.snapshot(name, 'request', { wait, signal: job.signal });
+      if (settled !== 'sealed' && settled !== 'saved') throw notSaved(name, settled);
+      const { head, subscription } = backup.state;
+      if (head === null || head.number <= before) return { name, number: null, sentBytes: 0 };
+      const rows = await session.client.call('snapshots', { params: { subscription }, query: { which: 'kept' } });
+      const sent = rows.filter(({ number }) => number > before).reduce((sum, { addedBytes }) => sum + addedBytes, 0);
+      return { name, number: head.number, sentBytes: sent };
+    });
+  }
+
+  async openSnapshot(request: OpenSnapshotRequest, job: JobContext): Promise<unknown> {
+    return this.#options.beside(async (session, data) => {
+      const signal = AbortSignal.any([job.signal, data.ended]);
+      await using opened = await openedSnapshot(request, { ...this.#options, session, data, signal });
+      await this.#options.machines.exportSource(
+        {
+          source: opened.source,
+          disk: opened.disk,
+          diskKeys: session.diskKeys,
+          blockKeys: session.blockKeys,
+          blocks: await session.blocks(),
+          socketPath: request.socket,
+        },
+        {
+          signal,
+          onServing: () =>
+            job.emit({
+              event: 'progress',
+              step: 'serving',
+              text: `Serving disk ${opened.disk} of snapshot ${String(request.snapshot)} at ${request.socket}.`,
+            }),
+        },
+      );
+      return {};
+    });
+  }
+
+  async showSnapshot({ name, snapshot, disk, close }: ShowSnapshotRequest): Promise<void> {
+    await this.#options.beside(async (session, data) => {
+      const shown = `snapshot-${String(snapshot)}`;
+      if (!data.isUp(name)) throw new CollectiveError('not-found', `${name} is not running.`);
+      if (close === true) {
+        await this.#options.machines.hide(name, shown);
+        return;
+      }
+      const opened = await openedSnapshot({ name, snapshot, disk }, { ...this.#options, session, data, isKept: true });
+      await this.#options.machines.show(name, { disk: shown, source: opened.source });
+    });
+  }
+
+  async restoreSnapshot({ name, snapshot }: RestoreSnapshotRequest): Promise<void> {
+    await this.#options.beside(async (session, data) => {
+      const { subscription } = data.backup(name).state;
+      await session.client.call('restoreSnapshot', { params: { subscription, number: snapshot } });
+    });
+  }
+
+  async setPeriod({ name, seconds }: EveryRequest): Promise<void> {
+    await this.#options.beside(async (_session, data) => data.backup(name).setPeriod(seconds));
+  }
+
+  async undo({ name, snapshot }: UndoRequest, job: JobContext): Promise<UndoReply> {
+    return this.#options.inTurn(async (session, data) => {
+      const backup = data.backup(name);
+      assertAtRest(data, name);
+      const { subscription } = backup.state;
+      job.emit({ event: 'progress', step: 'undo', text: `Bringing snapshot ${String(snapshot)} of ${name} back` });
+      const { manifest } = await data.trust.fetch({ subscription, number: snapshot }, job.signal);
+      await data.aside(name, async () => undo(backup, data.restoreParts(name, job.signal), snapshot));
+      const number = backup.state.head?.number ?? snapshot;
+      const undone = await data.trust.fetch({ subscription, number }, job.signal);
+      const before = undone.manifest.parent?.number ?? snapshot;
+      await session.client.call('pinSnapshot', { params: { subscription, number: before } });
+      return { name, number, snapshot, before, writtenBy: manifest.writtenBy.version };
+    });
+  }
+
+  /** The person's own disk stays; what every start makes anew, or was only here, goes. */
+  async reset({ name }: ResetRequest): Promise<void> {
+    await this.#options.inTurn(async (_session, data) => {
+      if (data.isUp(name)) throw new CollectiveError('in-use', `${name} is running: stop it first.`);
+      // Its system overlay is what the administrator has done and not published.
+      if (await isMaintenance(this.#options.home.machinesDirectory, name))
+        throw new CollectiveError('usage', `${name} is a maintain session: it is ended with collective maintain.`);
+      await this.#options.machines.reset(name);
+    });
+  }
+
+  async delete({ name, confirmation }: DeleteRequest): Promise<void> {
+    if (confirmation !== name)
+      throw new CollectiveError('usage', `Nothing was deleted: the name was not ${name}, but "${confirmation}".`);
+    await this.#options.inTurn(async (session, data) => {
+      assertAtRest(data, name);
+      const { subscription, isRegistered } = data.backup(name).state;
+      if (isRegistered) await session.client.call('deleteSubscription', { params: { subscription } });
+      await session.profile.update((profile) => {
+        const subscriptions = profile.subscriptions.filter(({ id }) => id !== subscription);
+        return subscriptions.length === profile.subscriptions.length ? profile : { ...profile, subscriptions };
+      });
+      await data.letGo(name);
+      await rm(join(this.#options.home.machinesDirectory, name), { recursive: true, force: true });
+    });
+  }
+
+  async continue({ name, which }: ContinueRequest): Promise<ContinueReply> {
+    return this.#options.inTurn(async (session, data) => {
+      const backup = data.backup(name);
+      if (which === 'here') {
+        await continueHere(backup, data.trust);
+        return { name };
+      }
+      assertAtRest(data, name);
+      const taken = [
+        ...(session.profile.profile?.subscriptions.map((each) => each.name) ?? []),
+        // One that the profile does not have yet, or an appliance of that name.
+        ...(await readdir(this.#options.home.machinesDirectory)),
+      ];
+      const addedName = freeName(name, taken);
+      await keepBoth(backup);
+      await data.letGo(name);
+      const { machinesDirectory } = this.#options.home;
+      await rename(join(machinesDirectory, name), join(machinesDirectory, addedName));
+      await data.takeUp(addedName);
+      return { name, addedName };
+    });
+  }
+}
+
+function assertAtRest(data: PersonData, name: string): void {
+  if (data.isUp(name)) throw new CollectiveError('in-use', `${name} is running: stop it first.`);
+  if (data.isSuspended(name)) throw new CollectiveError('suspended', `${name} is suspended: resume and stop it first.`);
+}
+
+/** NAME-2, or the next that nobody has. */
+export function freeName(name: string, taken: readonly string[]): string {
+  for (let number = 2; number <= PROFILE_SUBSCRIPTIONS_MAX + 2; number += 1) {
+    const ending = `-${String(number)}`;
+    const candidate = `${name.slice(0, 63 - ending.length)}${ending}`;
+    if (isApplianceName(candidate) && !taken.includes(candidate)) return candidate;
+  }
+  throw new CollectiveError('too-large', `There is no free name for another ${name}.`);
+}
+
+const notSaved = (name: string, why: string): CollectiveError =>
+  new CollectiveError(
+    'unsaved',
+    `${name}: the snapshot is made and kept here (${why}); it goes to the repository by itself.`,
+  );

@@ -1,0 +1,38 @@
+/** Asks the block daemon which of many blocks it has, by a file that it reads. */
+import { randomBytes } from 'node:crypto';
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ControlClient } from '../blockd/control/control-client.js';
+import type { Home } from '../home.js';
+import { SupervisorClient } from '../supervisor/supervisor-client.js';
+import type { BlockCount, BlockList } from './machine-port.js';
+
+const BLOCKD_START_MS = 20_000;
+
+/** Undefined: there is no block daemon, and none may be started. Errors: those of blockd's `missing`, `local-io`. */
+export async function missingBlocks(
+  home: Home,
+  lists: readonly BlockList[],
+  { mayStart }: { readonly mayStart: boolean },
+): Promise<readonly BlockCount[] | undefined> {
+  if (mayStart) (await SupervisorClient.open(home)).close(); // which starts the block daemon
+  const client = await ControlClient.connect(home.blockdSocket, mayStart ? { waitMs: BLOCKD_START_MS } : {}).catch(
+    (error: unknown) => {
+      if (mayStart) throw error;
+      return undefined;
+    },
+  );
+  if (client === undefined) return undefined;
+  const path = join(home.directory, 'run', `blocks-${randomBytes(6).toString('hex')}`);
+  try {
+    const counts: BlockCount[] = [];
+    for (const { blockBytes, digests } of lists) {
+      await writeFile(path, digests, { mode: 0o600 });
+      counts.push(await client.request('missing', { blockBytes, path }));
+    }
+    return counts;
+  } finally {
+    client.close();
+    await rm(path, { force: true });
+  }
+}
