@@ -64,7 +64,13 @@ describe('openHome', () => {
 });
 
 describe('the session file', () => {
-  const keys = { account: 'a', deviceSeed: Buffer.alloc(32, 1), personSecret: Buffer.alloc(32, 2), since: 5 };
+  const keys = {
+    account: 'a',
+    deviceSeed: Buffer.alloc(32, 1),
+    personSecret: Buffer.alloc(32, 2),
+    since: 5,
+    ring: [{ epoch: 2, secret: Buffer.alloc(32, 3) }],
+  };
 
   it('lies in the runtime directory, 0600, and is found again', async () => {
     const home = await openHome(join(folder, 'h'), await runtime());
@@ -79,6 +85,15 @@ describe('the session file', () => {
     await saveSession(home, keys);
     const other = await openHome(join(folder, 'h'), { XDG_RUNTIME_DIR: '/nowhere' });
     expect(await loadSession(other)).toEqual(keys);
+  });
+
+  it('of an agent that knew no epochs is read, with an empty ring', async () => {
+    const home = await openHome(join(folder, 'h'), await runtime());
+    await saveSession(home, keys);
+    const path = join(home.sessionDirectory, 'session.json');
+    const { ring: _ring, ...before } = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
+    await writeFile(path, JSON.stringify(before));
+    expect(await loadSession(home)).toEqual({ ...keys, ring: [] });
   });
 
   it('is gone after it was erased, link and all', async () => {

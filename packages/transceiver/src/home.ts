@@ -5,15 +5,18 @@
  * HOME                   --home DIR | COLLECTIVE_HOME | ~/.local/share/collective                       0700
  *   device.json          account, repository, device key under the password (docs/formats/keys.md)      0600
  *   seen.json            what this machine has seen of the repository: nothing older is accepted        0600
+ *   seen-profile.json    the newest profile that it has seen: nothing older is accepted                0600
+ *   device-locked-*.json devices of before a reset: they open what it locked (collective unlock)       0600
+ *   only-for-now.json    somebody is here only for now, or is being removed (agent/temporary-home.ts)            0600
  *   agent.lock           held by the one agent of this home (storage/local-lock.ts)                     0600
  *   trust/<n>            trust files as they came, from 1 to the newest that is held
- *   objects/             level: manifests, map pages, heads (each checked again when it is read)
+ *   objects/             level: manifests, map pages, heads, profile (each checked again when it is read)
  *   cache/               blockd: the public block cache
  *   machines/            supervisor and blockd: one folder a subscription, with its overlays
  *   uploads/             publishes that were interrupted and can be continued
  *   exports/             maps and throw-away overlays of exports and boot tests; emptied when an agent starts
  *   log/                 agent.log and those of the other processes, bounded
- *   run/                 unix sockets: agent.sock, supervisor.sock, blockd.sock; session.json (or a link to tmpfs)
+ *   run/                 unix sockets: agent.sock, supervisor.sock, blockd.sock; session.json and disk-keys/ (or links to tmpfs)
  * ```
  *
  * A unix socket's path has at most 107 bytes. When HOME is too deep for that, `runDirectory` is a short symbolic link to
@@ -40,6 +43,7 @@ export type Home = {
   readonly blockdSocket: string;
   readonly deviceFile: string;
   readonly seenFile: string;
+  readonly seenProfileFile: string;
   readonly agentLock: string;
   readonly trustDirectory: string;
   readonly objectsDirectory: string;
@@ -51,6 +55,8 @@ export type Home = {
   readonly agentLog: string;
   /** Always HOME/run/session.json; a link to tmpfs where there is one. */
   readonly sessionFile: string;
+  /** Always HOME/run/disk-keys; a link to tmpfs where there is one (supervisor/disk-keys.ts). */
+  readonly diskKeysFolder: string;
   /** On tmpfs where there is one, else HOME/run. */
   readonly sessionDirectory: string;
 };
@@ -86,6 +92,7 @@ export async function openHome(directory: string, environment: NodeJS.ProcessEnv
     blockdSocket: join(runDirectory, 'blockd.sock'),
     deviceFile: inHome('device.json'),
     seenFile: inHome('seen.json'),
+    seenProfileFile: inHome('seen-profile.json'),
     agentLock: inHome('agent.lock'),
     trustDirectory: inHome('trust'),
     objectsDirectory: inHome('objects'),
@@ -96,6 +103,7 @@ export async function openHome(directory: string, environment: NodeJS.ProcessEnv
     logDirectory: inHome('log'),
     agentLog: join(inHome('log'), 'agent.log'),
     sessionFile: join(inHome('run'), 'session.json'),
+    diskKeysFolder: join(inHome('run'), 'disk-keys'),
     sessionDirectory,
   };
 }

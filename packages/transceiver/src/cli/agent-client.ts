@@ -5,7 +5,7 @@
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { createInterface } from 'node:readline';
 import { CollectiveError, isErrorCode } from '@collective/shared/errors';
-import type { ErrorReply, JobEvent } from '../agent/agent-types.js';
+import { AGENT_API, AGENT_API_HEADER, AGENT_PATHS, type ErrorReply, type JobEvent } from '../agent/agent-types.js';
 
 export class AgentClient {
   readonly #socketPath: string;
@@ -61,7 +61,15 @@ export class AgentClient {
             text === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) },
           ...(signal === undefined ? {} : { signal }),
         },
-        resolve,
+        (response) => {
+          const api = response.headers[AGENT_API_HEADER];
+          // An agent of before there were numbers says none.
+          if (api === undefined || api === String(AGENT_API) || path === AGENT_PATHS.leave) return resolve(response);
+          response.resume();
+          reject(
+            new CollectiveError('other-software', `The agent speaks ${String(api)}, this command line ${AGENT_API}.`),
+          );
+        },
       );
       request.on('error', (error) => {
         reject(

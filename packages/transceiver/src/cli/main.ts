@@ -51,7 +51,10 @@ export function buildProgram(): Command {
     .configureHelp({ showGlobalOptions: true })
     .exitOverride();
   addSessionCommands(program);
+  addKeysCommands(program);
   addMachineCommands(program);
+  addDataCommands(program);
+  addUpdateCommand(program);
   addPublisherCommands(program);
   addServiceCommands(program);
   for (const command of program.commands) command.exitOverride();
@@ -74,7 +77,14 @@ function addSessionCommands(program: Command): void {
     .description('log in; with an invitation, make your account')
     .option('--account <NAME>', 'which account')
     .option('--device-name <NAME>', 'what this device is called in your list of devices (default: the host name)')
-    .option('--password-stdin', 'read the password from the first line of stdin, for scripts')
+    .option('--mine', 'this machine is yours: it keeps your disks and your device, encrypted')
+    .option('--only-for-now', 'no key of yours comes to lie on its disk, and logout removes everything')
+    .option('--recover', 'open the account with the recovery code instead of the password, and set a new password')
+    .option(
+      '--password-stdin',
+      'read the password from the first line of stdin (the code from the second), for scripts',
+    )
+    .option('--last-group <GROUP>', 'last group of the recovery code that the same command has shown, for scripts')
     .option('--no-recovery-code-check', 'print the recovery code without asking for its last group, for scripts')
     .action(async (target: string | undefined, _options, command: Command) => {
       const { login } = await import('./commands/login.js');
@@ -82,7 +92,10 @@ function addSessionCommands(program: Command): void {
     });
   program
     .command('logout')
-    .description('end the session and erase its keys')
+    .description('end the session and erase its keys; where you are only for now, remove everything of yours')
+    .option('--stop', 'shut down what runs first')
+    .option('--discard', 'go on although something is saved nowhere else: it is lost')
+    .option('--remove', 'remove everything of yours from this machine, also when it is yours')
     .action(async (_options, command: Command) => (await import('./commands/session.js')).logout(all(command)));
   program
     .command('appliances')
@@ -90,13 +103,50 @@ function addSessionCommands(program: Command): void {
     .action(async (_options, command: Command) => (await import('./commands/session.js')).appliances(all(command)));
 }
 
+function addKeysCommands(program: Command): void {
+  program
+    .command('password')
+    .description('change your password')
+    .option('--compromised', 'somebody may know the old one: what is saved from now on has new keys')
+    .option('--password-stdin', 'read the present and the new password from the first two lines of stdin, for scripts')
+    .action(async (_options, command: Command) => (await import('./commands/keys.js')).password(all(command)));
+  program
+    .command('recovery-code')
+    .description('your recovery code')
+    .command('new')
+    .description('make a new one; the one before opens nothing any more')
+    .option('--last-group <GROUP>', 'last group of the code that the same command has shown, for scripts')
+    .option('--no-recovery-code-check', 'print the code without asking for its last group, for scripts')
+    .action(async (_options, command: Command) => (await import('./commands/keys.js')).newRecoveryCode(all(command)));
+  program
+    .command('devices')
+    .description('list your devices')
+    .action(async (_options, command: Command) => (await import('./commands/keys.js')).devices(all(command)))
+    .command('revoke')
+    .argument('<device>', 'its name, or the first 8 or more digits of its id')
+    .description('a device that is lost or in strange hands: it gets nothing any more, and new data has new keys')
+    .action(async (device: string, _options, command: Command) =>
+      (await import('./commands/keys.js')).revokeDevice(device, all(command)),
+    );
+  program
+    .command('unlock')
+    .description('open what an administrator locked by resetting your account')
+    .option('--old-password', 'with the password of before, on a device where you were logged in then')
+    .option('--code-stdin', 'read the code or password from the first line of stdin, for scripts')
+    .action(async (_options, command: Command) => (await import('./commands/keys.js')).unlock(all(command)));
+}
+
 function addMachineCommands(program: Command): void {
   program
     .command('start')
     .argument('<names...>', 'NAME or NAME@VERSION, several at once')
-    .description('start appliances, each at its newest version unless you say another')
+    .description(
+      'start appliances, each at its newest version unless you say another; a suspended one goes on where it stood',
+    )
     .option('--attach', 'show the serial console afterwards')
     .option('--wait-for <TEXT>', 'wait until the serial console shows this text; "login" waits for a login prompt')
+    .option('--fresh', 'throw the memory of a suspended one away and start anew')
+    .option('--take-over', 'go on here with one that is in use on another device')
     .option('--wait-seconds <N>', 'give up waiting after so many seconds (default 600)')
     .addOption(new Option('--accel <WHICH>', 'how the processor is virtualised').choices(['auto', 'kvm', 'tcg']))
     .action(async (names: string[], _options, command: Command) =>
@@ -109,8 +159,16 @@ function addMachineCommands(program: Command): void {
     .option('--all', 'all that run')
     .option('--force', 'do not ask the guest')
     .option('--no-wait', 'return as soon as they have been told to go down')
+    .option('--discard', 'throw the memory of a suspended one away')
     .action(async (names: string[], _options, command: Command) =>
       (await import('./commands/machines.js')).stop(names, all(command)),
+    );
+  program
+    .command('suspend')
+    .argument('<names...>')
+    .description('save what runs to the disk; start goes on where it stood')
+    .action(async (names: string[], _options, command: Command) =>
+      (await import('./commands/machines.js')).suspend(names, all(command)),
     );
   program
     .command('console')
@@ -123,6 +181,92 @@ function addMachineCommands(program: Command): void {
     .command('status')
     .description('what runs, what it waits for and why, what was fetched')
     .action(async (_options, command: Command) => (await import('./commands/machines.js')).status(all(command)));
+}
+
+function addDataCommands(program: Command): void {
+  const data = () => import('./commands/data.js');
+  const snapshots = program
+    .command('snapshots')
+    .argument('<name>')
+    .description('list the saved states of your own disk of an appliance')
+    .option('--deleted', 'those that were deleted and can be brought back')
+    .action(async (name: string, _options, command: Command) => (await data()).listSnapshots(name, all(command)));
+  snapshots
+    .command('take')
+    .argument('<name>')
+    .description('save the present state now')
+    .option('--no-wait', 'return as soon as it is made, before it is on the server')
+    .action(async (name: string, _options, command: Command) => (await data()).takeSnapshot(name, all(command)));
+  snapshots
+    .command('every')
+    .argument('<name>')
+    .argument('<seconds>', 'from 5 to 86400; 30 when nobody says otherwise')
+    .description('how often what is written is saved by itself')
+    .action(async (name: string, seconds: string, _options, command: Command) =>
+      (await data()).saveEvery(name, seconds, all(command)),
+    );
+  snapshots
+    .command('open')
+    .argument('<name>')
+    .argument('<snapshot>')
+    .description('show an old state, read-only: as a second disk of the running appliance, or over NBD')
+    .option('--disk <NAME>', 'which disk, when there are several')
+    .option('--socket <PATH>', 'serve it over NBD on this unix socket until Ctrl-C')
+    .action(async (name: string, snapshot: string, _options, command: Command) =>
+      (await data()).openSnapshot(name, snapshot, all(command)),
+    );
+  snapshots
+    .command('close')
+    .argument('<name>')
+    .argument('<snapshot>')
+    .description('take the disk away again')
+    .action(async (name: string, snapshot: string, _options, command: Command) =>
+      (await data()).closeSnapshot(name, snapshot, all(command)),
+    );
+  snapshots
+    .command('restore')
+    .argument('<name>')
+    .argument('<snapshot>')
+    .description('bring a deleted snapshot back')
+    .action(async (name: string, snapshot: string, _options, command: Command) =>
+      (await data()).restoreSnapshot(name, snapshot, all(command)),
+    );
+  program
+    .command('undo')
+    .argument('<name>')
+    .argument('[snapshot]', 'its number; without it the list is shown')
+    .description('make your own disk of a stopped appliance what it was')
+    .action(async (name: string, snapshot: string | undefined, _options, command: Command) =>
+      (await data()).undo(name, snapshot, all(command)),
+    );
+  program
+    .command('reset')
+    .argument('<name>')
+    .description('throw temporary disks and memory away; your own disk is kept')
+    .action(async (name: string, _options, command: Command) => (await data()).reset(name, all(command)));
+  program
+    .command('delete')
+    .argument('<name>')
+    .description('delete your own disk of an appliance, with all its snapshots')
+    .option('--yes', 'do not ask')
+    .action(async (name: string, _options, command: Command) => (await data()).deleteSubscription(name, all(command)));
+  program
+    .command('continue')
+    .argument('<name>')
+    .description('two devices went on from one state: say what becomes of what is here')
+    .option('--here', 'this machine goes on; what the other saved stays among the snapshots')
+    .option('--both', 'what is here becomes a subscription of its own')
+    .action(async (name: string, _options, command: Command) => (await data()).continueHere(name, all(command)));
+}
+
+function addUpdateCommand(program: Command): void {
+  program
+    .command('update')
+    .argument('[name]')
+    .description('which newer versions there are; the next start uses them')
+    .action(async (name: string | undefined, _options, command: Command) =>
+      (await import('./commands/versions.js')).update(name, all(command)),
+    );
 }
 
 function addPublisherCommands(program: Command): void {
@@ -148,8 +292,57 @@ function addPublisherCommands(program: Command): void {
       'the boot test has passed when the serial console shows this (default: a login prompt)',
     )
     .option('--boot-seconds <N>', 'the boot test has failed after so many seconds (default 300)')
+    .option('--candidate', 'for yourself and those whom --for names only, until it is promoted')
+    .option('--for <ACCOUNT>', 'who gets the candidate too; may be given several times', collect, [])
+    .option('--from-maintain', 'publish what was changed in collective maintain, as a candidate')
+    .option('--no-clean-up', 'with --from-maintain: run nothing in the guest before')
+    .option('--yes', 'with --from-maintain: do not ask whether the clean-up is right')
     .action(async (name: string, _options, command: Command) =>
       (await import('./commands/publish.js')).publish(name, all(command)),
+    );
+  program
+    .command('maintain')
+    .argument('<name>', 'NAME, or NAME@VERSION to begin as another version than the newest')
+    .description('start an appliance so that changes of its system are kept, until they are published or discarded')
+    .option('--discard', 'throw the session away with all that was changed in it')
+    .option('--wait-for <TEXT>', 'wait until the serial console shows this text; "login" waits for a login prompt')
+    .option('--wait-seconds <N>', 'give up waiting after so many seconds (default 600)')
+    .addOption(new Option('--accel <WHICH>', 'how the processor is virtualised').choices(['auto', 'kvm', 'tcg']))
+    .action(async (name: string, _options, command: Command) =>
+      (await import('./commands/versions.js')).maintain(name, all(command)),
+    );
+  program
+    .command('candidates')
+    .argument('<reference>', 'NAME or NAME@VERSION')
+    .description('the candidates of an appliance and who gets them')
+    .option('--add <ACCOUNT>', 'somebody gets it too; may be given several times', collect, [])
+    .option('--remove <ACCOUNT>', 'somebody gets it no more; may be given several times', collect, [])
+    .action(async (reference: string, _options, command: Command) =>
+      (await import('./commands/versions.js')).candidates(reference, all(command)),
+    );
+  program
+    .command('promote')
+    .argument('<reference>', 'NAME or NAME@VERSION')
+    .description('make a candidate the version for all')
+    .action(async (reference: string, _options, command: Command) =>
+      (await import('./commands/versions.js')).promote(reference, all(command)),
+    );
+  program
+    .command('withdraw')
+    .argument('<reference>', 'NAME (the version for all) or NAME@VERSION')
+    .description('take a version back: the state before it is published again under the next number')
+    .action(async (reference: string, _options, command: Command) =>
+      (await import('./commands/versions.js')).withdraw(reference, all(command)),
+    );
+  program
+    .command('mandatory')
+    .argument('<reference>', 'NAME@VERSION, or NAME with --off')
+    .description('for administrators: no older version may be started from a date on')
+    .option('--from <DATE>', 'from when on, like 2027-01-31 or 2027-01-31T18:00 (default: now)')
+    .option('--grace-days <N>', 'so many days longer where the repository cannot be reached (default 7)')
+    .option('--off', 'nothing of the appliance is mandatory any more')
+    .action(async (reference: string, _options, command: Command) =>
+      (await import('./commands/versions.js')).mandatory(reference, all(command)),
     );
   program
     .command('export')
@@ -169,9 +362,18 @@ function addServiceCommands(program: Command): void {
     .description('check what this machine needs and has')
     .action(async (_options, command: Command) => (await import('./commands/doctor.js')).doctor(all(command)));
   program
+    .command('scrub')
+    .description('check every block of the cache now; what is damaged is fetched again when it is wanted')
+    .option('--every <DAYS>', 'only set how often this happens by itself, in the background (default 7; 0: never)')
+    .action(async (_options, command: Command) => (await import('./commands/scrub.js')).scrub(all(command)));
+  program
     .command('agent')
     .description('run the agent in the foreground; other commands start one in the background')
     .action(async (_options, command: Command) => (await import('./commands/agent.js')).runAgent(all(command)));
+  program
+    .command('upgrade')
+    .description('put this version of the software in the place of the one that runs; machines go on')
+    .action(async (_options, command: Command) => (await import('./commands/upgrade.js')).upgrade(all(command)));
   program
     .command('shutdown')
     .description('end the agent and what belongs to it, when no machine runs')

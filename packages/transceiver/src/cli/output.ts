@@ -90,8 +90,6 @@ function lineView(): { readonly show: (event: JobEvent) => void; readonly end: (
   };
 }
 
-export function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(bytes < 10e6 ? 1 : 0)} MB`;
-}
+export { megabytes } from '../megabytes.js';
 
 export const timeOf = (seconds: number): string => new Date(seconds * 1000).toLocaleString();

@@ -62,13 +62,13 @@ export async function askHidden(question: string): Promise<string> {
   }
 }
 
-/** The first line of stdin, without its newline. */
-export async function readPasswordLine(): Promise<string> {
+/** The first lines of stdin, without their newlines; fewer when it ends before. */
+export async function readSecretLines(count: number): Promise<string[]> {
   const parts: Buffer[] = [];
   for await (const part of process.stdin) {
     parts.push(Buffer.from(part as Uint8Array));
-    if (Buffer.concat(parts).includes(0x0a)) break;
+    if (Buffer.concat(parts).toString('latin1').split('\n').length > count) break;
   }
-  const line = Buffer.concat(parts).toString('utf8').split('\n')[0] ?? '';
-  return line.replace(/\r$/, '');
+  const lines = Buffer.concat(parts).toString('utf8').split('\n').slice(0, count);
+  return lines.map((line) => line.replace(/\r$/, ''));
 }

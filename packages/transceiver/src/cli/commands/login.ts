@@ -1,40 +1,52 @@
 /**
  * collective login [JOINLINK|URL]: asks for the password (twice for a new account), shows the recovery code once and has
- * its last group typed back. The server is checked before a password is typed.
+ * its last group typed back. The server is checked before a password is typed. With --recover, and after a reset if the
+ * person has it, the recovery code opens the account and sets a new password. On a machine that does not know the person it
+ * asks whose the machine is.
  */
 import { CollectiveError } from '@collective/shared/errors';
-import { AGENT_PATHS, type LoginPrepareReply, type LoginReply } from '../../agent/agent-types.js';
+import { AGENT_PATHS, type LoginPrepareReply, type LoginReply, type Stay } from '../../agent/agent-types.js';
 import { findAgent } from '../agent-process.js';
+import { askNewPassword } from '../new-password.js';
 import { note, printResult, type GlobalOptions } from '../output.js';
-import { askHidden, askLine, readPasswordLine } from '../prompt.js';
+import { askHidden, askLine, isInteractive, readSecretLines } from '../prompt.js';
+import { confirmRecoveryCode, type RecoveryCodeOptions } from '../recovery-code.js';
 
-export type LoginOptions = GlobalOptions & {
-  readonly account?: string;
-  readonly passwordStdin?: boolean;
-  readonly recoveryCodeCheck: boolean;
-  readonly deviceName?: string;
-};
-
-const PASSWORD_BYTES_MIN = 8;
 const TRIES = 3;
 
+export type LoginOptions = GlobalOptions &
+  RecoveryCodeOptions & {
+    readonly account?: string;
+    readonly passwordStdin?: boolean;
+    readonly deviceName?: string;
+    readonly recover?: boolean;
+    readonly mine?: boolean;
+    readonly onlyForNow?: boolean;
+  };
+
 export async function login(target: string | undefined, options: LoginOptions): Promise<void> {
+  if (options.mine === true && options.onlyForNow === true)
+    throw new CollectiveError('usage', 'Say either --mine or --only-for-now.');
   const { client } = await findAgent(options);
   const prepared = (await client.post(AGENT_PATHS.loginPrepare, {
     ...(target === undefined ? {} : { target }),
   })) as LoginPrepareReply;
-  const account = options.account ?? prepared.account ?? (await askAccount(prepared, options));
-  const password =
-    options.passwordStdin === true ? await readPasswordLine() : await askPassword(prepared.kind, account);
-  if (prepared.recoveryCode !== undefined) await showRecoveryCode(prepared.recoveryCode, options);
+  const account = options.account ?? prepared.account ?? (await askAccount(options));
+  const stay = await stayOf(prepared.kind, options);
+  const { password, oldCode } = await secrets(prepared.kind, account, options);
+  const newCode = oldCode === undefined ? prepared.recoveryCode : undefined;
+  if (newCode !== undefined) await confirmRecoveryCode(newCode, options);
+  const recoveryCode = oldCode ?? newCode;
   const reply = (await client.post(AGENT_PATHS.login, {
     ...(target === undefined ? {} : { target }),
     account,
     password,
-    ...(prepared.recoveryCode === undefined ? {} : { recoveryCode: prepared.recoveryCode }),
+    ...(recoveryCode === undefined ? {} : { recoveryCode }),
+    ...(oldCode === undefined ? {} : { recover: true }),
+    ...(stay === undefined ? {} : { stay }),
     ...(options.deviceName === undefined ? {} : { deviceName: options.deviceName }),
   })) as LoginReply;
-  const value = prepared.recoveryCode === undefined ? reply : { ...reply, recoveryCode: prepared.recoveryCode };
+  const value = newCode === undefined ? reply : { ...reply, recoveryCode: newCode };
   const where = reply.connected ? `at ${reply.origin}` : `without the repository ${reply.origin}`;
   printResult(
     options,
@@ -43,38 +55,51 @@ export async function login(target: string | undefined, options: LoginOptions): 
   );
 }
 
-async function askAccount(prepared: LoginPrepareReply, options: LoginOptions): Promise<string> {
-  if (options.passwordStdin === true) throw new CollectiveError('usage', 'Say which account with --account NAME.');
-  return askLine(prepared.kind === 'invitation' ? 'Account name (as in your invitation): ' : 'Account name: ');
-}
-
-async function askPassword(kind: LoginPrepareReply['kind'], account: string): Promise<string> {
-  if (kind !== 'invitation') return askHidden(`Password of ${account}: `);
-  for (let attempt = 0; attempt < TRIES; attempt += 1) {
-    const first = await askHidden(`New password for ${account} (at least ${String(PASSWORD_BYTES_MIN)} characters): `);
-    if (Buffer.byteLength(first.normalize('NFC')) < PASSWORD_BYTES_MIN) {
-      note(`That is too short: at least ${String(PASSWORD_BYTES_MIN)}.`);
-      continue;
-    }
-    if ((await askHidden('The same again: ')) === first) return first;
-    note('The two are not the same.');
-  }
-  throw new CollectiveError('usage', 'No password was chosen; nothing was changed.');
-}
-
-async function showRecoveryCode(code: string, options: LoginOptions): Promise<void> {
-  if (!options.recoveryCodeCheck) {
-    if (!options.json) note(`Your recovery code: ${code}`);
-    return;
-  }
+/** Undefined: as the home has it, and for scripts that do not say the person's. */
+async function stayOf(kind: LoginPrepareReply['kind'], options: LoginOptions): Promise<Stay | undefined> {
+  if (options.mine === true) return 'mine';
+  if (options.onlyForNow === true) return 'now';
+  if (kind === 'device' || options.passwordStdin === true || !isInteractive()) return undefined;
   note(
-    `\nYour recovery code is shown only once. Write it down and keep it where nobody finds it: with it you get back in\nwhen you forget your password. Nobody else can help, not even the administrator.\n\n    ${code}\n`,
+    '\nIs this machine yours? If it is, it keeps your disks, encrypted, and opens them with your password, also without a\nnetwork. If you are here only for now, no key of yours comes to lie on its disk, and logging out removes everything.\n',
   );
-  const last = code.split('-').at(-1) ?? '';
   for (let attempt = 0; attempt < TRIES; attempt += 1) {
-    const typed = await askLine('Type its last group: ');
-    if (typed.replace(/[\s-]/g, '').toUpperCase().endsWith(last)) return;
-    note('That is not the last group.');
+    const typed = (await askLine('Mine, or only for now? [m/n]: ')).toLowerCase();
+    if (typed === 'm' || typed === 'mine') return 'mine';
+    if (typed === 'n' || typed === 'now' || typed === 'only for now') return 'now';
   }
-  throw new CollectiveError('usage', 'The recovery code was not confirmed; nothing was changed.');
+  throw new CollectiveError('usage', 'Say --mine or --only-for-now; nothing was changed.');
+}
+
+async function askAccount(options: LoginOptions): Promise<string> {
+  if (options.passwordStdin === true) throw new CollectiveError('usage', 'Say which account with --account NAME.');
+  return askLine('Account name: ');
+}
+
+/** `oldCode`: the recovery code with which the account is opened instead of the password. */
+async function secrets(
+  kind: LoginPrepareReply['kind'],
+  account: string,
+  options: LoginOptions,
+): Promise<{ readonly password: string; readonly oldCode: string | undefined }> {
+  const isRecovery = options.recover === true;
+  if (options.passwordStdin === true) {
+    const [password = '', oldCode = ''] = await readSecretLines(isRecovery ? 2 : 1);
+    return { password, oldCode: isRecovery ? oldCode : undefined };
+  }
+  const oldCode = isRecovery
+    ? await askHidden(`Recovery code of ${account}: `)
+    : kind === 'reset'
+      ? await askOldCode(account)
+      : undefined;
+  const isNew = oldCode !== undefined || kind === 'invitation' || kind === 'reset';
+  return { password: isNew ? await askNewPassword(account) : await askHidden(`Password of ${account}: `), oldCode };
+}
+
+async function askOldCode(account: string): Promise<string | undefined> {
+  note(
+    `\nThe account ${account} was reset. With your recovery code you get everything back. Without it you can work, but your\ndisks of before stay locked until you find the code or another device opens them (collective unlock).\n`,
+  );
+  const typed = await askHidden('Your recovery code, or Enter to go on without it: ');
+  return typed.trim() === '' ? undefined : typed;
 }

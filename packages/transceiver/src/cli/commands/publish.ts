@@ -1,4 +1,4 @@
-/** collective publish NAME --disk system=FILE …: a new appliance, or its next version. The agent does the work. */
+/** collective publish NAME --disk system=FILE …, or --from-maintain: a new appliance, or its next version. The agent does the work. */
 import { readFile } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
 import { CollectiveError } from '@collective/shared/errors';
@@ -14,9 +14,23 @@ export type PublishOptions = GlobalOptions & {
   readonly bootTest: boolean;
   readonly bootText?: string;
   readonly bootSeconds?: string;
+  readonly candidate?: boolean;
+  readonly for: readonly string[];
+  readonly fromMaintain?: boolean;
+  readonly cleanUp: boolean;
+  readonly yes?: boolean;
 };
 
 export async function publish(name: string, options: PublishOptions): Promise<void> {
+  const bootSeconds = options.bootSeconds === undefined ? undefined : Number(options.bootSeconds);
+  if (bootSeconds !== undefined && !(bootSeconds > 0))
+    throw new CollectiveError('usage', '--boot-seconds wants a number above 0.');
+  const bootTimeoutMs = bootSeconds === undefined ? undefined : Math.ceil(bootSeconds * 1000);
+  if (options.fromMaintain === true) {
+    if (options.disk.length > 0) throw new CollectiveError('usage', '--from-maintain has its disk: leave out --disk.');
+    const { publishMaintained } = await import('./versions.js');
+    return printPublished(options, await publishMaintained(name, options, bootTimeoutMs));
+  }
   const given = options.disk.map(parseDisk);
   const disks = [
     ...given,
@@ -27,9 +41,6 @@ export async function publish(name: string, options: PublishOptions): Promise<vo
   ];
   if (disks.length === 0) throw new CollectiveError('usage', 'Say which file is the system disk: --disk system=FILE.');
   const machine = options.machine === undefined ? undefined : await readText(options.machine);
-  const bootSeconds = options.bootSeconds === undefined ? undefined : Number(options.bootSeconds);
-  if (bootSeconds !== undefined && !(bootSeconds > 0))
-    throw new CollectiveError('usage', '--boot-seconds wants a number above 0.');
   const { client } = await findAgent(options);
   const view = await progressView();
   const reply = (await client
@@ -43,15 +54,21 @@ export async function publish(name: string, options: PublishOptions): Promise<vo
         ...(options.title === undefined ? {} : { title: options.title }),
         ...(options.notes === undefined ? {} : { notes: options.notes }),
         ...(options.bootText === undefined ? {} : { bootText: options.bootText }),
-        ...(bootSeconds === undefined ? {} : { bootTimeoutMs: Math.ceil(bootSeconds * 1000) }),
+        ...(bootTimeoutMs === undefined ? {} : { bootTimeoutMs }),
+        ...(options.candidate === true || options.for.length > 0 ? { candidateFor: options.for } : {}),
       },
       { onEvent: view.show, signal: interruptSignal() },
     )
     .finally(view.end)) as PublishReply;
+  printPublished(options, reply);
+}
+
+function printPublished(options: PublishOptions, reply: PublishReply): void {
+  const what = reply.candidate === true ? 'a candidate, until collective promote makes it the version for all; ' : '';
   printResult(
     options,
     reply,
-    `Published ${reply.name}@${String(reply.version)}: ${megabytes(reply.usedBytes)} used of ${megabytes(reply.diskBytes)}, ${String(reply.changedBlocks)} blocks changed, sent ${megabytes(
+    `Published ${reply.name}@${String(reply.version)}: ${what}${megabytes(reply.usedBytes)} used of ${megabytes(reply.diskBytes)}, ${String(reply.changedBlocks)} blocks changed, sent ${megabytes(
       reply.sentBytes,
     )}, fetched ${megabytes(reply.receivedBytes)}, ${reply.seconds.toFixed(1)} s.`,
   );

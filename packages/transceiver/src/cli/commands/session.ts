@@ -1,13 +1,30 @@
 /** collective logout, collective appliances, collective shutdown: small calls of the agent. */
-import { AGENT_PATHS, type AppliancesReply } from '../../agent/agent-types.js';
+import { AGENT_PATHS, type AppliancesReply, type LogoutReply, type VersionAtHand } from '../../agent/agent-types.js';
 import { findAgent, runningAgent } from '../agent-process.js';
-import { note, printResult, type GlobalOptions } from '../output.js';
+import { interruptSignal, megabytes, note, printResult, progressView, type GlobalOptions } from '../output.js';
 import { table } from '../table.js';
 
-export async function logout(options: GlobalOptions): Promise<void> {
+export type LogoutOptions = GlobalOptions & {
+  readonly stop?: boolean;
+  readonly discard?: boolean;
+  readonly remove?: boolean;
+};
+
+export async function logout(options: LogoutOptions): Promise<void> {
   const { client } = await findAgent(options);
-  await client.post(AGENT_PATHS.logout);
-  printResult(options, { loggedOut: true }, 'Logged out. The keys of the session are erased.');
+  const view = await progressView();
+  const request = {
+    ...(options.stop === true ? { stop: true } : {}),
+    ...(options.discard === true ? { discard: true } : {}),
+    ...(options.remove === true ? { remove: true } : {}),
+  };
+  const { removed, notes } = (await client
+    .job(AGENT_PATHS.logout, request, { onEvent: view.show, signal: interruptSignal() })
+    .finally(view.end)) as LogoutReply;
+  const text = removed
+    ? 'Logged out. Everything of yours is removed from this machine.'
+    : 'Logged out. The keys of the session are erased.';
+  printResult(options, { loggedOut: true, removed, notes }, [text, ...notes].join('\n'));
 }
 
 export async function appliances(options: GlobalOptions): Promise<void> {
@@ -18,14 +35,23 @@ export async function appliances(options: GlobalOptions): Promise<void> {
     row.name,
     row.latest === null ? '-' : String(row.latest),
     row.access,
+    (row.atHand ?? []).map(hereText).join(', '),
     row.title,
   ]);
   printResult(
     options,
     reply,
-    rows.length === 0 ? 'There is no appliance for you yet.' : table(['NAME', 'VERSION', 'ACCESS', 'TITLE'], rows),
+    rows.length === 0
+      ? 'There is no appliance for you yet.'
+      : table(['NAME', 'VERSION', 'ACCESS', 'HERE', 'TITLE'], rows),
   );
 }
+
+/** What this machine has of a version. */
+const hereText = ({ version, bytes, missingBytes }: VersionAtHand): string =>
+  missingBytes === 0
+    ? `${String(version)}: all ${megabytes(bytes)}`
+    : `${String(version)}: missing ${megabytes(missingBytes)} of ${megabytes(bytes)}`;
 
 export async function shutdown(options: GlobalOptions): Promise<void> {
   const found = await runningAgent(options);
