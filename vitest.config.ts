@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config';
 
 const source = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
-// Unit tests run on the sources; integration tests start the built programs (`npx tsc -b` first).
+// Unit tests and simulations run on the sources; integration tests start the built programs (`npx tsc -b` first).
 export default defineConfig({
   resolve: {
     alias: {
@@ -21,6 +21,14 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['packages/*/src/**/*.test.ts', 'test/**/*.test.ts'],
+          exclude: ['**/dist/**', '**/node_modules/**'],
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'simulation',
+          include: ['test/simulation/**/*.sim.ts'],
           exclude: ['**/dist/**', '**/node_modules/**'],
         },
       },

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The long versions of the tests: resumable, bounded. npm run soak -- [--minutes N] [--seed N]
+# The long versions of the tests: resumable, bounded. npm run soak -- [--part NAME]… [--minutes N] [--seed N] [--list] [--fresh]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh

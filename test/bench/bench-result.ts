@@ -21,6 +21,8 @@ export type BenchResult = { readonly bench: string; readonly machine: string; re
 export type BenchOptions = {
   /** Fewer repetitions, for trying the benchmark itself; its figures are not to be quoted. */
   readonly quick: boolean;
+  /** A part of the benchmark alone, where it has parts: those whose name contains this. */
+  readonly only?: string;
   /** Says what it does; standard error by default. */
   readonly log: (line: string) => void;
 };

@@ -1,29 +1,44 @@
 /**
- * `npm run bench -- NAME [--json FILE] [--check] [--quick]`: runs one benchmark and prints its table. With --json also
- * a file, with --check exit 1 when a case misses its target.
+ * `npm run bench -- NAME [--json FILE] [--check] [--quick] [--only PART]`: runs one benchmark and prints its table. With --json
+ * also a file, with --check exit 1 when a case misses its target, with --only a part of it (the benchmark says which there are).
  */
 import { writeFile } from 'node:fs/promises';
 import type { BenchOptions, BenchResult } from './bench-result.js';
 
 const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptions) => Promise<BenchResult> }>>> = {
+  backup: () => import('./backup/bench.js'),
   boot: () => import('./boot/bench.js'),
   cache: () => import('./cache/bench.js'),
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),
+  trace: () => import('./trace-player/bench.js'),
 };
 
 const words = process.argv.slice(2);
 const flag = (name: string): boolean => words.includes(name);
-const jsonAt = words.indexOf('--json');
-const jsonFile = jsonAt >= 0 ? words[jsonAt + 1] : undefined;
-const name = words.find((word, at) => !word.startsWith('--') && (jsonAt < 0 || at !== jsonAt + 1));
+const WITH_VALUE = ['--json', '--only'];
+const valueOf = (name: string): string | undefined => {
+  const at = words.indexOf(name);
+  return at < 0 ? undefined : words[at + 1];
+};
+const jsonFile = valueOf('--json');
+const only = valueOf('--only');
+const name = words.find((word, at) => !word.startsWith('--') && !WITH_VALUE.includes(words[at - 1] ?? ''));
 const load = name === undefined ? undefined : BENCHES[name];
-if (load === undefined || (jsonAt >= 0 && jsonFile === undefined)) {
-  console.error(`usage: npm run bench -- ${Object.keys(BENCHES).join('|')} [--json FILE] [--check] [--quick]`);
+if (load === undefined || WITH_VALUE.some((each) => flag(each) && valueOf(each) === undefined)) {
+  console.error(
+    `usage: npm run bench -- ${Object.keys(BENCHES).join('|')} [--json FILE] [--check] [--quick] [--only PART]`,
+  );
   process.exit(2);
 }
 
-const result = await (await load()).run({ quick: flag('--quick'), log: (line) => console.error(`bench: ${line}`) });
+const result = await (
+  await load()
+).run({
+  quick: flag('--quick'),
+  ...(only === undefined ? {} : { only }),
+  log: (line) => console.error(`bench: ${line}`),
+});
 console.log(`${result.bench} on ${result.machine}`);
 for (const row of result.cases) {
   const verdict = row.pass === undefined ? '    ' : row.pass ? 'ok  ' : 'MISS';

@@ -22,6 +22,7 @@ export class BlockdUnderTest implements AsyncDisposable {
   readonly home: string;
   readonly disk: TestDisk;
   readonly repository: TestRepository;
+  readonly #words: readonly string[];
   readonly events: ControlEvent[] = [];
   process: Child;
   client: ControlClient;
@@ -32,7 +33,9 @@ export class BlockdUnderTest implements AsyncDisposable {
     repository: TestRepository;
     process: Child;
     client: ControlClient;
+    words: readonly string[];
   }) {
+    this.#words = parts.words;
     this.home = parts.home;
     this.disk = parts.disk;
     this.repository = parts.repository;
@@ -53,7 +56,10 @@ export class BlockdUnderTest implements AsyncDisposable {
     const child = startBlockd(home, options.words);
     const client = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: 20_000 });
     client.close();
-    const blockd = new BlockdUnderTest({ home, disk, repository, process: child, client });
+    const blockd = new BlockdUnderTest({
+      ...{ home, disk, repository, process: child, client },
+      words: options.words ?? [],
+    });
     await blockd.#connect();
     return blockd;
   }
@@ -80,15 +86,21 @@ export class BlockdUnderTest implements AsyncDisposable {
   }
 
   async attach(
-    options: { readonly overlay?: 'temporary' | 'persistent'; readonly fresh?: boolean; readonly waitMs?: number } = {},
+    options: {
+      readonly overlay?: 'temporary' | 'persistent';
+      readonly fresh?: boolean;
+      readonly key?: string;
+      readonly waitMs?: number;
+    } = {},
   ): Promise<void> {
-    const { overlay, fresh = false, waitMs = 5_000 } = options;
+    const { overlay: mode, fresh = false, key, waitMs = 5_000 } = options;
+    const overlay = { path: path.join(this.home, 'overlay'), fresh, ...(key === undefined ? {} : { key }) };
     await rm(this.socket, { force: true });
     await this.client.request('attach', {
       session: 's',
       disk: 'system',
       source: this.source,
-      ...(overlay === undefined ? {} : { overlay: { path: path.join(this.home, 'overlay'), mode: overlay, fresh } }),
+      ...(mode === undefined ? {} : { overlay: { ...overlay, mode } }),
       waitMs,
       listen: { path: this.socket },
     });
@@ -98,7 +110,7 @@ export class BlockdUnderTest implements AsyncDisposable {
   async restart(): Promise<void> {
     this.process.kill('SIGKILL');
     await this.process.exit();
-    this.process = startBlockd(this.home);
+    this.process = startBlockd(this.home, this.#words);
     await this.#connect();
   }
 

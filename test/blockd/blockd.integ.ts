@@ -141,7 +141,10 @@ describe('blockd', () => {
     await blockd.attach();
     await runOrThrow('nbdcopy', [blockd.uri, path.join(blockd.home, 'copy.raw')]);
     expect((await readFile(path.join(blockd.home, 'copy.raw'))).equals(blockd.disk.bytes)).toBe(true);
-    expect((await blockd.client.request('status', {})).fetch.corrupt).toBeGreaterThan(5);
+    const { fetch, faults } = await blockd.client.request('status', {});
+    expect(fetch.corrupt).toBeGreaterThan(5);
+    for (const name of ['net-wrong-bytes', 'net-not-a-block', 'net-unreachable', 'net-busy'] as const)
+      expect(faults[name], name).toBeGreaterThan(0);
   });
 
   it.each(['down', 'silence'] as const)(

@@ -90,7 +90,14 @@ export class ServerClient {
       byRecoveryCode: null,
     };
     await client.expect(200, 'acceptInvitation', {
-      body: { token: invite, account, passwordParameters: newPasswordParameters(), loginSecret, keys },
+      body: {
+        token: invite,
+        account,
+        passwordParameters: newPasswordParameters(),
+        loginSecret,
+        keys,
+        recoverySecret: null,
+      },
     });
     const enrolled = await client.expect(200, 'loginPassword', { body: { account, loginSecret } });
     client.#token = String(enrolled.json['token']);
@@ -193,12 +200,16 @@ export class ServerClient {
     const upload = String(opened.json['upload']);
     await this.sendLacking(upload, seeds, onStep);
     onStep('disk');
+    await this.sendDisk(upload, seeds);
+    return upload;
+  }
+
+  async sendDisk(upload: string, seeds: readonly number[]): Promise<void> {
     await this.expect(200, 'uploadDisk', {
       params: { upload, disk: 'system' },
       query: { since: 'none' },
       body: encodeChangedPairs(mapOf(seeds).changesSince(undefined)),
     });
-    return upload;
   }
 
   async sendLacking(
@@ -223,6 +234,12 @@ export class ServerClient {
 
   commit(upload: string, manifest: Buffer): Promise<Reply> {
     return this.request('commitUpload', { params: { upload }, body: manifest });
+  }
+
+  /** The same session through another address, a link in front of the server. */
+  async moveTo(origin: string): Promise<void> {
+    await this.#pool.destroy();
+    this.#pool = new Pool(origin, { connections: 4, headersTimeout: 60_000, bodyTimeout: 60_000 });
   }
 
   async close(): Promise<void> {

@@ -68,6 +68,13 @@ describe('collective-repository', () => {
     });
   });
 
+  test('a server runs the collector by itself, and its end ends a collection under way', async () => {
+    await repositoryCommand(['init', folder]);
+    await using repository = await Repository.serve(folder, 0, ['--collect-every', '1s', '--log-level', 'info']);
+    await repository.process.waitFor(/"chunksDeleted\\?":0.*"msg":"collected"/);
+    expect((await repository.process.stop()).code).toBe(0);
+  });
+
   test('wrong use ends with 2, a folder that is no repository with 1', async () => {
     for (const words of [
       [],
@@ -77,6 +84,9 @@ describe('collective-repository', () => {
       ['init', folder, '--public-url', 'ftp://x'],
       ['serve', folder, '--listen', '127.0.0.1'],
       ['serve', folder, '--listen', '127.0.0.1:99999'],
+      ['serve', folder, '--collect-every', 'often'],
+      ['serve', folder, '--collect-every', '999d'],
+      ['serve', folder, '--grace', '1 week'],
       ['serve', folder, '--tls-cert', 'x'],
       ['serve', folder, '--listen', '0.0.0.0:0'],
       ['invite', folder, 'bob'],

@@ -1,7 +1,4 @@
-/**
- * Publishers that race for one version, and a collector that runs all the time beside them, as processes: one publisher
- * wins each round, the other is told by whom, and nothing that a manifest names is ever missing.
- */
+/** Publishers that race for one version: one wins each round, the other is told by whom. Collectors: collector-race. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -61,46 +58,6 @@ test('two publishers race for each version: one wins, the other is told which ma
   expect(await repositoryCommand(['check', repository.folder])).toMatchObject({
     ok: true,
     problems: [],
-    versions: ROUNDS,
-  });
-});
-
-test('a collector that runs beside publishers deletes the chunks of abandoned uploads and nothing else', async () => {
-  const [publisher, other] = clients;
-  if (publisher === undefined || other === undefined) throw new Error('no clients');
-  let isDone = false;
-  let collections = 0;
-  const collecting = (async () => {
-    while (!isDone) {
-      await repositoryCommand(['gc', repository.folder, '--grace', '0s']);
-      collections += 1;
-    }
-  })();
-  try {
-    let head: Head | null = null;
-    for (let round = 1; round <= ROUNDS; round += 1) {
-      // The other one uploads what becomes garbage, and the same blocks are published at once: garbage that is wanted.
-      const seeds = seedsOf(round, 0);
-      const abandoned = await other.upload('garbage', null, seeds);
-      await other.expect(200, 'abandonUpload', { params: { upload: abandoned } });
-      const upload = await publisher.upload('debian', head, seeds);
-      const manifest = publisher.manifest('debian', round, head, seeds);
-      const reply = await publisher.commit(upload, manifest);
-      expect(reply.status, reply.body.toString()).toBe(201);
-      head = { version: round, manifest: sha256(manifest) };
-      if (round > 2) await publisher.expect(200, 'deleteVersion', { params: { name: 'debian', version: round - 2 } });
-    }
-  } finally {
-    isDone = true;
-    await collecting;
-  }
-  expect(collections).toBeGreaterThan(0);
-  const before = await repositoryCommand(['check', repository.folder]);
-  expect(before).toMatchObject({ ok: true, problems: [] });
-  await repositoryCommand(['gc', repository.folder, '--grace', '0s']);
-  expect(await repositoryCommand(['check', repository.folder])).toMatchObject({
-    ok: true,
-    orphans: 0,
     versions: ROUNDS,
   });
 });

@@ -115,11 +115,25 @@ describe.each(SERVINGS)('served as $kind, koffi $koffi', (serving) => {
     await disk.run(
       ...(['fio', '--name=verify', '--ioengine=nbd', `--uri=${disk.uri}`, '--rw=randrw', '--rwmixread=40'] as const),
       ...['--bssplit=512/15:1k/10:4k/45:16k/15:64k/10:132k/5', '--bs_unaligned=0', `--iodepth=${depth}`, '--size=44m'],
-      ...['--verify=crc32c', '--verify_fatal=1', '--verify_backlog=256', '--randseed=7', '--io_size=40m'],
+      ...[
+        '--verify=crc32c',
+        '--verify_fatal=1',
+        '--verify_state_save=0',
+        '--verify_backlog=256',
+        '--randseed=7',
+        '--io_size=40m',
+      ],
     );
     await disk.run(
       ...(['fio', '--name=trims', '--ioengine=nbd', `--uri=${disk.uri}`, '--rw=randtrimwrite', '--bs=4k'] as const),
-      ...[`--iodepth=${depth}`, '--size=44m', '--io_size=16m', '--verify=crc32c', '--verify_fatal=1'],
+      ...[
+        `--iodepth=${depth}`,
+        '--size=44m',
+        '--io_size=16m',
+        '--verify=crc32c',
+        '--verify_fatal=1',
+        '--verify_state_save=0',
+      ],
     );
   });
 });

@@ -19,6 +19,7 @@ import {
   TestRepository,
 } from '@collective/transceiver';
 import type { MachineDescription } from '@collective/shared';
+import { Link } from '../support/link.js';
 import { publishedSource, type TinyImage, tinyImage } from './tiny-image.js';
 
 /** Waits for a condition, by polling; a hang fails with the step's name. */
@@ -71,9 +72,19 @@ export class GuestConsole {
   }
 }
 
+export type LabOptions = {
+  /** An emulated link, as fast as a lan, between block daemon and repository. */
+  readonly withLink?: boolean;
+  /** Where the lab's folder is made: by default among the temporary ones. */
+  readonly parent?: string;
+};
+
 export class MachineLab implements AsyncDisposable {
   readonly home: Home;
   readonly repository: TestRepository;
+  /** What its machines leave on the local disk is encrypted with it. */
+  readonly diskKey = randomBytes(64).toString('base64url');
+  readonly #link: Link | undefined;
   readonly #image: TinyImage;
   readonly #folder: string;
   #client: SupervisorClient;
@@ -83,22 +94,27 @@ export class MachineLab implements AsyncDisposable {
     home: Home,
     image: TinyImage,
     repository: TestRepository,
+    link: Link | undefined,
     client: SupervisorClient,
   ) {
     this.#folder = folder;
     this.home = home;
     this.#image = image;
     this.repository = repository;
+    this.#link = link;
     this.#client = client;
   }
 
-  static async open(): Promise<MachineLab> {
+  static async open({ withLink = false, parent = os.tmpdir() }: LabOptions = {}): Promise<MachineLab> {
     const image = await tinyImage();
-    const folder = await mkdtemp(path.join(os.tmpdir(), 'collective-lab-'));
+    const folder = await mkdtemp(path.join(parent, 'collective-lab-'));
     const home = await openHome(path.join(folder, 'home'));
     const repository = await TestRepository.open(image.chunks);
+    const link = withLink
+      ? await Link.open({ toPort: Number(new URL(repository.origin).port), profile: 'lan' })
+      : undefined;
     const client = await SupervisorClient.open(home);
-    const lab = new MachineLab(folder, home, image, repository, client);
+    const lab = new MachineLab(folder, home, image, repository, link, client);
     await lab.tellRepository();
     return lab;
   }
@@ -107,8 +123,15 @@ export class MachineLab implements AsyncDisposable {
     return this.#client;
   }
 
+  /** The link of a lab that was opened with one. */
+  get link(): Link {
+    if (this.#link === undefined) throw new Error('this lab has no link');
+    return this.#link;
+  }
+
   async tellRepository(): Promise<void> {
-    await this.#client.request('repository', { origin: this.repository.origin });
+    const origin = this.#link === undefined ? this.repository.origin : `http://127.0.0.1:${this.#link.port}`;
+    await this.#client.request('repository', { origin });
   }
 
   /** Connects to the supervisor anew, starting one when the last was killed. */
@@ -138,7 +161,11 @@ export class MachineLab implements AsyncDisposable {
       keepSystemOverlay,
       accelerator: 'auto',
     };
-    await this.#client.request('start', spec);
+    await this.#client.request('start', { ...spec, diskKey: this.diskKey });
+  }
+
+  async resume(machine: string): Promise<void> {
+    await this.#client.request('resume', { machine, diskKey: this.diskKey });
   }
 
   overlayPath(machine: string, disk: string): string {
@@ -198,9 +225,12 @@ export class MachineLab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#client.closed) this.#client = await SupervisorClient.open(this.home);
     const { machines } = await this.#client.request('status', {});
-    const running = machines.filter(({ state }) => !isOver(state)).map(({ machine }) => machine);
+    // One that is suspended has no process and cannot be killed: a test that failed there left supervisor and block daemon behind.
+    const isUp = ({ state }: MachineStatus): boolean => !isOver(state) && state.name !== 'suspended';
+    const running = machines.filter(isUp).map(({ machine }) => machine);
     for (const machine of running) await this.#client.request('kill', { machine });
     await this.#client.request('shutdown', { stopMachines: true, deadlineMs: 0 });
+    await this.#link?.[Symbol.asyncDispose]();
     await this.repository[Symbol.asyncDispose]();
     let left: string[] = [];
     await eventually('no process is left', async () => (left = await this.processes()).length === 0, 20_000).catch(
@@ -220,10 +250,10 @@ export class MachineLab implements AsyncDisposable {
 }
 
 /** A lab for one test; when the test fails, what supervisor and block daemon wrote is shown. */
-export const withLab = async (work: (lab: MachineLab) => Promise<void>): Promise<void> => {
-  await using lab = await MachineLab.open();
+export const withLab = async <T>(work: (lab: MachineLab) => Promise<T>, options: LabOptions = {}): Promise<T> => {
+  await using lab = await MachineLab.open(options);
   try {
-    await work(lab);
+    return await work(lab);
   } catch (error) {
     console.error(await lab.log());
     throw error;

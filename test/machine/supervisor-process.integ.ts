@@ -1,7 +1,7 @@
-/** The supervisor as a process: one a home, refusals, its end. No guest runs here. */
+/** The supervisor as a process: one a home, refusals, its end. Hardly a guest runs here. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { stat } from 'node:fs/promises';
+import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { expect, test } from 'vitest';
 import { type MachineSpec, SupervisorClient } from '@collective/transceiver';
@@ -49,6 +49,36 @@ test('SIGTERM is refused while a machine is there, and ends supervisor and block
     await lab.reaches('one', 'stopped');
     process.kill(pid, 'SIGTERM');
     await eventually('nothing is left', async () => (await lab.processes()).length === 0, 30_000);
+  }));
+
+test('a machine that waits for its first block when the supervisor is killed is started by the next one', () =>
+  withLab(async (lab) => {
+    await lab.repository.goAway();
+    await lab.start('one');
+    await lab.reaches('one', 'preparing');
+    await lab.kill((await lab.client.request('status', {})).pid);
+    await lab.reconnect();
+    expect(await lab.state('one')).toMatchObject({ name: 'preparing' });
+    await lab.repository.comeBack();
+    await lab.reaches('one', 'running');
+    await (await lab.console('one')).sees(/TINY READY/);
+  }));
+
+test('a memory image that cannot be read is kept, nothing is started over it, and it can be thrown away', () =>
+  withLab(async (lab) => {
+    const folder = path.join(lab.home.machinesDirectory, 'one', 'memory');
+    const image = path.join(folder, 'image.json');
+    await mkdir(folder, { recursive: true });
+    await writeFile(image, '{"format":99}');
+    await lab.kill((await lab.client.request('status', {})).pid);
+    await lab.reconnect();
+    await lab.repository.goAway(); // what is started here needs not come far
+    await expect(lab.start('one')).rejects.toMatchObject({ code: 'cannot-resume' });
+    expect(await readFile(image, 'utf8')).toBe('{"format":99}');
+    await lab.client.request('discard', { machine: 'one' });
+    await expect(readFile(image)).rejects.toMatchObject({ code: 'ENOENT' });
+    await lab.start('one');
+    await lab.reaches('one', 'preparing');
   }));
 
 test('requests that are wrong get an error of the table and change nothing', () =>

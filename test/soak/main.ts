@@ -1,63 +1,137 @@
 /**
- * `npm run soak [-- --minutes N] [--seed N]`: the fault suites again and again with one seed after the other, until the
- * time is over (default 30 minutes). Resumable: build/soak.json keeps the next seed and what failed; a failing seed is
- * printed and is run first the next time. Exit 1 when a seed has failed.
+ * `npm run soak [-- --part NAME]… [--minutes N] [--seed N] [--list] [--fresh]`: the long versions of the tests.
+ *
+ * Each part (soak-plan.ts) is bounded by its own time, or by `--minutes` for each; no run is begun after that, and one that is
+ * under way is not cut off. Resumable: build/soak/PART.json keeps what was done and which seeds failed; those come first the next
+ * time. A complete part is left out until `--fresh` forgets its state. `--seed` runs that one seed. Exit 1 when a run failed,
+ * now or before without having passed since.
  */
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { run } from '../support/child.js';
 import { BUILD, ROOT } from '../support/paths.js';
+import {
+  afterRun,
+  isComplete,
+  nextRun,
+  NO_STATE,
+  SOAK_PARTS,
+  type SoakPart,
+  type SoakRun,
+  type SoakState,
+} from './soak-plan.js';
 
-/** Suites whose outcome depends on chance: on the seed, and on where a kill hits. */
-const SUITES = ['test/faults', 'test/interop/nbd-crashes', 'test/blockd/cache-race', 'test/machine/machine-faults'];
-const SUITE_TIMEOUT_MS = 1_800_000;
+const FOLDER = path.join(BUILD, 'soak');
+/** A run that hangs is a failure: each test has its own, shorter time. */
+const RUN_TIMEOUT_MS = 4 * 3_600_000;
 
-type State = { readonly nextSeed: number; readonly passed: number; readonly failedSeeds: readonly number[] };
+const stateFile = (part: SoakPart): string => path.join(FOLDER, `${part.name}.json`);
 
-const stateFile = path.join(BUILD, 'soak.json');
-const { values } = parseArgs({ options: { minutes: { type: 'string', default: '30' }, seed: { type: 'string' } } });
-const minutes = Number(values.minutes);
-if (!(minutes > 0)) throw new Error('--minutes wants a number above 0');
-const deadline = performance.now() + minutes * 60_000;
-
-const load = async (): Promise<State> => {
+const load = async (part: SoakPart): Promise<SoakState> => {
+  let text: string;
   try {
-    return JSON.parse(await readFile(stateFile, 'utf8')) as State;
+    text = await readFile(stateFile(part), 'utf8');
   } catch {
-    return { nextSeed: 1, passed: 0, failedSeeds: [] };
+    return NO_STATE;
   }
+  return JSON.parse(text) as SoakState;
 };
 
-const runSeed = async (seed: number): Promise<boolean> => {
-  const result = await run('npx', ['vitest', 'run', '--project', 'integ', ...SUITES], {
+/** Renamed into place, so that an interrupted soak resumes. */
+const save = async (part: SoakPart, state: SoakState): Promise<void> => {
+  await writeFile(`${stateFile(part)}.new`, `${JSON.stringify(state)}\n`);
+  await rename(`${stateFile(part)}.new`, stateFile(part));
+};
+
+/** Each run's whole output is kept beside the state. */
+const perform = async (part: SoakPart, { seed, units }: SoakRun): Promise<boolean> => {
+  const name = `${part.name}-${seed}`;
+  const result = await run('npx', ['vitest', 'run', '--project', part.project, ...part.paths], {
     cwd: ROOT,
-    env: { ...process.env, FAULT_SEED: String(seed), NO_COLOR: '1' },
-    timeoutMs: SUITE_TIMEOUT_MS,
+    env: {
+      ...process.env,
+      NO_COLOR: '1',
+      KILLS_REPORT: path.join(FOLDER, `${name}.report.json`),
+      ...part.environment(seed, units),
+    },
+    timeoutMs: RUN_TIMEOUT_MS,
   });
-  if (result.code !== 0)
-    console.log(`seed ${seed} failed:\n${result.stdout.slice(-6000)}\n${result.stderr.slice(-2000)}`);
+  const output = `${result.stdout}\n${result.stderr}`;
+  await writeFile(path.join(FOLDER, `${name}.log`), output);
+  if (result.code !== 0) console.log(output.slice(-8_000));
   return result.code === 0;
 };
 
-await mkdir(BUILD, { recursive: true });
-let state = await load();
-const wanted = values.seed === undefined ? [...state.failedSeeds] : [Number(values.seed)];
-let failures = 0;
-while (performance.now() < deadline) {
-  const seed = wanted.shift() ?? state.nextSeed;
-  const isGood = await runSeed(seed);
-  failures += isGood ? 0 : 1;
-  const others = state.failedSeeds.filter((each) => each !== seed);
-  state = {
-    nextSeed: Math.max(state.nextSeed, seed + 1),
-    passed: state.passed + (isGood ? 1 : 0),
-    failedSeeds: isGood ? others : [...others, seed],
-  };
-  await writeFile(stateFile, `${JSON.stringify(state)}\n`);
-  console.log(
-    `seed ${seed}: ${isGood ? 'passed' : 'FAILED'}; ${state.passed} seeds have passed, failing: ${state.failedSeeds.join(', ') || 'none'}`,
-  );
-  if (values.seed !== undefined) break;
+const describe = (part: SoakPart, state: SoakState): string => {
+  const goal = part.goal === null ? '' : ` of ${part.goal}`;
+  const failing = state.failed.map(({ seed }) => seed).join(', ');
+  return `${part.name.padEnd(11)} ${state.done}${goal} ${part.unit}${isComplete(part, state) ? ', complete' : ''}${failing === '' ? '' : `; failing seeds: ${failing}`}`;
+};
+
+/** Runs the part until its time is over or nothing is left; gives the state. */
+const soak = async (part: SoakPart, minutes: number, onlySeed: number | undefined): Promise<SoakState> => {
+  let state = await load(part);
+  const deadline = performance.now() + minutes * 60_000;
+  const tried = new Set<number>();
+  while (performance.now() < deadline) {
+    const secondsLeft = (deadline - performance.now()) / 1_000;
+    const next = nextRun(part, onlySeed === undefined ? state : { ...NO_STATE, nextSeed: onlySeed }, {
+      secondsLeft,
+      tried,
+    });
+    if (next === undefined) break;
+    console.log(`${part.name}: ${next.units} ${part.unit}, seed ${next.seed} …`);
+    const beganAt = performance.now();
+    const passed = await perform(part, next);
+    if (!passed) tried.add(next.seed);
+    state = afterRun(state, next, passed);
+    await save(part, state);
+    const seconds = Math.round((performance.now() - beganAt) / 1_000);
+    console.log(
+      `${part.name}: seed ${next.seed} ${passed ? 'passed' : 'FAILED'} after ${seconds} s; ${describe(part, state)}`,
+    );
+    if (onlySeed !== undefined) break;
+  }
+  return state;
+};
+
+const { values } = parseArgs({
+  options: {
+    part: { type: 'string', multiple: true, default: [] },
+    minutes: { type: 'string' },
+    seed: { type: 'string' },
+    list: { type: 'boolean', default: false },
+    fresh: { type: 'boolean', default: false },
+  },
+});
+const names = new Set(SOAK_PARTS.map(({ name }) => name));
+for (const name of values.part)
+  if (!names.has(name)) throw new Error(`no part ${name}; there are ${[...names].join(', ')}`);
+const positive = (text: string | undefined, what: string): number | undefined => {
+  if (text === undefined) return undefined;
+  if (!(Number(text) > 0)) throw new Error(`--${what} wants a number above 0`);
+  return Number(text);
+};
+const minutes = positive(values.minutes, 'minutes');
+const seed = positive(values.seed, 'seed');
+if (seed !== undefined && values.part.length !== 1) throw new Error('--seed wants one --part');
+
+await mkdir(FOLDER, { recursive: true });
+const parts = SOAK_PARTS.filter(({ name }) => values.part.length === 0 || values.part.includes(name));
+if (values.list) {
+  for (const part of parts)
+    console.log(`${describe(part, await load(part))}\n            ${part.what} (${part.minutes} min)`);
+} else {
+  const lines: string[] = [];
+  for (const part of parts) {
+    if (values.fresh) {
+      await rm(stateFile(part), { force: true });
+      if (part.ownState !== undefined) await rm(path.join(BUILD, part.ownState), { force: true });
+    }
+    const state = await soak(part, minutes ?? part.minutes, seed);
+    lines.push(describe(part, state));
+    if (state.failed.length > 0) process.exitCode = 1;
+  }
+  console.log(`\nsoak:\n${lines.join('\n')}`);
 }
-process.exitCode = failures > 0 || state.failedSeeds.length > 0 ? 1 : 0;

@@ -28,23 +28,26 @@ const textField = (record: Readonly<Record<string, unknown>>, name: string): str
 export class Repository implements AsyncDisposable {
   readonly folder: string;
   readonly port: number;
+  readonly #words: readonly string[];
   #child: Child;
 
-  private constructor(folder: string, port: number, child: Child) {
+  private constructor(folder: string, port: number, child: Child, words: readonly string[]) {
+    this.#words = words;
     this.folder = folder;
     this.port = port;
     this.#child = child;
   }
 
-  /** Serves `folder`, made by `init` before when it is not one yet. Port 0 takes a free one. */
-  static async serve(folder: string, port = 0): Promise<Repository> {
-    const child = Repository.#spawn(folder, port);
-    return new Repository(folder, Repository.#portOf(await child.waitFor(/^(\{.*"origin".*\})$/m)), child);
+  /** Serves `folder`, made by `init`, with more `words` for `serve`. Port 0 takes a free one. */
+  static async serve(folder: string, port = 0, words: readonly string[] = []): Promise<Repository> {
+    const child = Repository.#spawn(folder, port, words);
+    return new Repository(folder, Repository.#portOf(await child.waitFor(/^(\{.*"origin".*\})$/m)), child, words);
   }
 
-  static #spawn(folder: string, port: number): Child {
+  static #spawn(folder: string, port: number, words: readonly string[]): Child {
     return new Child('repository', process.execPath, [
       ...[COLLECTIVE_REPOSITORY, 'serve', folder, '--listen', `127.0.0.1:${port}`, '--log-level', 'warn', '--json'],
+      ...words,
     ]);
   }
 
@@ -59,7 +62,7 @@ export class Repository implements AsyncDisposable {
   /** kill -9, then the same folder on the same port again. */
   async restart(): Promise<void> {
     await this.#child.stop('SIGKILL');
-    this.#child = Repository.#spawn(this.folder, this.port);
+    this.#child = Repository.#spawn(this.folder, this.port, this.#words);
     await this.#child.waitFor(/^(\{.*"origin".*\})$/m);
   }
 

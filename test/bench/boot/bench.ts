@@ -3,15 +3,11 @@
  * demand through the emulated link, beside nbdkit's curl plugin and QEMU's http driver on the same raw file; ratios of
  * interleaved pairs. Ours is timed from the command to the prompt, the others from the start of QEMU.
  */
-import { readFile } from 'node:fs/promises';
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { checkMachineDescription, type DiskDescription } from '@collective/shared';
-import { runOrThrow } from '../../support/child.js';
-import { PASSWORD, Person, Repository, repositoryCommand } from '../../support/collective.js';
+import { Repository, repositoryCommand } from '../../support/collective.js';
 import type { LinkProfile } from '../../support/link.js';
-import { BUILD, ROOT } from '../../support/paths.js';
 import {
   atMost,
   describeMachine,
@@ -22,43 +18,127 @@ import {
   type BenchOptions,
   type BenchResult,
 } from '../bench-result.js';
-import { bootLocal, bootNbdkit, bootQemuHttp } from './competitors.js';
+import { type ApplianceImages, buildImages, publish } from './appliance.js';
+import { type BootFigures, bootLocal, bootNbdkit, bootQemuHttp } from './competitors.js';
 import { bootCold, CachedHome, type OurBoot } from './ours.js';
-import type { BootImages } from './qemu-boot.js';
 
-const NAME = 'debian-server';
+const ROUNDS = 5;
+/** The competitors take longer than all the rest of a round together: they are in every second one. */
+const isCompetitorRound = (round: number): boolean => round % 2 === 0;
+const PROFILES = ['lan', 'cable'] as const satisfies readonly LinkProfile[];
+type Profile = (typeof PROFILES)[number];
 
-const buildImages = async (log: BenchOptions['log']): Promise<BootImages & { readonly recipe: string }> => {
-  const out = path.join(BUILD, 'images', NAME);
-  log(`building ${NAME} (quick when nothing changed)`);
-  await runOrThrow('bash', [path.join(ROOT, 'images', NAME, 'build.sh'), out], { timeoutMs: 900_000 });
-  const recipe = path.join(out, 'appliance.json');
-  const described = JSON.parse(await readFile(recipe, 'utf8')) as { machine: unknown; disks: DiskDescription[] };
-  return {
-    machine: checkMachineDescription(described.machine),
-    disks: described.disks.map(({ name, bus, diskBytes }) => ({ name, bus, diskBytes })),
-    system: path.join(out, 'system.raw'),
-    user: path.join(out, 'user.raw'),
-    recipe,
-  };
+const COMPETITORS = [
+  { name: 'nbdkit curl+cache+cow', boot: bootNbdkit },
+  { name: "QEMU's http driver", boot: bootQemuHttp },
+] as const;
+
+/** A boot of somebody else's, with the boots of the same round that it is compared with. */
+type Pair = { readonly theirs: BootFigures; readonly ours: OurBoot; readonly local: number };
+
+class BootRounds {
+  readonly local: number[] = [];
+  readonly cached: OurBoot[] = [];
+  readonly cold: Readonly<Record<Profile, OurBoot[]>> = { lan: [], cable: [] };
+  readonly pairs: Readonly<Record<Profile, Map<string, Pair[]>>> = { lan: new Map(), cable: new Map() };
+  readonly #repository: Repository;
+  readonly #images: ApplianceImages;
+  readonly #home: CachedHome;
+  readonly #log: BenchOptions['log'];
+
+  constructor(repository: Repository, images: ApplianceImages, home: CachedHome, log: BenchOptions['log']) {
+    this.#repository = repository;
+    this.#images = images;
+    this.#home = home;
+    this.#log = log;
+  }
+
+  async round(round: number): Promise<void> {
+    const local = (await bootLocal(this.#images)).seconds;
+    this.local.push(local);
+    const cached = await this.#home.boot();
+    this.cached.push(cached);
+    this.#log(`round ${round + 1}: local ${local.toFixed(1)} s, cached ${cached.seconds.toFixed(1)} s`);
+    for (const profile of PROFILES) await this.#cold(round, profile, local);
+  }
+
+  /** Ours and, in some rounds, theirs right beside it; who comes first changes from round to round. */
+  async #cold(round: number, profile: Profile, local: number): Promise<void> {
+    const theirs = new Map<string, BootFigures>();
+    const bootTheirs = async (): Promise<void> => {
+      for (const { name, boot } of isCompetitorRound(round) ? COMPETITORS : []) {
+        theirs.set(name, await boot(this.#images, profile));
+        this.#log(`round ${round + 1}: ${name} on ${profile} ${theirs.get(name)?.seconds.toFixed(1)} s`);
+      }
+    };
+    const theirsFirst = round % 4 === 2;
+    if (theirsFirst) await bootTheirs();
+    const ours = await bootCold(this.#repository, profile, `cold-${profile}-${round}`);
+    this.#log(`round ${round + 1}: cold on ${profile} ${ours.seconds.toFixed(1)} s`);
+    if (!theirsFirst) await bootTheirs();
+    this.cold[profile].push(ours);
+    for (const [name, figures] of theirs) {
+      const pairs = this.pairs[profile].get(name) ?? [];
+      this.pairs[profile].set(name, [...pairs, { theirs: figures, ours, local }]);
+    }
+  }
+}
+
+const secondsOf = (boots: readonly { readonly seconds: number }[]): number[] => boots.map(({ seconds }) => seconds);
+
+const casesOf = ({ local, cached, cold, pairs }: BootRounds): BenchCase[] => {
+  const ratios = (boots: readonly OurBoot[]): number[] =>
+    boots.map(({ seconds }, at) => seconds / (local[at] ?? Number.NaN));
+  const cases = [
+    informs('local raw file, qcow2 overlay', median(local), 's', interval(local, 1)),
+    atMost('cached / local', median(ratios(cached)), 1.05, {
+      note: `${interval(ratios(cached))}; ${interval(secondsOf(cached), 1)} s`,
+    }),
+    atMost('cached: guest waited for its disks', median(cached.map((boot) => boot.diskWaitSeconds)), 0.3, {
+      unit: 's',
+      note: interval(cached.map((boot) => boot.diskWaitSeconds)),
+    }),
+  ];
+  for (const profile of PROFILES) {
+    const boots = cold[profile];
+    const note = `${interval(ratios(boots))}; ${interval(secondsOf(boots), 1)} s`;
+    const ratio = median(ratios(boots));
+    cases.push(
+      profile === 'lan'
+        ? atMost('cold on lan / local', ratio, 1.35, { note })
+        : informs(`cold on ${profile} / local`, ratio, 'x', note),
+      informs(
+        `cold on ${profile}: bytes on the wire, all included`,
+        median(boots.map((boot) => boot.downBytes)) / 1e6,
+        'MB',
+        `chunks alone ${(median(boots.map((boot) => boot.fetchedBytes)) / 1e6).toFixed(1)} MB`,
+      ),
+      informs(`cold on ${profile}: guest waited for its disks`, median(boots.map((boot) => boot.diskWaitSeconds)), 's'),
+    );
+  }
+  for (const profile of PROFILES)
+    for (const [name, each] of pairs[profile]) cases.push(...pairCases(profile, name, each));
+  return cases;
 };
 
-const publish = async (repository: Repository, images: BootImages & { readonly recipe: string }): Promise<void> => {
-  await using publisher = await Person.temporary();
-  await publisher.login(await repository.invite('publisher', 'publisher'), 'publisher', PASSWORD);
-  await repository.allow('publisher', NAME);
-  const disks = ['--disk', `system=${images.system}`, '--disk', `user=${images.user}`];
-  await publisher.json(['publish', NAME, '--machine', images.recipe, ...disks, '--no-boot-test'], {
-    timeoutMs: 900_000,
-  });
+const pairCases = (profile: Profile, name: string, pairs: readonly Pair[]): BenchCase[] => {
+  const toLocal = pairs.map(({ theirs, local }) => theirs.seconds / local);
+  const toOurs = pairs.map(({ theirs, ours }) => theirs.seconds / ours.seconds);
+  const seconds = secondsOf(pairs.map(({ theirs }) => theirs));
+  return [
+    informs(`${name} on ${profile} / local`, median(toLocal), 'x', `${interval(toLocal)}; ${interval(seconds, 1)} s`),
+    informs(`${name} on ${profile} / ours`, median(toOurs), 'x', interval(toOurs)),
+    informs(
+      `${name} on ${profile}: bytes on the wire`,
+      median(pairs.map(({ theirs }) => theirs.downBytes)) / 1e6,
+      'MB',
+    ),
+  ];
 };
-
-type Runs = { readonly local: number[]; readonly cached: OurBoot[]; readonly cold: Map<LinkProfile, OurBoot[]> };
 
 export const run = async ({ quick, log }: BenchOptions): Promise<BenchResult> => {
   const images = await buildImages(log);
   const folder = await mkdtemp(path.join(os.tmpdir(), 'boot-repository-'));
-  const cases: BenchCase[] = [];
   try {
     await repositoryCommand(['init', path.join(folder, 'r')]);
     await using repository = await Repository.serve(path.join(folder, 'r'));
@@ -66,78 +146,10 @@ export const run = async ({ quick, log }: BenchOptions): Promise<BenchResult> =>
     await publish(repository, images);
     log('filling a cache');
     await using home = await CachedHome.open(repository);
-
-    const runs: Runs = {
-      local: [],
-      cached: [],
-      cold: new Map([
-        ['lan', []],
-        ['cable', []],
-      ]),
-    };
-    for (let round = 0; round < (quick ? 1 : 5); round += 1) {
-      runs.local.push((await bootLocal(images)).seconds);
-      runs.cached.push(await home.boot());
-      for (const [profile, boots] of runs.cold)
-        boots.push(await bootCold(repository, profile, `cold-${profile}-${round}`));
-      log(
-        `round ${round + 1}: local ${runs.local.at(-1)?.toFixed(1)} s, cached ${runs.cached.at(-1)?.seconds.toFixed(1)} s, ` +
-          [...runs.cold].map(([profile, boots]) => `${profile} ${boots.at(-1)?.seconds.toFixed(1)} s`).join(', '),
-      );
-    }
-    const ratios = (boots: readonly OurBoot[]): number[] =>
-      boots.map(({ seconds }, at) => seconds / (runs.local[at] ?? Number.NaN));
-    const secondsOf = (boots: readonly OurBoot[]): number[] => boots.map(({ seconds }) => seconds);
-    cases.push(
-      informs('local raw file, qcow2 overlay', median(runs.local), 's', interval(runs.local, 1)),
-      atMost('cached / local', median(ratios(runs.cached)), 1.05, {
-        note: `${interval(ratios(runs.cached))}; ${interval(secondsOf(runs.cached), 1)} s`,
-      }),
-      atMost('cached: guest waited for its disks', median(runs.cached.map((boot) => boot.diskWaitSeconds)), 0.3, {
-        unit: 's',
-        note: interval(runs.cached.map((boot) => boot.diskWaitSeconds)),
-      }),
-    );
-    for (const [profile, boots] of runs.cold) {
-      const note = `${interval(ratios(boots))}; ${interval(secondsOf(boots), 1)} s`;
-      const ratio = median(ratios(boots));
-      cases.push(
-        profile === 'lan'
-          ? atMost('cold on lan / local', ratio, 1.35, { note })
-          : informs(`cold on ${profile} / local`, ratio, 'x', note),
-        informs(
-          `cold on ${profile}: bytes on the wire, all included`,
-          median(boots.map((boot) => boot.downBytes)) / 1e6,
-          'MB',
-          `chunks alone ${(median(boots.map((boot) => boot.fetchedBytes)) / 1e6).toFixed(1)} MB`,
-        ),
-        informs(
-          `cold on ${profile}: guest waited for its disks`,
-          median(boots.map((boot) => boot.diskWaitSeconds)),
-          's',
-        ),
-      );
-    }
-    for (const profile of ['lan', 'cable'] as const) {
-      for (const [name, boot] of [
-        ['nbdkit curl+cache+cow', bootNbdkit],
-        ["QEMU's http driver", bootQemuHttp],
-      ] as const) {
-        const figures = await boot(images, profile);
-        log(`${name} on ${profile}: ${figures.seconds.toFixed(1)} s`);
-        cases.push(
-          informs(
-            `${name} on ${profile} / local`,
-            figures.seconds / median(runs.local),
-            'x',
-            `${figures.seconds.toFixed(1)} s`,
-          ),
-          informs(`${name} on ${profile}: bytes on the wire`, figures.downBytes / 1e6, 'MB'),
-        );
-      }
-    }
+    const rounds = new BootRounds(repository, images, home, log);
+    for (let round = 0; round < (quick ? 1 : ROUNDS); round += 1) await rounds.round(round);
+    return { bench: 'boot', machine: describeMachine(), cases: casesOf(rounds) };
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
-  return { bench: 'boot', machine: describeMachine(), cases };
 };

@@ -11,7 +11,7 @@ import { bootToLogin, type BootImages } from './qemu-boot.js';
 
 export type BootFigures = { readonly seconds: number; readonly downBytes: number };
 
-const RANGE_SERVER = new URL('./range-server.js', import.meta.url).pathname;
+export const RANGE_SERVER = new URL('./range-server.js', import.meta.url).pathname;
 
 const withFolder = async <T>(work: (folder: string) => Promise<T>): Promise<T> => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'boot-bench-'));
@@ -48,7 +48,7 @@ const overlayOver = async (
 
 export const bootLocal = async (images: BootImages): Promise<BootFigures> =>
   await withFolder(async (folder) => ({
-    seconds: await bootToLogin(images, await overlayOver(folder, images.system, 'raw')),
+    seconds: await bootToLogin(images, { system: await overlayOver(folder, images.system, 'raw') }),
     downBytes: 0,
   }));
 
@@ -70,23 +70,29 @@ const throughLink = async (
     }
   });
 
+/** nbdkit's arguments for a disk from the web, kept where it was fetched once and written to. */
+export const curlPluginWords = (url: string): string[] => [
+  ...['--filter=cow', '--filter=cache', 'curl', `url=${url}`],
+  ...['cache-on-read=true', 'cache-min-block-size=64K'],
+];
+
 export const bootNbdkit = async (images: BootImages, profile: LinkProfile): Promise<BootFigures> =>
   await throughLink(images, profile, async (url, folder) => {
     const socket = path.join(folder, 'nbd.sock');
-    await using nbdkit = new Child('nbdkit', 'nbdkit', [
-      ...['--foreground', '--unix', socket, '--filter=cow', '--filter=cache', 'curl', `url=${url}`],
-      ...['cache-on-read=true', 'cache-min-block-size=64K'],
-    ]);
+    await using nbdkit = new Child('nbdkit', 'nbdkit', ['--foreground', '--unix', socket, ...curlPluginWords(url)]);
     await runOrThrow('bash', ['-c', `for i in $(seq 100); do [ -S "$0" ] && exit 0; sleep 0.05; done; exit 1`, socket]);
-    const seconds = await bootToLogin(images, { driver: 'nbd', server: { type: 'unix', path: socket } });
+    const seconds = await bootToLogin(images, { system: { driver: 'nbd', server: { type: 'unix', path: socket } } });
     await nbdkit.stop();
     return seconds;
   });
 
 export const bootQemuHttp = async (images: BootImages, profile: LinkProfile): Promise<BootFigures> =>
   await throughLink(images, profile, async (url, folder) =>
-    bootToLogin(
-      images,
-      await overlayOver(folder, `json:${JSON.stringify({ driver: 'raw', file: { driver: 'http', url } })}`, 'raw'),
-    ),
+    bootToLogin(images, {
+      system: await overlayOver(
+        folder,
+        `json:${JSON.stringify({ driver: 'raw', file: { driver: 'http', url } })}`,
+        'raw',
+      ),
+    }),
   );

@@ -58,23 +58,22 @@ const serialShows = async (socketPath: string, pattern: RegExp, qemu: Child): Pr
   throw new Error(`no ${String(pattern)} on the serial console\n${text.slice(-500)}\n${qemu.stderr.slice(-500)}`);
 };
 
-/** Seconds from the start of QEMU to the login prompt on the serial console. */
-export const bootToLogin = async (images: BootImages, system: BlockNode): Promise<number> => {
+/**
+ * Seconds from the start of QEMU to the login prompt on the serial console. Disks that `nodes` does not name are local: the user
+ * disk on a fresh overlay, the others empty.
+ */
+export const bootToLogin = async (
+  images: BootImages,
+  given: Readonly<Record<string, BlockNode>>,
+  /** Called with the clock stopped. */
+  moments: { readonly beforeStart?: () => Promise<void>; readonly atLogin?: () => Promise<void> } = {},
+): Promise<number> => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'bb-'));
   try {
     await mkdir(sessionPaths(folder).own, { recursive: true });
-    const nodes = new Map<string, BlockNode>([['disk-system', system]]);
-    for (const disk of images.disks.filter(({ name }) => name !== 'system')) {
-      const file = path.join(folder, disk.name);
-      if (disk.name === 'user') {
-        await runOrThrow('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', images.user, file]);
-        nodes.set('disk-user', { driver: 'qcow2', file: { driver: 'file', filename: file } });
-      } else {
-        await writeFile(file, '');
-        await truncate(file, disk.diskBytes);
-        nodes.set(`disk-${disk.name}`, { driver: 'raw', file: { driver: 'file', filename: file } });
-      }
-    }
+    const nodes = new Map<string, BlockNode>();
+    for (const disk of images.disks)
+      nodes.set(`disk-${disk.name}`, given[disk.name] ?? (await localNode(images, disk, folder)));
     const own = qemuArguments(images.machine, {
       machine: 'be9c',
       folder,
@@ -85,13 +84,30 @@ export const bootToLogin = async (images: BootImages, system: BlockNode): Promis
       accelerator: 'tcg',
       restrictNetwork: true,
     });
+    await moments.beforeStart?.();
     const startedAt = performance.now();
     await using qemu = new Child('qemu', 'qemu-system-x86_64', argumentsWith(own, nodes));
     await serialShows(sessionPaths(folder).serial, LOGIN_PROMPT, qemu);
     const seconds = (performance.now() - startedAt) / 1000;
+    await moments.atLogin?.();
     await qemu.stop('SIGKILL');
     return seconds;
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+};
+
+const localNode = async (
+  images: BootImages,
+  disk: { readonly name: string; readonly diskBytes: number },
+  folder: string,
+): Promise<BlockNode> => {
+  const file = path.join(folder, disk.name);
+  if (disk.name === 'user') {
+    await runOrThrow('qemu-img', ['create', '-q', '-f', 'qcow2', '-F', 'raw', '-b', images.user, file]);
+    return { driver: 'qcow2', file: { driver: 'file', filename: file } };
+  }
+  await writeFile(file, '');
+  await truncate(file, disk.diskBytes);
+  return { driver: 'raw', file: { driver: 'file', filename: file } };
 };

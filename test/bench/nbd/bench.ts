@@ -1,7 +1,7 @@
 /**
  * `npm run bench -- nbd`: the same image in the page cache, fio's nbd engine, one connection: `collective export` of a fully
  * cached disk against qemu-nbd on the raw file (reads) and on a qcow2 overlay with the same backing (writes), in interleaved
- * pairs.
+ * pairs. And the export beside a scrub and a cache fill at the lan's full rate against the same alone.
  */
 import { execFile } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
@@ -41,6 +41,9 @@ const TOUCHED_BYTES = 256 << 20;
 /** What a cold or first pass reads. */
 const PASS_BYTES = 64 << 20;
 const IMAGE_BYTES = 2 ** 31;
+const QUICK_IMAGE_BYTES = 2 ** 29;
+/** What a scrub and a fill beside may take of the speed. */
+const BESIDE_RATIO = 0.8;
 
 type Side = 'ours' | 'theirs';
 /** A run, and what the server paid for each operation: that is comparable even when the machine is busy with other things. */
@@ -57,12 +60,20 @@ export const run = async (options: NbdBenchOptions = {}): Promise<BenchResult> =
   const folder = await mkdtemp(join(tmpdir(), 'bench-nbd-'));
   try {
     const image = join(folder, 'image.raw');
-    await makeImage(image, options.imageBytes ?? IMAGE_BYTES);
+    const imageBytes = options.imageBytes ?? (options.quick === true ? QUICK_IMAGE_BYTES : IMAGE_BYTES);
+    await makeImage(image, imageBytes);
+    const fill = {
+      image: join(folder, 'fill.raw'),
+      byteLength: options.quick === true ? QUICK_IMAGE_BYTES : IMAGE_BYTES,
+    };
+    await makeImage(fill.image, fill.byteLength);
     options.log?.('publishing the image and filling the cache with it');
-    await using ours = await ExportSide.open(image, folder);
-    const bench = new NbdBench({ ours, theirs: new QemuSide(image, folder) }, options);
+    await using ours = await ExportSide.open(image, folder, fill);
+    await rm(fill.image);
+    const bench = new NbdBench({ ours, theirs: new QemuSide(image, folder) }, { ...options, imageBytes });
     await bench.reads();
     await bench.writes();
+    await bench.beside(ours);
     await bench.passes();
     return { bench: 'nbd', machine: describeMachine(), cases: bench.cases };
   } finally {
@@ -120,6 +131,41 @@ class NbdBench {
     }
   }
 
+  /** Beside a scrub and a cache fill at the lan's rate, against the same alone. */
+  async beside(side: ExportSide): Promise<void> {
+    const cases = [
+      { name: 'randread 4 KiB, 16 in flight', mode: 'read', rw: 'randread', blockBytes: 4096, depth: 16 },
+      { name: 'randread 4 KiB, 1 in flight', mode: 'read', rw: 'randread', blockBytes: 4096, depth: 1 },
+      { name: 'randread 64 KiB, 16 in flight', mode: 'read', rw: 'randread', blockBytes: 65_536, depth: 16 },
+      { name: 'randwrite 4 KiB, 16 in flight', mode: 'write', rw: 'randwrite', blockBytes: 4096, depth: 16 },
+    ] as const;
+    for (const { name: what, mode, ...job } of cases) {
+      const name = `${what}, beside a scrub and a fill`;
+      if (!this.#isWanted(name)) continue;
+      side.disturbance.length = 0;
+      const measured = await this.#pairs(name, async (who) => {
+        const server = await side.serve(mode);
+        try {
+          const disturbing = who === 'ours' ? await side.disturb() : undefined;
+          try {
+            return await runAgainst(server, { ...job, diskBytes: this.#imageBytes, seconds: this.#seconds });
+          } finally {
+            await disturbing?.stop();
+          }
+        } finally {
+          await server.stop();
+        }
+      });
+      const { disturbance } = side;
+      const fill = median(disturbance.map((each) => (each.fillBytesPerSecond * 8) / 1e6));
+      if (!disturbance.every((each) => each.isFilling)) throw new Error(`${name}: the fill ended before the run`);
+      const note =
+        `${interval(measured.ratios)}; ${speedOf(measured.ours)}/s against ${speedOf(measured.theirs)}/s alone; ` +
+        `fill ${fill.toFixed(0)} Mbit/s, scrubbed ${median(disturbance.map((each) => each.scrubbedBytes / 1e6)).toFixed(0)} MB`;
+      this.cases.push(atLeast(name, median(measured.ratios), BESIDE_RATIO, { note }));
+    }
+  }
+
   /** The page cache dropped, and the first pass after the server has started. Reported only. */
   async passes(): Promise<void> {
     for (const kind of ['cold', 'first pass'] as const) {
@@ -171,7 +217,7 @@ class NbdBench {
   }
 
   #judge(name: string, measured: Measured, bound?: number): void {
-    const speed = (who: Side): string => Math.round(median(measured[who].map((result) => result.iops))).toString();
+    const speed = (who: Side): string => speedOf(measured[who]);
     const cost = (who: Side): string => median(measured[who].map((result) => result.cpuUs)).toFixed(1);
     const note =
       `${interval(measured.ratios)}; ${speed('ours')}/s against qemu-nbd's ${speed('theirs')}/s, ` +
@@ -191,6 +237,8 @@ class NbdBench {
     return this.#options.only === undefined || name.includes(this.#options.only);
   }
 }
+
+const speedOf = (runs: readonly Run[]): string => Math.round(median(runs.map((result) => result.iops))).toString();
 
 /** Random bytes, so that nobody gains by recognising zeroes. */
 const makeImage = async (path: string, imageBytes: number): Promise<void> => {

@@ -3,7 +3,9 @@ import { execFile } from 'node:child_process';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
-import { runOrThrow, type Child } from '../../support/child.js';
+import { ControlClient } from '@collective/transceiver';
+import { Child, runOrThrow } from '../../support/child.js';
+import { Link } from '../../support/link.js';
 import { PASSWORD, Person, Repository, repositoryCommand } from '../../support/collective.js';
 import { NbdProgram } from './nbd-program.js';
 
@@ -11,6 +13,10 @@ const execute = promisify(execFile);
 /** Linux reports processor times in hundredths of a second. */
 const TICK_US = 10_000;
 const NAME = 'bench-disk';
+/** Another appliance, whose blocks are fetched beside the measured runs. */
+const FILL_NAME = 'bench-fill';
+/** A little more than the lan's 100 Mbit/s. */
+const FILL_BYTES_PER_SECOND = 13_000_000;
 
 export type Mode = 'read' | 'write';
 
@@ -83,32 +89,58 @@ export class ExportSide implements NbdSide, AsyncDisposable {
   readonly #repository: Repository;
   readonly #person: Person;
   readonly #folder: string;
+  #link: Link;
+  readonly #fillBytes: number;
+  /** What lies before was fetched already. */
+  #fillAt = 0;
 
-  private constructor(repository: Repository, person: Person, folder: string) {
-    this.#repository = repository;
-    this.#person = person;
-    this.#folder = folder;
+  private constructor(parts: {
+    readonly repository: Repository;
+    readonly person: Person;
+    readonly folder: string;
+    readonly link: Link;
+    readonly fillBytes: number;
+  }) {
+    this.#repository = parts.repository;
+    this.#person = parts.person;
+    this.#folder = parts.folder;
+    this.#link = parts.link;
+    this.#fillBytes = parts.fillBytes;
   }
 
-  static async open(image: string, folder: string): Promise<ExportSide> {
+  /** Publishes `image` and brings all of it into the cache; of `fill` nothing. Afterwards the line is the lan's. */
+  static async open(
+    image: string,
+    folder: string,
+    fill: { readonly image: string; readonly byteLength: number },
+  ): Promise<ExportSide> {
     await repositoryCommand(['init', path.join(folder, 'repository')]);
     const repository = await Repository.serve(path.join(folder, 'repository'));
     const home = path.join(folder, 'home');
     await mkdir(home, { mode: 0o700 });
     const person = Person.at(home);
-    await person.login(await repository.invite('bench', 'publisher'), 'bench');
-    await repository.allow('bench', NAME);
-    await person.json(
-      ['publish', NAME, '--disk', `system=${image}`, '--machine', await machineFile(folder), '--no-boot-test'],
-      { timeoutMs: 900_000 },
-    );
-    const side = new ExportSide(repository, person, folder);
+    const link = await Link.open({ toPort: repository.port, profile: 'none' });
+    const invitation = await repository.invite('bench', 'publisher');
+    await person.login(invitation.replace(/^http:\/\/[^/]+/, `http://127.0.0.1:${link.port}`), 'bench');
+    for (const [name, file] of [
+      [NAME, image],
+      [FILL_NAME, fill.image],
+    ] as const) {
+      await repository.allow('bench', name);
+      await person.json(
+        ['publish', name, '--disk', `system=${file}`, '--machine', await machineFile(folder), '--no-boot-test'],
+        { timeoutMs: 900_000 },
+      );
+    }
+    const side = new ExportSide({ repository, person, folder, link, fillBytes: fill.byteLength });
     const serving = await side.serve('read');
     try {
       await runOrThrow('nbdcopy', [serving.uri, 'null:'], { timeoutMs: 900_000 });
     } finally {
       await serving.stop();
     }
+    await link.close();
+    side.#link = await Link.open({ toPort: repository.port, profile: 'lan', port: link.port });
     return side;
   }
 
@@ -137,6 +169,43 @@ export class ExportSide implements NbdSide, AsyncDisposable {
     };
   }
 
+  /** Until `stop`: a scrub at its full rate, and a disk that is fetched as fast as the lan carries it. A server runs. */
+  async disturb(): Promise<{ readonly stop: () => Promise<void> }> {
+    const socket = path.join(this.#folder, 'fill.sock');
+    const control = await ControlClient.connect(path.join(this.#person.home, 'run/blockd.sock'));
+    const child = this.#person.spawn(['export', FILL_NAME, '--disk', 'system', '--socket', socket]);
+    await child.waitFor(/Serving disk/);
+    const beganMs = performance.now();
+    if (this.#fillAt >= this.#fillBytes) throw new Error('nothing is left to be fetched: the fill image is too small');
+    const reader = new Child('reader of the fill', 'fio', [
+      ...['--name=fill', '--ioengine=nbd', `--uri=nbd+unix:///system?socket=${socket}`, '--rw=read', '--bs=64k'],
+      ...['--iodepth=8', `--offset=${this.#fillAt}`, `--size=${this.#fillBytes - this.#fillAt}`],
+    ]);
+    const before = await control.request('status', {});
+    await control.request('scrub', { start: true });
+    return {
+      stop: async () => {
+        const isFilling = reader.running;
+        const { fetch, scrub } = await control.request('status', {});
+        const seconds = (performance.now() - beganMs) / 1000;
+        await control.request('scrub', { stop: true });
+        control.close();
+        await reader.stop('SIGINT');
+        await child.stop('SIGINT');
+        const bytes = fetch.link.bytes - before.fetch.link.bytes;
+        this.#fillAt += Math.ceil((Math.max(bytes, seconds * FILL_BYTES_PER_SECOND) + 4e6) / 65_536) * 65_536;
+        this.disturbance.push({
+          fillBytesPerSecond: bytes / seconds,
+          scrubbedBytes: scrub?.running?.bytes ?? scrub?.last?.bytes ?? 0,
+          isFilling,
+        });
+      },
+    };
+  }
+
+  /** What ran beside the disturbed runs. */
+  readonly disturbance: { fillBytesPerSecond: number; scrubbedBytes: number; isFilling: boolean }[] = [];
+
   async dropPages(): Promise<void> {
     for (const file of await this.#slotFiles()) await forget(file);
   }
@@ -149,6 +218,7 @@ export class ExportSide implements NbdSide, AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#person[Symbol.asyncDispose]();
+    await this.#link.close();
     await this.#repository[Symbol.asyncDispose]();
   }
 

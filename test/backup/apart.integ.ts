@@ -1,0 +1,199 @@
+/**
+ * Two transceivers that both write: in every order of a small model nothing that one of them wrote is lost, and each
+ * subscription has one history.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { CollectiveError } from '@collective/shared';
+import { continueHere, keepBoth } from '@collective/transceiver';
+import { BackupLab, DISK, type Transceiver } from './backup-lab.js';
+
+let lab: BackupLab;
+let devices: readonly [Transceiver, Transceiver];
+
+beforeAll(async () => {
+  lab = await BackupLab.open();
+  devices = [await lab.transceiver(), await lab.transceiver()];
+});
+afterAll(async () => lab[Symbol.asyncDispose]());
+
+type Pair = { readonly a: Transceiver; readonly b: Transceiver; readonly subscription: string };
+
+/** Both hold the same snapshot, and nobody has a lease. */
+const pair = async (): Promise<Pair> => {
+  const a = lab.emptyHome(devices[0]);
+  const b = lab.emptyHome(devices[1]);
+  await a.create();
+  a.write(1, 10_001);
+  await a.save();
+  await a.backup.leases.release();
+  const { subscription } = a.backup.state;
+  await b.restore(subscription);
+  return { a, b, subscription };
+};
+
+/** Is this content a snapshot of one of these subscriptions? */
+const isSaved = async (content: Buffer, subscriptions: readonly string[]): Promise<boolean> => {
+  for (const subscription of new Set(subscriptions)) {
+    const head = await lab.head(subscription);
+    for (let number = head?.number ?? 0; number > 0; number -= 1)
+      if ((await lab.snapshotBytes(subscription, number)).equals(content)) return true;
+  }
+  return false;
+};
+
+describe('a lease is taken away', () => {
+  test('in the middle of an upload: apart, nothing more is sent, nothing is dropped', async () => {
+    const { a, b } = await pair();
+    for (let block = 0; block < 40; block += 1) a.write(100 + block, 20_000 + block);
+    const { content } = a;
+    await a.backup.seal('request');
+    a.onStep = (step) => {
+      if (step === 'object-sent') throw new Error('killed');
+    };
+    await expect(a.drain()).rejects.toThrow('killed');
+    await a.restart();
+    await b.backup.leases.take('steal');
+    expect(await a.drain()).toBe('apart');
+    expect(a.backup.state.apart?.why).toMatch(/lease/);
+    const { calls } = a.client;
+    calls.length = 0;
+    expect(await a.drain()).toBe('apart');
+    expect(calls).toEqual([]);
+    expect(a.content.equals(content)).toBe(true);
+    expect((await a.backup.status()).activity).toBe('apart');
+    expect(await a.backup.seal('periodic')).toBe('left-out');
+  });
+
+  test('a heartbeat learns of it while the machine runs: apart at once', async () => {
+    const { a, b } = await pair();
+    await a.backup.leases.take('free');
+    a.isRunning = true;
+    await b.backup.leases.take('steal');
+    await a.backup.leases.beat();
+    expect(a.backup.state).toMatchObject({ lease: null, apart: { why: 'lease-lost', deviceName: 'test device' } });
+  });
+
+  test('from a stopped machine with nothing to save: nobody is apart', async () => {
+    const { a, b } = await pair();
+    await a.backup.leases.take('free');
+    await b.backup.leases.take('steal');
+    await a.backup.leases.beat();
+    expect(a.backup.state).toMatchObject({ lease: null, apart: null });
+  });
+
+  test('it is not given to whoever asks while another device may have something', async () => {
+    const { a, b } = await pair();
+    await a.backup.leases.take('free');
+    await expect(b.backup.leases.take('free')).rejects.toMatchObject({ code: 'lease-held' });
+    a.write(5, 1);
+    await a.backup.leases.beat();
+    lab.subscriber.server.clock.advance(300);
+    await expect(b.backup.leases.take('free')).rejects.toMatchObject({ code: 'lease-held', data: { isExpired: true } });
+    await a.backup.leases.release();
+    await expect(b.backup.leases.take('free')).resolves.toBeGreaterThan(0);
+  });
+});
+
+describe('the ways out', () => {
+  const apart = async (): Promise<Pair & { readonly ofA: Buffer; readonly ofB: Buffer }> => {
+    const both = await pair();
+    const { a, b } = both;
+    b.write(2, 30_002);
+    await b.save();
+    const ofB = b.content;
+    await b.backup.leases.release();
+    a.write(3, 30_003);
+    expect(await a.save()).toBe('apart');
+    expect(a.backup.state.apart).toMatchObject({ why: 'other-head', head: { number: 2 } });
+    return { ...both, ofA: a.content, ofB };
+  };
+
+  test('continue here: what is here follows the other head, which is pinned', async () => {
+    const { a, subscription, ofA, ofB } = await apart();
+    await continueHere(a.backup, a.trust);
+    expect(await a.drain()).toBe('idle');
+    expect(a.backup.state).toMatchObject({ apart: null, mustCommit: false, head: { number: 3 } });
+    expect((await lab.snapshotBytes(subscription, 3)).equals(ofA)).toBe(true);
+    expect((await lab.snapshotBytes(subscription, 2)).equals(ofB)).toBe(true);
+    const list = await a.person.client.call('snapshots', { params: { subscription }, query: {} });
+    expect(list.find(({ number }) => number === 2)).toMatchObject({ pinned: true });
+    a.write(4, 30_004);
+    expect(await a.save()).toBe('idle');
+    expect((await lab.snapshotBytes(subscription, 4)).equals(a.content)).toBe(true);
+  });
+
+  test('keep both: what is here is a subscription of its own, with everything in it', async () => {
+    const { a, subscription, ofA, ofB } = await apart();
+    const { here, other } = await keepBoth(a.backup);
+    expect(other).toBe(subscription);
+    expect(await a.drain()).toBe('idle');
+    expect(a.backup.state).toMatchObject({ apart: null, subscription: here, mustResend: false, head: { number: 1 } });
+    expect((await lab.snapshotBytes(here, 1)).equals(ofA)).toBe(true);
+    expect((await lab.snapshotBytes(subscription, 2)).equals(ofB)).toBe(true);
+    a.write(4, 30_004);
+    const sent = a.client.partBytes;
+    expect(await a.save()).toBe('idle');
+    expect(a.client.partBytes - sent).toBeLessThan(6_000);
+    expect((await lab.snapshotBytes(here, 2)).equals(a.content)).toBe(true);
+  });
+
+  test('what the common ancestor had is gone at the server: everything is sent again', async () => {
+    const { a, subscription, ofA } = await apart();
+    await continueHere(a.backup, a.trust);
+    let isRefused = false;
+    a.client.beforeCall = (name) => {
+      if (name !== 'commitSnapshot' || isRefused) return;
+      isRefused = true;
+      throw new CollectiveError('block-missing', 'as the server says when a chunk was collected');
+    };
+    expect(await a.drain()).toBe('idle');
+    expect(isRefused).toBe(true);
+    expect(a.backup.state.objects).toEqual([3]);
+    expect((await lab.snapshotBytes(subscription, 3)).equals(ofA)).toBe(true);
+  });
+
+  test('asked of somebody who is not apart: refused', async () => {
+    const { a } = await pair();
+    await expect(continueHere(a.backup, a.trust)).rejects.toMatchObject({ code: 'bad-request' });
+    await expect(keepBoth(a.backup)).rejects.toMatchObject({ code: 'bad-request' });
+  });
+});
+
+describe('every order of', () => {
+  const MOVES = ['a saves', 'b saves', 'a takes', 'b takes'] as const;
+  const orders = MOVES.flatMap((one) => MOVES.flatMap((two) => MOVES.map((three) => [one, two, three] as const)));
+
+  test.each(orders)('%s, %s, %s', async (...moves) => {
+    const { a, b, subscription } = await pair();
+    let seed = 40_000;
+    for (const move of moves) {
+      const who = move.startsWith('a') ? a : b;
+      who.write(move.startsWith('a') ? 10 : 20, (seed += 1));
+      // Refused while the other one is at work: that is what apart is for.
+      if (move.endsWith('takes')) await who.backup.leases.take('steal');
+      else await who.save();
+    }
+    for (const who of [a, b]) who.write(30, (seed += 1));
+    const contents = [a.content, b.content];
+    // The person chooses, at each device in turn; here the first continues, and the second keeps both.
+    await a.save();
+    if (a.backup.state.apart !== null) {
+      await continueHere(a.backup, a.trust);
+      expect(await a.drain()).toBe('idle');
+    }
+    await b.save();
+    if (b.backup.state.apart !== null) {
+      await keepBoth(b.backup);
+      expect(await b.drain()).toBe('idle');
+    }
+    // What was saved of A may have been followed by B, but it is there.
+    const subscriptions = [subscription, a.backup.state.subscription, b.backup.state.subscription];
+    for (const [at, who] of [a, b].entries()) {
+      expect(who.backup.state).toMatchObject({ pending: null, next: null, apart: null });
+      expect(who.content.equals(contents[at] ?? Buffer.alloc(0))).toBe(true);
+      expect(await isSaved(who.content, subscriptions)).toBe(true);
+      expect(await who.disks.sealedLayers(DISK)).toEqual([]);
+    }
+    expect(a.backup.state.subscription === b.backup.state.subscription && a.content.equals(b.content)).toBe(false);
+  });
+});

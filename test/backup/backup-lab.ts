@@ -1,0 +1,408 @@
+/**
+ * A repository in memory, a person with several transceivers, and on each a machine with a user disk in memory. The disk
+ * and its folder outlive the backup that runs on them: `restart` is what a kill of the agent leaves.
+ */
+import { constants } from 'node:fs';
+import { access, mkdtemp, rm } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import {
+  CollectiveError,
+  PAYLOAD_TYPES,
+  checkStoredChunk,
+  decodePrivateChunk,
+  decodeSnapshotManifest,
+  deriveEpochKeys,
+  openEnvelope,
+  type Digest,
+  type EpochKeys,
+  type Profile,
+  type SigningKey,
+} from '@collective/shared';
+import {
+  BLOCK_BYTES,
+  INITIAL,
+  blockOf,
+  mapOf,
+  newKey,
+  openSubscriber,
+  type Subscriber,
+} from '@collective/repository-server';
+import {
+  BaseFolder,
+  LineMeter,
+  MachineBackup,
+  MemoryDisks,
+  SnapshotObjects,
+  SnapshotTrust,
+  UploadGate,
+  fetchSnapshotMap,
+  openPackWork,
+  restoreMachine,
+  stateBytes,
+  type BackupClock,
+  type BackupEvent,
+  type BackupPerson,
+  type BackupStep,
+  type BaseMaps,
+  type MachineParts,
+  type RestoreParts,
+} from '@collective/transceiver';
+import { InjectedClient } from './injected-client.js';
+
+export const DISK = 'user';
+export const DISK_BYTES = INITIAL.length * BLOCK_BYTES;
+export const INITIAL_BYTES = Buffer.concat(INITIAL.map((seed) => blockOf(seed)));
+const signal = new AbortController().signal;
+
+/** Time that a test moves, or that passes when somebody sleeps. */
+export class LabClock implements BackupClock {
+  seconds = 1_800_000_000;
+  ms = 0;
+  nowSeconds(): number {
+    return this.seconds;
+  }
+  nowMs(): number {
+    this.ms += 1;
+    return this.ms;
+  }
+  async sleep(ms: number, aborted: AbortSignal): Promise<void> {
+    this.ms += ms;
+    await new Promise((resolve) => setImmediate(resolve));
+    aborted.throwIfAborted();
+  }
+}
+
+/** Time that only a test moves. */
+export class ManualClock implements BackupClock {
+  #ms = 0;
+  #sleepers: { readonly untilMs: number; readonly wake: () => void }[] = [];
+
+  nowSeconds(): number {
+    return 1_800_000_000 + Math.floor(this.#ms / 1_000);
+  }
+
+  nowMs(): number {
+    return this.#ms;
+  }
+
+  async sleep(ms: number, aborted: AbortSignal): Promise<void> {
+    const untilMs = this.#ms + ms;
+    await new Promise<void>((resolve) => {
+      this.#sleepers.push({ untilMs, wake: resolve });
+      aborted.addEventListener('abort', () => resolve(), { once: true });
+    });
+    aborted.throwIfAborted();
+  }
+
+  advance(ms: number): void {
+    this.#ms += ms;
+    const due = this.#sleepers.filter(({ untilMs }) => untilMs <= this.#ms);
+    this.#sleepers = this.#sleepers.filter(({ untilMs }) => untilMs > this.#ms);
+    for (const { wake } of due) wake();
+  }
+}
+
+/** What a kill is in these tests. */
+export class Killed extends Error {
+  constructor(readonly step: BackupStep) {
+    super(`killed at ${step}`);
+  }
+}
+
+type Identity = {
+  readonly name: string;
+  readonly device: SigningKey;
+  readonly deviceId: Digest;
+  readonly token: string;
+};
+
+export class Transceiver {
+  readonly identity: Identity;
+  readonly name: string;
+  readonly folder: string;
+  readonly client: InjectedClient;
+  readonly person: BackupPerson;
+  readonly disks: MemoryDisks;
+  clock: BackupClock;
+  readonly events: BackupEvent[] = [];
+  readonly steps: BackupStep[] = [];
+  /** Throws Killed to end the agent there. */
+  onStep: (step: BackupStep) => void = () => undefined;
+  isRunning = false;
+  objectLimits: MachineParts['objectLimits'];
+  epoch = 1;
+  #backup: MachineBackup | undefined;
+  readonly #lab: BackupLab;
+
+  constructor(lab: BackupLab, of: Identity & { readonly folder: string }) {
+    this.#lab = lab;
+    this.identity = of;
+    this.name = of.name;
+    this.folder = of.folder;
+    this.clock = lab.clock;
+    this.client = new InjectedClient(lab.subscriber.server, of.token);
+    this.person = lab.personOn(this, of);
+    this.disks = this.#newDisks();
+  }
+
+  get backup(): MachineBackup {
+    if (this.#backup === undefined) throw new Error('the agent does not run');
+    return this.#backup;
+  }
+
+  get overlay(): string {
+    return path.join(this.folder, 'overlays', DISK);
+  }
+
+  get parts(): MachineParts {
+    return {
+      ...{ name: this.name, folder: this.folder, person: this.person, disks: this.disks, clock: this.clock },
+      overlayOf: (disk) => path.join(this.folder, 'overlays', disk),
+      work: this.#lab.work,
+      gate: new UploadGate(),
+      line: new LineMeter(),
+      writtenBy: () => this.#lab.subscriber.version,
+      isRunning: () => this.isRunning,
+      ...(this.objectLimits === undefined ? {} : { objectLimits: this.objectLimits }),
+      onEvent: (event) => void this.events.push(event),
+      onStep: (step) => {
+        this.steps.push(step);
+        this.onStep(step);
+      },
+    };
+  }
+
+  /** The first use of the appliance on this machine. */
+  async create(): Promise<MachineBackup> {
+    this.#backup = await MachineBackup.create(this.parts, { appliance: 'debian', disks: [await this.diskOf()] });
+    return this.#backup;
+  }
+
+  /** The user disk as it begins, with its map where blockd looks for it. */
+  async diskOf(): Promise<Parameters<typeof MachineBackup.create>[1]['disks'][number]> {
+    const map = await (await BaseFolder.open(this.overlay)).putMap(mapOf(INITIAL).changesSince(undefined));
+    const { base, version } = this.#lab.subscriber;
+    return {
+      ...{ name: DISK, bus: 'virtio', diskBytes: DISK_BYTES, blockBytes: BLOCK_BYTES },
+      base: { appliance: 'debian', version: version.version, root: base, map },
+    };
+  }
+
+  /** A new agent over what the killed one left. */
+  async restart(): Promise<MachineBackup> {
+    this.onStep = () => undefined;
+    this.#backup = await MachineBackup.open(this.parts);
+    return this.backup;
+  }
+
+  get trust(): SnapshotTrust {
+    return new SnapshotTrust(this.person);
+  }
+
+  get restoreParts(): RestoreParts {
+    return {
+      ...{ person: this.person, trust: this.trust, baseMaps: this.#lab.baseMaps },
+      overlayOf: (disk) => path.join(this.folder, 'overlays', disk),
+    };
+  }
+
+  /** The first use of the appliance on a machine that has nothing, of a person who has: as a start does it. */
+  async restore(subscription: string): Promise<MachineBackup> {
+    const state = await restoreMachine(this.restoreParts, { folder: this.folder, subscription, appliance: 'debian' });
+    const folder = await BaseFolder.open(this.overlay);
+    for (const { name, committed } of state.disks)
+      if (committed !== null) await this.disks.attachBase(name, await folder.base(committed.base));
+    return this.restart();
+  }
+
+  /** Writes whole blocks of a seed; 0 zeroes. */
+  write(block: number, seed: number): void {
+    this.disks.write(DISK, block * BLOCK_BYTES, blockOf(seed));
+  }
+
+  get content(): Buffer {
+    return this.disks.content(DISK);
+  }
+
+  /** Steps until there is nothing to do. */
+  async drain(): Promise<'idle' | 'apart'> {
+    for (let steps = 0; steps < 100; steps += 1) {
+      const did = await this.backup.step(signal);
+      if (did !== 'more') return did;
+    }
+    throw new Error('the backup does not come to an end');
+  }
+
+  async save(reason: Parameters<MachineBackup['seal']>[0] = 'request'): Promise<'idle' | 'apart'> {
+    await this.backup.seal(reason);
+    return this.drain();
+  }
+
+  #newDisks(): MemoryDisks {
+    const disks = new MemoryDisks({
+      fetch: async (digest, file) => this.#lab.fetchBlock(digest, file),
+      nameKeys: this.#lab.nameKeys,
+    });
+    disks.add(DISK, this.overlay, INITIAL_BYTES);
+    return disks;
+  }
+}
+
+export class BackupLab implements AsyncDisposable {
+  readonly subscriber: Subscriber;
+  readonly clock = new LabClock();
+  readonly work = openPackWork({ workers: 0 });
+  /** Of two epochs: the second one begins when a test says so. */
+  readonly epochKeys = [7, 8].map((byte) => deriveEpochKeys(Buffer.alloc(32, byte)));
+  profile: Profile;
+  readonly #folder: string;
+  #count = 0;
+
+  private constructor(subscriber: Subscriber, folder: string) {
+    this.subscriber = subscriber;
+    this.#folder = folder;
+    this.profile = {
+      ...{ format: 1, number: 1, account: subscriber.person.account, devices: [], epochs: [], formerIdentities: [] },
+      repository: { identity: subscriber.server.repository.identity, origin: 'http://127.0.0.1:1', pin: null },
+      subscriptions: [],
+    };
+  }
+
+  static async open(options: Parameters<typeof openSubscriber>[0] = {}): Promise<BackupLab> {
+    // Kills are exceptions here: nothing of it needs a medium, and thousands of syncs would wait for one.
+    const shared = await access('/dev/shm', constants.W_OK).then(
+      () => '/dev/shm',
+      () => os.tmpdir(),
+    );
+    const folder = await mkdtemp(path.join(shared, 'backup-'));
+    return new BackupLab(await openSubscriber(options), folder);
+  }
+
+  /** As the agent finds the initial disk of a version. */
+  readonly baseMaps: BaseMaps = {
+    find: async ({ root }) => {
+      const { base, version } = this.subscriber;
+      if (root !== base) throw new CollectiveError('not-found', 'no version begins so');
+      return { version: version.version, map: mapOf(INITIAL) };
+    },
+  };
+
+  get nameKeys(): readonly Uint8Array[] {
+    return this.epochKeys.map(({ blockNameKey }) => blockNameKey);
+  }
+
+  /** Another device of the person, with its home. */
+  async transceiver(): Promise<Transceiver> {
+    const { server, person } = this.subscriber;
+    this.#count += 1;
+    const device = this.#count === 1 ? person.device : newKey();
+    const deviceId = this.#count === 1 ? person.deviceId : await server.registerDevice({ ...person, device });
+    const token = await server.deviceLogin(device);
+    const name = `device-${String(this.#count)}`;
+    return new Transceiver(this, { name, folder: path.join(this.#folder, name), device, deviceId, token });
+  }
+
+  /** The same device with an empty home. */
+  emptyHome(of: Transceiver): Transceiver {
+    this.#count += 1;
+    return new Transceiver(this, { ...of.identity, folder: path.join(this.#folder, `home-${String(this.#count)}`) });
+  }
+
+  personOn(
+    transceiver: Transceiver,
+    of: { readonly name: string; readonly device: SigningKey; readonly deviceId: Digest },
+  ): BackupPerson {
+    const { person, server } = this.subscriber;
+    const newestProfile = (): Profile => this.profile;
+    const keysOf = (epoch: number) => this.#packKeys(epoch);
+    return {
+      client: transceiver.client.client,
+      account: person.account,
+      repository: server.repository.identity,
+      ...{ device: of.deviceId, deviceName: of.name, deviceKey: of.device },
+      identityKeys: [person.identity.publicKey],
+      get packKeys() {
+        return keysOf(transceiver.epoch);
+      },
+      epochKeys: (epoch) => this.#epochKeysOf(epoch),
+      get profile() {
+        return newestProfile();
+      },
+      updateProfile: async (change) => {
+        const changed = change(this.profile);
+        if (changed !== this.profile) this.profile = { ...changed, number: this.profile.number + 1 };
+      },
+    };
+  }
+
+  #epochKeysOf(epoch: number): EpochKeys {
+    const keys = this.epochKeys[epoch - 1];
+    if (keys === undefined) throw new CollectiveError('not-found', `no epoch ${String(epoch)}`);
+    return keys;
+  }
+
+  #packKeys(epoch: number): BackupPerson['packKeys'] {
+    const [first, second] = this.epochKeys;
+    if (first === undefined || second === undefined) throw new Error('no keys');
+    return epoch === 1
+      ? { epoch, chunkKey: first.chunkKey, nameKeys: [first.blockNameKey] }
+      : { epoch, chunkKey: second.chunkKey, nameKeys: [second.blockNameKey, first.blockNameKey] };
+  }
+
+  /** A block by its digest, from the server, opened with the person's keys. */
+  async fetchBlock(
+    digest: Digest,
+    file: { readonly subscription: string; readonly objects: readonly number[]; readonly blockBytes: number },
+  ): Promise<Buffer> {
+    const client = new InjectedClient(this.subscriber.server, this.subscriber.person.token).client;
+    for await (const [, chunk] of new SnapshotObjects(client, file.subscription).chunks([digest], file.objects))
+      return this.#opened(digest, chunk, file.blockBytes);
+    throw new Error(`the repository does not have block ${digest}`);
+  }
+
+  #opened(digest: Digest, chunk: Buffer, plainBytes: number): Buffer {
+    const { epoch } = checkStoredChunk(chunk);
+    const { chunkKey: key, blockNameKey: nameKey } = this.#epochKeysOf(epoch);
+    return decodePrivateChunk(chunk, { key, nameKey, epoch, digest, plainBytes });
+  }
+
+  /** The bytes of a snapshot's user disk, as any reader gets them from the server. */
+  async snapshotBytes(subscription: string, number: number): Promise<Buffer> {
+    const { client } = new InjectedClient(this.subscriber.server, this.subscriber.person.token);
+    const bytes = await client.call('snapshotManifest', { params: { subscription, number } });
+    const manifest = decodeSnapshotManifest(openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.snapshot }).payload);
+    const disk = manifest.disks[0];
+    if (disk === undefined) throw new Error('it has no disk');
+    const objects = new SnapshotObjects(client, subscription);
+    const map = await fetchSnapshotMap({ disk, numbers: manifest.objects, objects, client });
+    const wanted = new Set<Digest>();
+    for (let index = 0; index < map.blockCount; index += 1) {
+      const digest = map.digestAt(index);
+      if (digest !== undefined) wanted.add(digest);
+    }
+    const blocks = new Map<Digest, Buffer>();
+    for await (const [digest, chunk] of objects.chunks(wanted, manifest.objects))
+      blocks.set(digest, this.#opened(digest, chunk, disk.blockBytes));
+    return stateBytes(map, {
+      ...{ initial: INITIAL_BYTES, nameKeys: this.nameKeys },
+      fetch: async (digest) => {
+        const block = blocks.get(digest);
+        if (block === undefined) throw new Error(`the repository does not have block ${digest}`);
+        return block;
+      },
+    });
+  }
+
+  async head(subscription: string): Promise<{ readonly number: number; readonly manifest: string } | null> {
+    const { client } = new InjectedClient(this.subscriber.server, this.subscriber.person.token);
+    const all = await client.call('subscriptions', {});
+    return all.find((one) => one.subscription === subscription)?.head ?? null;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.work.close();
+    await this.subscriber.server.close();
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+}

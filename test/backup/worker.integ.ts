@@ -1,0 +1,68 @@
+/** The backup's worker process, as built: the same as on the calling thread; one that dies is replaced. */
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { deriveEpochKeys, encodeMapPage, privateBlockDigest, digestBytes } from '@collective/shared';
+import { ProcessPool, runPackTask, type PackTask, type PackWork } from '@collective/transceiver';
+import { ROOT } from '../support/paths.js';
+
+const script = pathToFileURL(path.join(ROOT, 'packages/transceiver/dist/backup/backup-worker.js'));
+const keys = deriveEpochKeys(Buffer.alloc(32, 1));
+const block = Buffer.alloc(4_096, 5);
+const NAME: PackTask = {
+  ...{ kind: 'name', bytes: block, blockBytes: 4_096, base: undefined, forced: new Uint8Array(1) },
+  committed: { kinds: new Uint8Array(1), digests: Buffer.alloc(32) },
+  nameKeys: [keys.blockNameKey],
+};
+const PAGES: PackTask = { kind: 'pages', pages: [encodeMapPage({ level: 0, entries: [{ kind: 'zero' }] })], level: 3 };
+
+let pool: PackWork;
+beforeEach(() => {
+  pool = ProcessPool.open({ script, inline: () => ({ run: runPackTask }), workers: 1 });
+});
+afterEach(async () => pool.close());
+
+describe('the worker', () => {
+  test.each([NAME, PAGES])('gives what the calling thread gives ($kind)', async (task) => {
+    const plain = (value: unknown): string =>
+      JSON.stringify(value, (_key, one: unknown) =>
+        one instanceof Uint8Array ? Buffer.from(one).toString('hex') : one,
+      );
+    const there = await pool.run(task);
+    const here = await runPackTask(task);
+    expect(plain(there).replace(/"data":\[[^\]]*\]/g, '')).toBe(plain(here).replace(/"data":\[[^\]]*\]/g, ''));
+  });
+
+  test('says with its code what is wrong, and goes on', async () => {
+    const wrong: PackTask = {
+      ...{ kind: 'encode', bytes: block, blockBytes: 4_096, epoch: 1, level: 3 },
+      ...{ digests: Buffer.alloc(32), nameKey: keys.blockNameKey, chunkKey: keys.chunkKey },
+    };
+    await expect(pool.run(wrong)).rejects.toMatchObject({ code: 'local-io' });
+    const digests = digestBytes(privateBlockDigest(keys.blockNameKey, block));
+    expect((await pool.run({ ...wrong, digests })).kind).toBe('chunks');
+  });
+
+  test('that dies fails what it had and what waited; the next task gets a new one', async () => {
+    await pool.run(NAME);
+    const [pid = 0] = pool.pids;
+    process.kill(pid, 'SIGSTOP');
+    const ends = Promise.allSettled([pool.run(NAME), pool.run(NAME)]);
+    process.kill(pid, 'SIGKILL');
+    expect(
+      (await ends).map((end) => (end.status === 'rejected' ? (end.reason as { code: string }).code : 'done')),
+    ).toEqual(['internal', 'internal']);
+    expect((await pool.run(NAME)).kind).toBe('name');
+  });
+
+  test('a task that cannot be sent fails alone', async () => {
+    await expect(pool.run(undefined as never)).rejects.toThrow();
+    expect((await pool.run(NAME)).kind).toBe('name');
+  });
+
+  test('of a pool that was closed takes nothing', async () => {
+    await pool.run(NAME);
+    await pool.close();
+    await expect(pool.run(NAME)).rejects.toMatchObject({ code: 'shutting-down' });
+  });
+});

@@ -1,0 +1,121 @@
+/**
+ * Our block path as it runs in earnest, without agent and supervisor: a blockd process, its disks attached with temporary overlays, and
+ * before that what a start fetches: heads, manifest and maps, through the same link.
+ */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { encodeChangedPairs } from '@collective/shared';
+import { ControlClient, type BlockdStatus } from '@collective/transceiver';
+import { Child } from '../../support/child.js';
+import { ROOT } from '../../support/paths.js';
+import type { ServerClient } from '../../faults/server-client.js';
+import type { PublishedVersion } from './published-disks.js';
+
+const BLOCKD = path.join(ROOT, 'packages/transceiver/dist/blockd/main.js');
+const SESSION = 'bench';
+/** As on virtio; then a read is answered EIO. */
+const WAIT_MS = 5_000;
+const WARM_MS = 120_000;
+/** How the agent asks for maps (agent/disk-maps.ts). */
+const MAP_ENTRY_BYTES = 33;
+const WHOLE_MAP_BYTES_MAX = 2 ** 20;
+const MAP_FANOUT = 128;
+const LEAVES_A_REQUEST = 512;
+
+export class OurPath implements AsyncDisposable {
+  readonly #home: string;
+  readonly #process: Child;
+  readonly #control: ControlClient;
+  readonly #version: PublishedVersion;
+
+  private constructor(home: string, process: Child, control: ControlClient, version: PublishedVersion) {
+    this.#home = home;
+    this.#process = process;
+    this.#control = control;
+    this.#version = version;
+  }
+
+  /** A blockd with an empty cache, which knows where the repository is and has no disk. */
+  static async start(version: PublishedVersion, repositoryPort: number): Promise<OurPath> {
+    const home = await mkdtemp(path.join(os.tmpdir(), 'player-'));
+    const child = new Child('blockd', process.execPath, [BLOCKD, '--home', home, '--cache-reserve-bytes', '0']);
+    const control = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: 60_000 });
+    await control.request('repository', { origin: `http://127.0.0.1:${repositoryPort}` });
+    return new OurPath(home, child, control, version);
+  }
+
+  /** What a first start on this machine fetches before its disks can be attached; as the agent asks for it, one after the other. */
+  async fetchDescription(client: ServerClient): Promise<void> {
+    const { appliance, version, disks } = this.#version;
+    await client.expect(200, 'heads');
+    await client.expect(200, 'versionManifest', { params: { name: appliance, version } });
+    for (const { name, description } of disks) {
+      if (description.root === null) continue;
+      const params = { name: appliance, version, disk: name };
+      const blockCount = Math.ceil(description.diskBytes / description.blockBytes);
+      if (blockCount * MAP_ENTRY_BYTES < WHOLE_MAP_BYTES_MAX) {
+        await client.expect(200, 'diskMap', { params, query: { part: 'all' } });
+        continue;
+      }
+      await client.expect(200, 'diskMap', { params, query: { part: 'upper' } });
+      const leaves = Math.ceil(blockCount / MAP_FANOUT);
+      for (let first = 0; first < leaves; first += LEAVES_A_REQUEST) {
+        const positions = Array.from({ length: Math.min(LEAVES_A_REQUEST, leaves - first) }, (_none, at) => first + at);
+        await client.expect(200, 'diskMap', { params, query: { part: 'leaves', positions: positions.join(',') } });
+      }
+    }
+  }
+
+  /** Attaches every disk on fresh overlays and has sector 0 of each; gives each disk's socket. */
+  async attach(): Promise<ReadonlyMap<string, string>> {
+    const { appliance, version, disks } = this.#version;
+    const sockets = new Map<string, string>();
+    for (const { name, description, map } of disks) {
+      const { diskBytes, blockBytes, root } = description;
+      const mapFile = path.join(this.#home, `${name}.map`);
+      if (root !== null) await writeFile(mapFile, encodeChangedPairs(map.changesSince(undefined)));
+      const socket = path.join(this.#home, `${name}.sock`);
+      await this.#control.request('attach', {
+        session: SESSION,
+        disk: name,
+        source:
+          root === null
+            ? { kind: 'zero', diskBytes }
+            : { kind: 'published', appliance, version, diskBytes, blockBytes, root, map: mapFile },
+        overlay: { path: path.join(this.#home, `overlay-${name}`), mode: 'temporary', fresh: true },
+        waitMs: WAIT_MS,
+        listen: { path: socket },
+      });
+      sockets.set(name, socket);
+    }
+    await Promise.all(
+      disks.map(({ name }) => this.#control.request('warm', { session: SESSION, disk: name, timeoutMs: WARM_MS })),
+    );
+    return sockets;
+  }
+
+  /** Throws the overlays away. */
+  async detach(): Promise<void> {
+    await this.#control.request('detach', { session: SESSION });
+  }
+
+  async startRecording(): Promise<void> {
+    await this.#control.request('recording-start', { session: SESSION });
+  }
+
+  async stopRecording(file: string): Promise<void> {
+    const { truncated } = await this.#control.request('recording-stop', { session: SESSION, path: file });
+    if (truncated) throw new Error('the recording is full');
+  }
+
+  async status(): Promise<BlockdStatus> {
+    return await this.#control.request('status', {});
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#control.close();
+    await this.#process.stop();
+    await rm(this.#home, { recursive: true, force: true });
+  }
+}
