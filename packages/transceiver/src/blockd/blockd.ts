@@ -18,6 +18,7 @@ import { TOUCH_EPOCH_MS } from './cache/touches.js';
 import { systemClock } from './clock.js';
 import type { BlockdStatus, ControlEvent, ControlParams, ControlRequest } from './control/control-protocol.js';
 import { ListeningHandles } from './control/listening-handles.js';
+import { DiskTurns } from './disk-turns.js';
 import { FaultCounters, faultOfRequest, sumFaults } from './faults.js';
 import type { FetchClientEvents } from './fetch/fetch-client.js';
 import { FetchThread } from './fetch/fetch-thread.js';
@@ -51,7 +52,7 @@ export class Blockd {
   readonly #private: PrivateHalf;
   readonly #openings = new Map<number, Promise<void>>();
   readonly #disks = new Map<string, AttachedDisk>();
-  readonly #attaching = new Set<string>();
+  readonly #turns = new DiskTurns();
   /** By session. */
   readonly #recordings = new Map<string, RequestRecording>();
   readonly #troubles = new Map<Digest, string>();
@@ -225,20 +226,19 @@ export class Blockd {
     return this.#closed;
   }
 
-  async #attach(params: AttachParams): Promise<{ readonly byteLength: number }> {
-    const { session, disk } = params;
+  #attach(params: AttachParams): Promise<{ readonly byteLength: number }> {
+    const { session, disk, listen } = params;
     const key = `${session}/${disk}`;
-    if (this.#disks.has(key) || this.#attaching.has(key))
-      throw new CollectiveError('exists', `${key} is attached already`);
-    this.#attaching.add(key);
-    try {
-      const attached = await this.#withHandle(params.listen, (listener) => this.#open(params, listener));
-      attached.record(this.#recordings.get(session));
-      this.#disks.set(key, attached);
-      return { byteLength: attached.byteLength };
-    } finally {
-      this.#attaching.delete(key);
-    }
+    return this.#turns.take(key, () =>
+      this.#withHandle(listen, async (listener) => {
+        if (this.#closed !== undefined) throw new CollectiveError('shutting-down', 'blockd is shutting down');
+        if (this.#disks.has(key)) throw new CollectiveError('exists', `${key} is attached already`);
+        const attached = await this.#open(params, listener);
+        attached.record(this.#recordings.get(session));
+        this.#disks.set(key, attached);
+        return { byteLength: attached.byteLength };
+      }),
+    );
   }
 
   async #open(params: AttachParams, listener: TakeListener): Promise<AttachedDisk> {
@@ -332,15 +332,21 @@ export class Blockd {
   }
 
   async #detach({ session, disk, keep }: ControlParams<'detach'>): Promise<number> {
-    const disks = disk === undefined ? this.#disksOf(session) : [this.#disk({ session, disk })];
+    const detachOne = async (each: AttachedDisk): Promise<void> => {
+      try {
+        await each.close({ removeTemporary: keep !== true });
+      } finally {
+        this.#disks.delete(`${each.session}/${each.disk}`);
+      }
+    };
+    if (disk !== undefined) {
+      // One that is being attached, for a supervisor that has died or given up waiting, say, is detached when it is there.
+      await this.#turns.take(`${session}/${disk}`, () => detachOne(this.#disk({ session, disk })));
+      return 1;
+    }
+    const disks = this.#disksOf(session);
     const results = await Promise.allSettled(
-      disks.map(async (each) => {
-        try {
-          await each.close({ removeTemporary: keep !== true });
-        } finally {
-          this.#disks.delete(`${each.session}/${each.disk}`);
-        }
-      }),
+      disks.map((each) => this.#turns.take(`${session}/${each.disk}`, () => detachOne(each))),
     );
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;

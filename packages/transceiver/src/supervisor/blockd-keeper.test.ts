@@ -127,6 +127,20 @@ test('a disk that a busy daemon serves is adopted, however long it takes to say 
   expect((await asked()).match(/attach/g)).toHaveLength(1);
 });
 
+test('an attach that is given up before the daemon was asked is not asked for behind the detach', async () => {
+  const { at, open, attachment, asked } = await setUp();
+  const keeper = await open();
+  await keeper.traceStart('one');
+  const aborting = new AbortController();
+  const attaching = keeper.attach(attachment, { fresh: true, signal: aborting.signal });
+  aborting.abort();
+  await expect(attaching).rejects.toThrow();
+  await keeper.detach('one', 'system');
+  await keeper.traceStart('one');
+  expect(await asked()).not.toContain('attach\n');
+  expect(await readFile(at('nbd')).catch((error: unknown) => String(error))).toContain('ENOENT');
+});
+
 test('a daemon that does not answer any more is killed, and the next one has its disks', async () => {
   const { at, open, attachment, log } = await setUp();
   const keeper = await open({ watch: { intervalMs: 10, answerMs: 100 } });

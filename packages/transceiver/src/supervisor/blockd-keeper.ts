@@ -129,18 +129,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     const known = this.#attached.get(key);
     const attached: Attached = { attachment, held: known?.held };
     try {
-      await this.#withDaemon(
-        (daemon) =>
-          this.#attachTo(daemon, attached, options.fresh).catch(async (error: unknown) => {
-            if (!hasCode(error, 'exists')) throw error;
-            // Left over (seen at a start after stops and an outage; how it came to be left is not known: not by an attach that was given up).
-            // Sessions of machines are this supervisor's alone, so nobody needs it.
-            const { machine, disk } = attachment;
-            await daemon.client.request('detach', { session: machine, disk, keep: true });
-            await this.#attachTo(daemon, attached, options.fresh);
-          }),
-        options.signal,
-      );
+      await this.#withDaemon((daemon) => this.#attachTo(daemon, attached, options), options.signal);
     } catch (error) {
       if (known === undefined) await attached.held?.close();
       throw error;
@@ -204,7 +193,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
   async warm(machine: string, disk: string, { signal }: { readonly signal?: AbortSignal }): Promise<void> {
     // Asked again and again by the caller: a short time, so that it can say what is missing.
     await this.#withDaemon(
-      ({ client }) => client.request('warm', { session: machine, disk, timeoutMs: 5_000 }),
+      ({ client }) => abortable(client.request('warm', { session: machine, disk, timeoutMs: 5_000 }), signal),
       signal,
     );
   }
@@ -335,7 +324,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
   async #attachAgain(daemon: BlockdProcess, key: string, attached: Attached): Promise<boolean> {
     const { machine, disk } = attached.attachment;
     try {
-      await this.#attachTo(daemon, attached, false);
+      await this.#attachTo(daemon, attached, { fresh: false });
       // Detached meanwhile, when there was nobody to tell.
       if (this.#attached.get(key) !== attached) await daemon.client.request('detach', { session: machine, disk });
       return true;
@@ -357,7 +346,11 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     if (isWanted()) this.emit('restarted');
   }
 
-  async #attachTo(daemon: BlockdProcess, attached: Attached, fresh: boolean): Promise<void> {
+  async #attachTo(
+    daemon: BlockdProcess,
+    attached: Attached,
+    { fresh, signal }: { readonly fresh: boolean; readonly signal?: AbortSignal },
+  ): Promise<void> {
     const { machine, disk, source, overlay, diskKey, blockKeys, waitMs, graceMs, socketPath, qemuUser } =
       attached.attachment;
     // A name of its own each time: one that came too late for a failed attempt is not taken for the next.
@@ -365,6 +358,8 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     if (daemon.takesSockets) attached.held ??= await HeldSocket.open(socketPath);
     else await rm(socketPath, { force: true }); // a socket of an earlier supervisor: the daemon makes its own
     const { held } = attached;
+    // Nothing is asked after the signal: it would come to the daemon behind the detach of who gave it.
+    signal?.throwIfAborted();
     const request = daemon.client.request('attach', {
       session: machine,
       disk,
@@ -377,11 +372,14 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
       listen: daemon.takesSockets && held !== undefined ? { handle: name } : { path: socketPath },
     });
     if (daemon.takesSockets && held !== undefined) daemon.handOver(name, held);
-    await request;
+    await abortable(request, signal);
     await letQemuConnect(socketPath, qemuUser);
   }
 
-  /** The action with the daemon that serves; once more when it died under it. Errors: the action's, `shutting-down`, the signal's reason. */
+  /**
+   * The action with the daemon that serves; once more when it died under it. The signal ends the waiting for one; in the action it is
+   * the action's. Errors: the action's, `shutting-down`, the signal's reason.
+   */
   async #withDaemon<T>(
     action: (daemon: BlockdProcess & { readonly client: ControlClient }) => Promise<T>,
     signal?: AbortSignal,
@@ -390,7 +388,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
       signal?.throwIfAborted();
       const daemon = this.#daemon ?? (await this.#nextDaemon(signal));
       try {
-        return await abortable(action(daemon), signal);
+        return await action(daemon);
       } catch (error) {
         signal?.throwIfAborted();
         if (attempt >= 3 || !hasCode(error, 'shutting-down')) throw error;
