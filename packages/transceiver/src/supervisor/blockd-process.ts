@@ -20,6 +20,12 @@ export type BlockdProgram = {
 
 /** Opening a large cache takes up to a second; a first start on a slow disk longer. */
 const READY_WAIT_MS = 30_000;
+/**
+ * V8 counts the contents of buffers as heap, and lets a heap as small as blockd's grow by a few megabytes between collections: with blocks
+ * coming at 12 MB/s it collected seven times a second, in both threads. Garbage may be four times what lives instead.
+ * With a cache fill beside, that is a tenth more reads a second (docs/PERFORMANCE.md).
+ */
+const V8_OPTIONS = ['--heap-growing-percent=400'];
 
 export class BlockdProcess {
   readonly identity: ProcessIdentity;
@@ -53,7 +59,7 @@ export class BlockdProcess {
       child = fork(program.module, [...program.words], {
         detached: true,
         stdio: ['ignore', log.fd, log.fd, 'ipc'],
-        execArgv: [],
+        execArgv: V8_OPTIONS,
       });
     } finally {
       await log.close();
