@@ -100,6 +100,11 @@ export class Blockd {
     this.#handles.give(name, server);
   }
 
+  /** The parent process has died: no socket comes from it any more. */
+  parentIsGone(): void {
+    this.#handles.senderIsGone();
+  }
+
   /** Answers all requests but `events` and `shutdown`, which belong to the process. */
   async handle(request: Exclude<ControlRequest, { method: 'events' | 'shutdown' }>): Promise<object> {
     if (this.#closed !== undefined) throw new CollectiveError('shutting-down', 'blockd is shutting down');

@@ -121,6 +121,7 @@ const run = async ({ home, cacheBytesMax, reserveBytes, privateBytesMax }: Argum
     keepEarlyConnections(handle);
     blockd.takeHandle(name, handle);
   });
+  process.once('disconnect', () => blockd.parentIsGone());
   process.once('SIGTERM', () => void end());
   process.once('SIGINT', () => void end());
   console.error('blockd ready');

@@ -7,9 +7,13 @@ const WAIT_MS = 5_000;
 
 export class ListeningHandles {
   readonly #here = new Map<string, net.Server>();
-  readonly #waiters = new Map<string, (server: net.Server) => void>();
+  readonly #waiters = new Map<
+    string,
+    { readonly take: (server: net.Server) => void; readonly giveUp: (error: Error) => void }
+  >();
   /** Names of sockets that are still on their way and whose request has failed. */
   readonly #unwanted = new Set<string>();
+  #isSenderGone = false;
 
   /** One that the parent sent. */
   give(name: string, server: net.Server): void {
@@ -19,7 +23,13 @@ export class ListeningHandles {
     }
     const waiter = this.#waiters.get(name);
     if (waiter === undefined) this.#here.set(name, server);
-    else waiter(server);
+    else waiter.take(server);
+  }
+
+  /** The parent has died: what has not come does not come any more. */
+  senderIsGone(): void {
+    this.#isSenderGone = true;
+    for (const [name, { giveUp }] of this.#waiters) giveUp(notHandedOver(name));
   }
 
   /** The socket of that name, the caller's from now on. Error: `not-found` when it does not come. */
@@ -29,14 +39,12 @@ export class ListeningHandles {
       this.#here.delete(name);
       return known;
     }
+    if (this.#isSenderGone) throw notHandedOver(name);
     let timer: NodeJS.Timeout | undefined;
     try {
       return await new Promise<net.Server>((resolve, reject) => {
-        this.#waiters.set(name, resolve);
-        timer = setTimeout(
-          () => reject(new CollectiveError('not-found', `no listening socket ${name} was handed over`)),
-          WAIT_MS,
-        );
+        this.#waiters.set(name, { take: resolve, giveUp: reject });
+        timer = setTimeout(() => reject(notHandedOver(name)), WAIT_MS);
       });
     } finally {
       clearTimeout(timer);
@@ -56,3 +64,6 @@ export class ListeningHandles {
     for (const server of this.#here.values()) server.close();
   }
 }
+
+const notHandedOver = (name: string): CollectiveError =>
+  new CollectiveError('not-found', `no listening socket ${name} was handed over`);
