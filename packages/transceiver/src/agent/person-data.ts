@@ -352,17 +352,10 @@ export class PersonData implements BackupSettling {
   }
 
   #ownMachines(): OwnMachine[] {
-    return [...this.#backups].map(
-      ([
-        name,
-        {
-          state: { subscription, movesTo },
-        },
-      ]) => ({
-        ...{ name, subscription },
-        ...(movesTo === undefined ? {} : { movesTo }),
-      }),
-    );
+    return [...this.#backups].map(([name, { state }]) => {
+      const { subscription, movesTo } = state;
+      return { name, subscription, ...(movesTo === undefined ? {} : { movesTo }) };
+    });
   }
 
   async settle({ signal, onProgress }: Parameters<BackupSettling['settle']>[0]): Promise<Unsaved> {
@@ -510,7 +503,10 @@ export class PersonData implements BackupSettling {
     const known = this.#inProfile(name);
     const here = known === undefined ? undefined : this.nameHere(known.id);
     if (here !== undefined)
-      throw new CollectiveError('in-use', `${name} is ${here} on this machine until that is stopped: stop it first.`);
+      throw new CollectiveError(
+        'in-use',
+        `${name} is still called ${here} on this machine, and is running or suspended: stop it first.`,
+      );
     const subscription = await Subscription.open(home.machinesDirectory, name);
     if (known?.head !== undefined && known.head !== null && subscription.userDisks.length === 0) {
       if (!isOnline)
