@@ -28,6 +28,7 @@ import type {
 import type { MachinePort } from './machine-port.js';
 import { isMaintenance } from './maintenance.js';
 import { closeShown, openedSnapshot } from './opened-snapshot.js';
+import { refuseRenamed } from './own-names.js';
 import type { PersonData } from './person-data.js';
 import type { Session } from './session.js';
 
@@ -127,6 +128,7 @@ export class DataDesk implements DataCalls {
 
   async undo({ name, snapshot }: UndoRequest, job: JobContext): Promise<UndoReply> {
     return this.#options.inTurn(async (session, data) => {
+      refuseRenamed(await data.followNames(), [name]);
       const backup = data.backup(name);
       assertAtRest(data, name);
       const { subscription } = backup.state;
@@ -156,6 +158,7 @@ export class DataDesk implements DataCalls {
     if (confirmation !== name)
       throw new CollectiveError('usage', `Nothing was deleted: the name was not ${name}, but "${confirmation}".`);
     await this.#options.inTurn(async (session, data) => {
+      refuseRenamed(await data.followNames(), [name]);
       assertAtRest(data, name);
       const { subscription, isRegistered } = data.backup(name).state;
       // One that nobody else knows is gone with its files.

@@ -3,7 +3,7 @@
  * devices that were apart may both have made a `tiny`: the one that came to the profile second is `tiny-2` there, and on its own device
  * when it is at rest the next time.
  */
-import { isApplianceName, type Profile } from '@collective/shared';
+import { CollectiveError, isApplianceName, type Profile } from '@collective/shared';
 import { namedSubscriptions } from '../backup/profile-subscriptions.js';
 
 export type OwnMachine = { readonly name: string; readonly subscription: string; readonly movesTo?: string };
@@ -21,3 +21,15 @@ export const planNames = (profile: Profile | undefined, here: readonly OwnMachin
 /** Why a machine is called something else than it was, for the person. */
 export const saidOf = ({ from, to }: Renaming): string =>
   `What was ${from} on this machine is ${to} now, as on your other devices: one of them has made ${from}, too.`;
+
+/** Errors: `conflict` for a name that has just become another machine's: the person says which of the two they mean. */
+export const refuseRenamed = (moved: readonly Renaming[], wanted: readonly string[]): void => {
+  const found = moved.find(({ from }) => wanted.includes(from));
+  if (found === undefined) return;
+  const { from, to } = found;
+  throw new CollectiveError(
+    'conflict',
+    `${saidOf(found)} Say ${to} for what was here, or ${from} for what the other one saved.`,
+    { data: { from, to } },
+  );
+};

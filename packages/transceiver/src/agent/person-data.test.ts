@@ -28,12 +28,13 @@ let profile: Profile;
 /** What was asked of the repository, and how it refuses. */
 let calls: string[];
 let refused: Map<string, CollectiveError>;
+let answers: Map<string, unknown>;
 
 beforeEach(async () => {
   const folder = await mkdtemp(join(tmpdir(), 'collective-data-'));
   home = await openHome(join(folder, 'h'), { XDG_RUNTIME_DIR: folder });
   onTestFinished(async () => rm(folder, { recursive: true, force: true }));
-  [calls, refused] = [[], new Map()];
+  [calls, refused, answers] = [[], new Map(), new Map()];
   profile = {
     ...{ format: 1, number: 1, account: 'pat', devices: [], epochs: [], formerIdentities: [], subscriptions: [] },
     repository: { identity: digest('1'), origin: 'http://127.0.0.1:1', pin: null },
@@ -47,6 +48,8 @@ const session = {
       calls.push(name);
       const error = refused.get(name);
       if (error !== undefined) throw error;
+      const answer = answers.get(name);
+      if (answer !== undefined) return answer;
       if (name === 'deleteSubscription' || name === 'restoreSubscription') return {};
       throw away();
     },
@@ -150,6 +153,34 @@ describe('continue --both', () => {
   });
 });
 
+describe('a suspended machine, with which another device went on', () => {
+  const apart = { why: 'lease-lost', since: 1, head: null, deviceName: 'desk' } as const;
+  const remote = { subscription: S1, head: { number: 3, manifest: digest('5'), committedAt: 9 }, deletedAt: null };
+  beforeEach(async () => {
+    await makeMachine('tiny', S1, { apart });
+    await suspend('tiny');
+    answers.set('takeLease', { lease: 8, expiresAt: 1 });
+    answers.set('subscriptions', [remote]);
+  });
+
+  it('goes on here: it is still suspended, nothing of its disks or its memory was touched', async () => {
+    const data = await open();
+    expect(await deskOf(data).continue({ name: 'tiny', which: 'here' })).toEqual({ name: 'tiny' });
+    expect(data.backup('tiny').state).toMatchObject({ apart: null, lease: 8, pending: null });
+    expect(data.isSuspended('tiny')).toBe(true);
+  });
+
+  it('does not become a subscription of its own before the person has said what becomes of its memory', async () => {
+    const data = await open();
+    const both = deskOf(data).continue({ name: 'tiny', which: 'both' });
+    await expect(both).rejects.toMatchObject({
+      code: 'suspended',
+      message: expect.stringMatching(/resume and stop it first/),
+    });
+    expect(data.backup('tiny').state.apart).toEqual(apart);
+  });
+});
+
 describe('two machines of one name', () => {
   beforeEach(() => {
     profile = { ...profile, subscriptions: [listed(S1, 'tiny'), listed(S2, 'tiny-2')] };
@@ -179,6 +210,16 @@ describe('two machines of one name', () => {
     await rm(join(folderOf('tiny'), 'memory'), { recursive: true });
     expect(await data.followNames()).toEqual([{ from: 'tiny', to: 'tiny-2' }]);
     expect(data.nameHere(S2)).toBe('tiny-2');
+  });
+
+  it('a command that names what has just become another machine’s is refused, and nothing is deleted', async () => {
+    await makeMachine('tiny', S2);
+    profile = { ...profile, subscriptions: [] };
+    const data = await open();
+    profile = { ...profile, subscriptions: [listed(S1, 'tiny'), listed(S2, 'tiny-2')] };
+    const desk = deskOf(data);
+    await expect(desk.delete({ name: 'tiny', confirmation: 'tiny' })).rejects.toMatchObject({ code: 'conflict' });
+    expect([calls.includes('deleteSubscription'), data.nameHere(S2)]).toEqual([false, 'tiny-2']);
   });
 
   it('one that the profile names like another one here stays as it is', async () => {

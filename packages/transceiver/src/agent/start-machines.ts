@@ -6,7 +6,7 @@ import type { MachinePort } from './machine-port.js';
 import { isMaintenance } from './maintenance.js';
 import { mandatoryNotes, resumedNotes } from './mandatory-version.js';
 import type { ObjectCache } from './object-cache.js';
-import { saidOf } from './own-names.js';
+import { refuseRenamed, saidOf } from './own-names.js';
 import type { PersonData } from './person-data.js';
 import { parseReference } from './reference.js';
 import { resumeIfSuspended } from './resume-if-suspended.js';
@@ -52,7 +52,12 @@ export async function startMachines(request: StartRequest, parts: StartParts): P
   if (toStart.length === 0) return started;
   const { source, note } = await newsFor(session, job.signal);
   if (note !== undefined) job.emit({ event: 'note', text: note });
-  await takeOwnNames(toStart, parts);
+  const moved = await data.followNames();
+  for (const each of moved) job.emit({ event: 'note', text: saidOf(each) });
+  refuseRenamed(
+    moved,
+    toStart.map(({ name }) => name),
+  );
   for (const { name, version } of toStart) {
     job.emit({ event: 'progress', step: 'verify', text: `Verifying ${name}` });
     const appliance = data.applianceOf(name);
@@ -101,20 +106,6 @@ async function newsFor(session: Session, signal: AbortSignal): ReturnType<Sessio
     if (hasCode(error, 'device-revoked')) return { source: undefined, note: REVOKED };
     throw error;
   }
-}
-
-/** Errors: `conflict` when one of those that are to be started is called something else from now on: the person says which they mean. */
-async function takeOwnNames(wanted: readonly { readonly name: string }[], { data, job }: StartParts): Promise<void> {
-  const moved = await data.followNames();
-  for (const each of moved) job.emit({ event: 'note', text: saidOf(each) });
-  const asked = moved.find(({ from }) => wanted.some(({ name }) => name === from));
-  if (asked === undefined) return;
-  const { from, to } = asked;
-  throw new CollectiveError(
-    'conflict',
-    `${saidOf(asked)} collective start ${to} goes on with what was here, collective start ${from} with what the other one saved.`,
-    { data: { from, to } },
-  );
 }
 
 async function refuseMaintenance(machinesDirectory: string, name: string): Promise<void> {
