@@ -2,6 +2,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError, hasCode } from '@collective/shared';
+import { backupFileName } from '../backup/backup-file.js';
 import { continueHere, keepBoth } from '../backup/continue.js';
 import { freeName, withBroughtBack, withDeleted } from '../backup/profile-subscriptions.js';
 import { undo } from '../backup/switch-state.js';
@@ -171,7 +172,11 @@ export class DataDesk implements DataCalls {
         await session.profile.update((profile) => withDeleted(profile, { id: subscription, now }));
       }
       await data.letGo(name);
-      await rm(join(this.#options.home.machinesDirectory, name), { recursive: true, force: true });
+      const folder = join(this.#options.home.machinesDirectory, name);
+      // What says what it is goes last: killed in between, it is still a machine that can be deleted, and nothing begins over its remains.
+      for (const each of await readdir(folder))
+        if (each !== backupFileName) await rm(join(folder, each), { recursive: true, force: true });
+      await rm(folder, { recursive: true, force: true });
     });
   }
 
