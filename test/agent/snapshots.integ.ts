@@ -32,19 +32,23 @@ afterAll(async () => {
   await fixture[Symbol.asyncDispose]();
 });
 
-const withConsole = async <T>(who: Person, work: (console: Child) => Promise<T>): Promise<T> => {
-  await using console = who.spawn(['console', 'tiny']);
+const withConsole = async <T>(who: Person, work: (console: Child) => Promise<T>, machine = 'tiny'): Promise<T> => {
+  await using console = who.spawn(['console', machine]);
   return await work(console);
 };
 
 /** Types a command and waits for what it prints; the pattern must not be in the command. */
-const onConsole = async (who: Person, command: string, expected: RegExp): Promise<void> =>
-  withConsole(who, async (console) => {
-    console.process.stdin?.write('\n');
-    await console.waitFor(/tiny# /);
-    console.process.stdin?.write(`${command}\n`);
-    await console.waitFor(expected, 120_000);
-  });
+const onConsole = async (who: Person, command: string, expected: RegExp, machine?: string): Promise<void> =>
+  withConsole(
+    who,
+    async (console) => {
+      console.process.stdin?.write('\n');
+      await console.waitFor(/tiny# /);
+      console.process.stdin?.write(`${command}\n`);
+      await console.waitFor(expected, 120_000);
+    },
+    machine,
+  );
 
 type Data = {
   readonly savedAt: number | null;
@@ -163,4 +167,33 @@ it('reset keeps the disk; delete takes the name typed back, and removes it here'
   expect(errorOf(await person.run(['snapshots', 'tiny', '--json']))).toMatchObject({ code: 'not-found' });
   await person.json(start);
   await onConsole(person, 'cat /home/file; echo lo""oked', /No such file[^]*looked/);
+  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await isSaved(person);
+});
+
+it('what was deleted is brought back beside what has its name now, and every device shows both', async () => {
+  expect((await person.json(['appliances', '--deleted']))['deleted']).toMatchObject([{ name: 'tiny' }]);
+  expect(await person.json(['restore', 'tiny'])).toEqual({ name: 'tiny-2' });
+  const namesOn = async (who: Person): Promise<readonly string[]> => {
+    const { subscriptions } = (await who.json(['appliances'])) as unknown as {
+      readonly subscriptions: readonly { readonly name: string; readonly appliance: string }[];
+    };
+    expect(subscriptions.every(({ appliance }) => appliance === 'tiny')).toBe(true);
+    return subscriptions.map(({ name }) => name).sort();
+  };
+  for (const who of [person, second]) expect(await namesOn(who)).toEqual(['tiny', 'tiny-2']);
+  await person.json(['start', 'tiny-2', ...start.slice(2)]);
+  await onConsole(person, 'echo "is $(cat /home/file)"', /is five/, 'tiny-2');
+  await person.json(['stop', 'tiny-2'], { timeoutMs: 120_000 });
+});
+
+it('a device that has what is called something else now follows, and says so', async () => {
+  // It had the deleted one as tiny.
+  expect(errorOf(await second.run([...start, '--json']))).toMatchObject({
+    code: 'conflict',
+    message: expect.stringMatching(/What was tiny on this machine is tiny-2 now/),
+  });
+  await second.json(['start', 'tiny-2', ...start.slice(2)]);
+  await onConsole(second, 'echo "is $(cat /home/file)"', /is five/, 'tiny-2');
+  await second.json(['stop', 'tiny-2'], { timeoutMs: 120_000 });
 });

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CollectiveError } from '@collective/shared';
 import { continueHere, keepBoth } from '@collective/transceiver';
-import { BackupLab, DISK, type Transceiver } from './backup-lab.js';
+import { BackupLab, DISK, Killed, type Transceiver } from './backup-lab.js';
 
 let lab: BackupLab;
 let devices: readonly [Transceiver, Transceiver];
@@ -135,6 +135,57 @@ describe('the ways out', () => {
     expect(await a.save()).toBe('idle');
     expect(a.client.partBytes - sent).toBeLessThan(6_000);
     expect((await lab.snapshotBytes(here, 2)).equals(a.content)).toBe(true);
+  });
+
+  // Seen in review: after a kill right after the choice nothing was sealed, so that nobody ever saved what the choice was about.
+  test.each(['here', 'both'] as const)(
+    'continue %s, killed before what is here is sealed: it is saved all the same',
+    async (which) => {
+      const { a, ofA } = await apart();
+      // All of it is saved or packed: no seal is on its way.
+      await a.backup.alone(async ({ file }) => {
+        await file.update((state) => ({ ...state, pending: null, next: null }));
+      });
+      a.onStep = (step) => {
+        if (step === 'disk-sealed') throw new Killed(step);
+      };
+      const chosen = which === 'here' ? continueHere(a.backup, a.trust) : keepBoth(a.backup, 'tiny-2');
+      await expect(chosen).rejects.toThrow(Killed);
+      await a.restart();
+      expect(await a.backup.hasLeftovers()).toBe(true);
+      expect(await a.drain()).toBe('idle');
+      const { subscription, head, mustCommit, movesTo } = a.backup.state;
+      expect([head?.number, mustCommit, movesTo]).toEqual(
+        which === 'here' ? [3, false, undefined] : [1, false, 'tiny-2'],
+      );
+      expect((await lab.snapshotBytes(subscription, head?.number ?? 0)).equals(ofA)).toBe(true);
+    },
+  );
+
+  // Seen in review: the choice was written down, and then answered with `suspended`; asked again it was refused.
+  test('continue here, of a suspended machine: its layers stay as its memory has them, and it is saved when it goes on', async () => {
+    const { a, subscription, ofA } = await apart();
+    a.isRunning = true;
+    await a.backup.alone(async ({ file }) => {
+      await file.update((state) => ({ ...state, pending: null, next: null }));
+    });
+    const layers = await a.disks.sealedLayers(DISK);
+    const seal = a.disks.seal.bind(a.disks);
+    a.disks.seal = async () => {
+      throw new CollectiveError('suspended', 'as the agent says of a machine that only is a memory image');
+    };
+    await continueHere(a.backup, a.trust);
+    expect(a.backup.state).toMatchObject({ apart: null, mustCommit: true, pending: null, head: { number: 2 } });
+    expect(await a.drain()).toBe('idle');
+    expect(await a.disks.sealedLayers(DISK)).toEqual(layers);
+    expect(a.content.equals(ofA)).toBe(true);
+    await a.restart();
+    // It is resumed, and stopped.
+    a.disks.seal = seal;
+    a.isRunning = false;
+    expect(await a.drain()).toBe('idle');
+    expect(a.backup.state).toMatchObject({ mustCommit: false, head: { number: 3 } });
+    expect((await lab.snapshotBytes(subscription, 3)).equals(ofA)).toBe(true);
   });
 
   test('what the common ancestor had is gone at the server: everything is sent again', async () => {

@@ -3,7 +3,13 @@ import { readdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { CollectiveError } from '@collective/shared';
-import { BackupRunner, PROFILE_EVERY_MS, type BackupEvent } from '@collective/transceiver';
+import {
+  BackupRunner,
+  PROFILE_EVERY_MS,
+  withBroughtBack,
+  withDeleted,
+  type BackupEvent,
+} from '@collective/transceiver';
 import { BackupLab, Killed, ManualClock, type Transceiver } from './backup-lab.js';
 import { unreachable } from './injected-client.js';
 
@@ -195,6 +201,25 @@ describe("the profile's heads", () => {
     expect(inProfile()).toBe(4);
     await runner.close();
     expect(inProfile()).toBe(5);
+  });
+});
+
+describe('a subscription that another device has deleted', () => {
+  // Seen in review: the next head that was written listed it again, on all devices.
+  test('is not listed again by this one, which has it at hand', async () => {
+    runner.add(home.backup);
+    home.write(1, 70_001);
+    await runner.snapshot(home.name, 'request', { wait: true });
+    expect(inProfile()).toBe(1);
+    const { subscription } = home.backup.state;
+    lab.profile = withDeleted(lab.profile, { id: subscription, now: 5 });
+    home.write(2, 70_002);
+    expect(await runner.snapshot(home.name, 'request', { wait: true })).toBe('saved');
+    await runner.saveHeads();
+    expect(inProfile()).toBeUndefined();
+    lab.profile = withBroughtBack(lab.profile, subscription);
+    await runner.saveHeads();
+    expect(inProfile()).toBe(2);
   });
 });
 

@@ -64,6 +64,10 @@ describe('sealed profile', () => {
     ['a former disk key that is too short', { formerDiskKeys: [Buffer.alloc(32).toString('base64url')] }],
     ['a device twice', { devices: [...goldenProfile.devices, ...goldenProfile.devices] }],
     ['a subscription twice', { subscriptions: goldenProfile.subscriptions.flatMap((one) => [one, one]) }],
+    [
+      'a subscription that is listed and deleted',
+      { deletedSubscriptions: goldenProfile.subscriptions.map(({ id }) => ({ id, deletedAt: 1, was: null })) },
+    ],
     ['number 0', { number: 0 }],
     ['a device without a name', { devices: goldenProfile.devices.map((device) => ({ ...device, name: '' })) }],
   ])('with %s is refused', (_name, change) => {

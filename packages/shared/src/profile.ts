@@ -30,10 +30,28 @@ export const PROFILE_DEVICES_MAX = 100;
 export const PROFILE_EPOCHS_MAX = 256;
 export const PROFILE_SUBSCRIPTIONS_MAX = 256;
 export const PROFILE_FORMER_IDENTITIES_MAX = 16;
+/** Deleted subscriptions that are remembered: more than anybody's devices will ever still have at hand. */
+export const PROFILE_DELETED_MAX = 512;
+/** Of the newest of them it is kept what they were: they can be brought back. */
+export const PROFILE_DELETED_WHOLE_MAX = 32;
 
 const NUMBER_BYTES = 4;
 
 export const subscriptionIdField = Type.String({ pattern: '^[0-9a-f]{32}$' });
+
+const subscriptionFields = {
+  appliance: nameField,
+  name: textField({ min: 1, max: 100 }),
+  /** The last snapshot that a device of the person committed. */
+  head: nullable(
+    strictObject({
+      number: numberField,
+      manifest: digestField,
+      savedAt: secondsField,
+      deviceName: textField({ min: 1, max: 100 }),
+    }),
+  ),
+};
 
 export const profileSchema = strictObject({
   format: Type.Literal(1),
@@ -60,22 +78,19 @@ export const profileSchema = strictObject({
   formerDiskKeys: Type.Optional(
     Type.Array(base64urlField(DISK_KEY_BYTES), { maxItems: PROFILE_FORMER_IDENTITIES_MAX }),
   ),
-  subscriptions: Type.Array(
-    strictObject({
-      id: subscriptionIdField,
-      appliance: nameField,
-      name: textField({ min: 1, max: 100 }),
-      /** The last snapshot that a device of the person committed. */
-      head: nullable(
-        strictObject({
-          number: numberField,
-          manifest: digestField,
-          savedAt: secondsField,
-          deviceName: textField({ min: 1, max: 100 }),
-        }),
-      ),
-    }),
-    { maxItems: PROFILE_SUBSCRIPTIONS_MAX },
+  subscriptions: Type.Array(strictObject({ id: subscriptionIdField, ...subscriptionFields }), {
+    maxItems: PROFILE_SUBSCRIPTIONS_MAX,
+  }),
+  /** In the order in which they were deleted: no device lists one of them again. `was`: what it was, for bringing it back. */
+  deletedSubscriptions: Type.Optional(
+    Type.Array(
+      strictObject({
+        id: subscriptionIdField,
+        deletedAt: secondsField,
+        was: nullable(strictObject(subscriptionFields)),
+      }),
+      { maxItems: PROFILE_DELETED_MAX },
+    ),
   ),
 });
 export type Profile = Static<typeof profileSchema>;
@@ -85,10 +100,11 @@ export type ProfileEpoch = Profile['epochs'][number];
 const codec = documentCodec(profileSchema, {
   what: 'profile',
   bytesMax: PROFILE_BYTES_MAX,
-  rules: ({ devices, epochs, formerIdentities, formerDiskKeys = [], subscriptions }) => {
+  rules: ({ devices, epochs, formerIdentities, formerDiskKeys = [], subscriptions, deletedSubscriptions = [] }) => {
     if (epochs.some(({ epoch }, at) => epoch <= (epochs[at - 1]?.epoch ?? 0))) throw malformed('epochs do not ascend');
     if (hasTwice(devices.map(({ device }) => device))) throw malformed('a device is listed twice');
-    if (hasTwice(subscriptions.map(({ id }) => id))) throw malformed('a subscription is listed twice');
+    if (hasTwice([...subscriptions, ...deletedSubscriptions].map(({ id }) => id)))
+      throw malformed('a subscription is listed twice');
     if (hasTwice(formerIdentities)) throw malformed('a former identity is listed twice');
     if (hasTwice(formerDiskKeys)) throw malformed('a former disk key is listed twice');
   },

@@ -92,6 +92,7 @@ export const restoreSnapshotBody = strict({ name: reference, snapshot });
 export const everyBody = strict({ name: reference, seconds: Type.Integer({ minimum: 5, maximum: 86_400 }) });
 export const resetBody = strict({ name: reference });
 export const deleteBody = strict({ name: reference, confirmation: reference });
+export const restoreBody = strict({ name: reference });
 export const continueBody = strict({
   name: reference,
   which: Type.Union([Type.Literal('here'), Type.Literal('both')]),

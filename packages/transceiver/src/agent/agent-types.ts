@@ -3,7 +3,7 @@
  * HOME/run/agent.sock. Data only; agent-schemas.ts checks the requests. Long work answers with one JSON event a line.
  */
 import type { ErrorCode } from '@collective/shared/errors';
-import type { DataStatus } from './data-types.js';
+import type { DataStatus, DeletedRow, SubscriptionRow } from './data-types.js';
 import type { ScrubStatus } from '../blockd/cache/scrubber.js';
 import type { FaultCounts } from '../blockd/faults.js';
 
@@ -45,6 +45,7 @@ export const AGENT_PATHS = {
   undo: '/v1/undo',
   reset: '/v1/reset',
   delete: '/v1/delete',
+  restore: '/v1/restore',
   continue: '/v1/continue',
 } as const;
 
@@ -167,6 +168,10 @@ export type VersionAtHand = {
 };
 export type AppliancesReply = {
   readonly appliances: readonly ApplianceRow[];
+  /** Of the person, on whatever device, by the names that all of them use. */
+  readonly subscriptions: readonly SubscriptionRow[];
+  /** Those that were deleted and can be brought back, the newest first. */
+  readonly deleted: readonly DeletedRow[];
   readonly connected: boolean;
   readonly note?: string;
 };

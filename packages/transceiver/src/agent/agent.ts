@@ -217,6 +217,7 @@ export class Agent implements AgentCalls {
       objects: this.#objects,
       machines: this.#machines,
       machinesDirectory: this.#home.machinesDirectory,
+      nameHere: (subscription) => this.#data?.nameHere(subscription),
     });
   }
 

@@ -1,8 +1,10 @@
 /** The agent's calls about a person's data (data-types.ts), over PersonData and the machine port. */
-import { readdir, rename, rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CollectiveError, isApplianceName, PROFILE_SUBSCRIPTIONS_MAX } from '@collective/shared';
+import { CollectiveError, hasCode } from '@collective/shared';
+import { backupFileName } from '../backup/backup-file.js';
 import { continueHere, keepBoth } from '../backup/continue.js';
+import { freeName, withBroughtBack, withDeleted } from '../backup/profile-subscriptions.js';
 import { undo } from '../backup/switch-state.js';
 import type { Home } from '../home.js';
 import type { DataCalls } from './data-routes.js';
@@ -14,6 +16,8 @@ import type {
   EveryRequest,
   OpenSnapshotRequest,
   ResetRequest,
+  RestoreReply,
+  RestoreRequest,
   RestoreSnapshotRequest,
   ShowSnapshotRequest,
   SnapshotsReply,
@@ -24,7 +28,8 @@ import type {
 } from './data-types.js';
 import type { MachinePort } from './machine-port.js';
 import { isMaintenance } from './maintenance.js';
-import { openedSnapshot } from './opened-snapshot.js';
+import { closeShown, openedSnapshot } from './opened-snapshot.js';
+import { refuseRenamed } from './own-names.js';
 import type { PersonData } from './person-data.js';
 import type { Session } from './session.js';
 
@@ -103,6 +108,7 @@ export class DataDesk implements DataCalls {
       if (!data.isUp(name)) throw new CollectiveError('not-found', `${name} is not running.`);
       if (close === true) {
         await this.#options.machines.hide(name, shown);
+        await closeShown(this.#options.home, name, snapshot);
         return;
       }
       const opened = await openedSnapshot({ name, snapshot, disk }, { ...this.#options, session, data, isKept: true });
@@ -123,6 +129,7 @@ export class DataDesk implements DataCalls {
 
   async undo({ name, snapshot }: UndoRequest, job: JobContext): Promise<UndoReply> {
     return this.#options.inTurn(async (session, data) => {
+      refuseRenamed(await data.followNames(), [name]);
       const backup = data.backup(name);
       assertAtRest(data, name);
       const { subscription } = backup.state;
@@ -152,15 +159,37 @@ export class DataDesk implements DataCalls {
     if (confirmation !== name)
       throw new CollectiveError('usage', `Nothing was deleted: the name was not ${name}, but "${confirmation}".`);
     await this.#options.inTurn(async (session, data) => {
+      refuseRenamed(await data.followNames(), [name]);
       assertAtRest(data, name);
       const { subscription, isRegistered } = data.backup(name).state;
-      if (isRegistered) await session.client.call('deleteSubscription', { params: { subscription } });
-      await session.profile.update((profile) => {
-        const subscriptions = profile.subscriptions.filter(({ id }) => id !== subscription);
-        return subscriptions.length === profile.subscriptions.length ? profile : { ...profile, subscriptions };
-      });
+      // One that nobody else knows is gone with its files.
+      if (isRegistered) {
+        await session.client.call('deleteSubscription', { params: { subscription } }).catch((error: unknown) => {
+          // Deleted on another device so long ago that the repository has forgotten it.
+          if (!hasCode(error, 'not-found')) throw error;
+        });
+        const now = Math.floor(Date.now() / 1000);
+        await session.profile.update((profile) => withDeleted(profile, { id: subscription, now }));
+      }
       await data.letGo(name);
-      await rm(join(this.#options.home.machinesDirectory, name), { recursive: true, force: true });
+      const folder = join(this.#options.home.machinesDirectory, name);
+      // What says what it is goes last: killed in between, it is still a machine that can be deleted, and nothing begins over its remains.
+      for (const each of await readdir(folder))
+        if (each !== backupFileName) await rm(join(folder, each), { recursive: true, force: true });
+      await rm(folder, { recursive: true, force: true });
+    });
+  }
+
+  /** What the repository still has of a deleted one is there again, for all devices; again is the same. */
+  async restore({ name }: RestoreRequest): Promise<RestoreReply> {
+    return this.#options.inTurn(async (session) => {
+      const profile = await session.profile.refresh();
+      const found = profile?.deletedSubscriptions?.findLast(({ was }) => was?.name === name);
+      if (found === undefined) throw new CollectiveError('not-found', `No ${name} of yours was deleted lately.`);
+      const { id } = found;
+      await session.client.call('restoreSubscription', { params: { subscription: id } });
+      const { subscriptions } = await session.profile.update((now) => withBroughtBack(now, id));
+      return { name: subscriptions.find((one) => one.id === id)?.name ?? name };
     });
   }
 
@@ -178,12 +207,10 @@ export class DataDesk implements DataCalls {
         ...(await readdir(this.#options.home.machinesDirectory)),
       ];
       const addedName = freeName(name, taken);
-      await keepBoth(backup);
+      await keepBoth(backup, addedName);
       await data.letGo(name);
-      const { machinesDirectory } = this.#options.home;
-      await rename(join(machinesDirectory, name), join(machinesDirectory, addedName));
-      await data.takeUp(addedName);
-      return { name, addedName };
+      // Which moves its folder: so does whoever takes it up after a kill.
+      return { name, addedName: await data.takeUp(name) };
     });
   }
 }
@@ -191,16 +218,6 @@ export class DataDesk implements DataCalls {
 function assertAtRest(data: PersonData, name: string): void {
   if (data.isUp(name)) throw new CollectiveError('in-use', `${name} is running: stop it first.`);
   if (data.isSuspended(name)) throw new CollectiveError('suspended', `${name} is suspended: resume and stop it first.`);
-}
-
-/** NAME-2, or the next that nobody has. */
-export function freeName(name: string, taken: readonly string[]): string {
-  for (let number = 2; number <= PROFILE_SUBSCRIPTIONS_MAX + 2; number += 1) {
-    const ending = `-${String(number)}`;
-    const candidate = `${name.slice(0, 63 - ending.length)}${ending}`;
-    if (isApplianceName(candidate) && !taken.includes(candidate)) return candidate;
-  }
-  throw new CollectiveError('too-large', `There is no free name for another ${name}.`);
 }
 
 const notSaved = (name: string, why: string): CollectiveError =>

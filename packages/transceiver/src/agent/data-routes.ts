@@ -9,6 +9,7 @@ import {
   everyBody,
   openSnapshotBody,
   resetBody,
+  restoreBody,
   restoreSnapshotBody,
   showSnapshotBody,
   snapshotsQuery,
@@ -23,6 +24,8 @@ import type {
   EveryRequest,
   OpenSnapshotRequest,
   ResetRequest,
+  RestoreReply,
+  RestoreRequest,
   RestoreSnapshotRequest,
   ShowSnapshotRequest,
   SnapshotsReply,
@@ -43,6 +46,7 @@ export interface DataCalls {
   undo(request: UndoRequest, job: JobContext): Promise<UndoReply>;
   reset(request: ResetRequest): Promise<void>;
   delete(request: DeleteRequest): Promise<void>;
+  restore(request: RestoreRequest): Promise<RestoreReply>;
   continue(request: ContinueRequest): Promise<ContinueReply>;
 }
 
@@ -88,5 +92,6 @@ export function serveData(app: LocalApi, data: DataCalls, runJob: RunJob): void 
     await data.delete(body);
     return {};
   });
+  app.post(AGENT_PATHS.restore, { schema: { body: restoreBody } }, async ({ body }) => data.restore(body));
   app.post(AGENT_PATHS.continue, { schema: { body: continueBody } }, async ({ body }) => data.continue(body));
 }

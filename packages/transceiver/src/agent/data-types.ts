@@ -15,6 +15,24 @@ export type DataStatus = {
   readonly why?: string;
 };
 
+/** A subscription of the person's, by the name that it has on all their devices. */
+export type SubscriptionRow = {
+  readonly name: string;
+  readonly appliance: string;
+  /** By the server's clock; null: the profile knows of no snapshot. */
+  readonly savedAt: number | null;
+  readonly savedBy: string | null;
+  /** The name under which it is on this machine; null: it is not. */
+  readonly here: string | null;
+};
+/** One that can be brought back. */
+export type DeletedRow = {
+  readonly name: string;
+  readonly appliance: string;
+  readonly savedAt: number | null;
+  readonly deletedAt: number;
+};
+
 export type SnapshotRow = {
   readonly number: number;
   /** By the clock of the device that made it. */
@@ -67,6 +85,10 @@ export type EveryRequest = { readonly name: string; readonly seconds: number };
 export type ResetRequest = { readonly name: string };
 /** `name` twice: the confirmation. */
 export type DeleteRequest = { readonly name: string; readonly confirmation: string };
+/** A deleted one is brought back, by the name that it had. */
+export type RestoreRequest = { readonly name: string };
+/** `name`: another one when that has been given to another since. */
+export type RestoreReply = { readonly name: string };
 /** `here`: this machine's state goes on, the other's stays as a pinned snapshot. `both`: this machine's becomes a subscription of its own. */
 export type ContinueRequest = { readonly name: string; readonly which: 'here' | 'both' };
 export type ContinueReply = { readonly name: string; readonly addedName?: string };

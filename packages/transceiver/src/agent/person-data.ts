@@ -19,6 +19,7 @@ import { restoreMachine, type RestoreParts } from '../backup/restore.js';
 import { SnapshotTrust } from '../backup/snapshot-trust.js';
 import { catchUp, prepareStart, saveHere } from '../backup/switch-state.js';
 import { troubleOf } from '../backup/retry-plan.js';
+import { namedSubscriptions } from '../backup/profile-subscriptions.js';
 import { LineMeter, UploadGate } from '../backup/upload-gate.js';
 import { VersionBaseMaps } from '../backup/version-base-maps.js';
 import { readMapFile } from '../blockd/control/map-file.js';
@@ -27,9 +28,14 @@ import type { Home } from '../home.js';
 import type { JobContext } from './agent-server.js';
 import { unsavedOf, writtenMachines, type BackupSettling, type Unsaved } from './backup-settling.js';
 import type { DataStatus } from './data-types.js';
+import { DemandLook } from './demand-look.js';
 import { MachinePresence } from './machine-presence.js';
 import type { MachinePort, PlannedDisk } from './machine-port.js';
+import { finishMove } from './moved-machine.js';
 import type { ObjectCache } from './object-cache.js';
+import { clearOpened } from './opened-snapshot.js';
+import { planNames, type OwnMachine, type Renaming } from './own-names.js';
+import { blockdStatus } from './path-status.js';
 import { chooseDiskKey } from './disk-key-ring.js';
 import { published } from './machine-spec-plan.js';
 import { isAway } from './repository-access.js';
@@ -77,7 +83,7 @@ export class PersonData implements BackupSettling {
   readonly #backups = new Map<string, MachineBackup>();
   readonly #starting = new Set<string>();
   readonly #line = new LineMeter();
-  readonly #gate = new UploadGate();
+  readonly #gate: UploadGate;
   readonly #courier: TokenCourier;
   /** Which version wrote the disks of each machine, or writes them now. */
   readonly #writers = new Map<string, Writer>();
@@ -90,6 +96,8 @@ export class PersonData implements BackupSettling {
     this.#options = options;
     this.#person = personOf(session);
     this.#work = openPackWork();
+    const demand = new DemandLook(async () => blockdStatus(home));
+    this.#gate = new UploadGate({ look: async () => demand.isWaiting() });
     this.#runner = new BackupRunner({
       person: this.#person,
       clock: systemBackupClock,
@@ -108,11 +116,13 @@ export class PersonData implements BackupSettling {
     const data = new PersonData(options);
     for (const name of await readdir(options.home.machinesDirectory)) {
       try {
+        await clearOpened(options.home, name, { served: true, shown: !data.isUp(name) });
         await data.#take(name);
       } catch (error) {
         options.log(`${name}: its backup: ${String(error)}`);
       }
     }
+    await data.followNames().catch((error: unknown) => options.log(String(error)));
     return data;
   }
 
@@ -218,6 +228,7 @@ export class PersonData implements BackupSettling {
     const held = await Subscription.open(this.#options.home.machinesDirectory, name);
     chooseDiskKey(this.#options.session.diskKeys, await held.keyChecks(), `a disk of ${name}`);
     if (isOnline && backup.state.isRegistered) {
+      this.#refuseDeleted(backup);
       try {
         const said = await catchUp(backup, this.restoreParts(name, job.signal));
         if (said === 'apart') throw apart(backup);
@@ -240,6 +251,16 @@ export class PersonData implements BackupSettling {
     const subscription = await Subscription.open(this.#options.home.machinesDirectory, name);
     await subscription.noteStart({ appliance: wish.appliance, version: manifest.version, manifest: digest });
     this.#writers.set(name, { appliance: wish.appliance, version: manifest.version, manifest: digest });
+  }
+
+  /** Nothing of it could be saved. Without the repository it runs, so that the person can take out of it what they need. */
+  #refuseDeleted({ name, state }: MachineBackup): void {
+    const deleted = this.#person.profile?.deletedSubscriptions?.find(({ id }) => id === state.subscription);
+    if (deleted === undefined) return;
+    throw new CollectiveError(
+      'not-found',
+      `${name} was deleted on ${new Date(deleted.deletedAt * 1000).toLocaleString()}, on another of your devices. Within 30 days collective restore ${deleted.was?.name ?? name} brings it back; collective delete ${name} removes what is left of it here.`,
+    );
   }
 
   /** The machine runs, or could not be started. */
@@ -298,14 +319,43 @@ export class PersonData implements BackupSettling {
   async letGo(name: string): Promise<void> {
     await this.#runner.remove(name);
     this.#backups.delete(name);
+    this.#writers.delete(name);
     this.#presence.forget(name);
     await this.#disks.get(name)?.release();
     this.#disks.delete(name);
   }
 
-  /** Takes up what is in the machine's files. */
-  async takeUp(name: string): Promise<void> {
-    await this.#take(name);
+  /** Takes up what is in the machine's files. Its name: another one when it was to move there. */
+  async takeUp(name: string): Promise<string> {
+    return this.#take(name);
+  }
+
+  /** Machines at rest take the names under which all devices of the person know them. Gives those that did. */
+  async followNames(): Promise<readonly Renaming[]> {
+    const { home } = this.#options;
+    const done: Renaming[] = [];
+    for (const { from, to } of planNames(this.#person.profile, this.#ownMachines())) {
+      const isAtRest = !this.isUp(from) && !this.isSuspended(from) && !this.#starting.has(from);
+      const { movesTo } = this.backup(from).state;
+      // It may be about to move, too, or be one that the profile does not have yet: then the next time.
+      if (!isAtRest || (movesTo === undefined && existsSync(join(home.machinesDirectory, to)))) continue;
+      if (movesTo === undefined) await this.backup(from).moveTo(to);
+      await this.letGo(from);
+      done.push({ from, to: await this.takeUp(from) });
+    }
+    return done;
+  }
+
+  /** The name under which a subscription is on this machine; undefined: it is not. */
+  nameHere(subscription: string): string | undefined {
+    return this.#ownMachines().find((each) => each.subscription === subscription)?.name;
+  }
+
+  #ownMachines(): OwnMachine[] {
+    return [...this.#backups].map(([name, { state }]) => {
+      const { subscription, movesTo } = state;
+      return { name, subscription, ...(movesTo === undefined ? {} : { movesTo }) };
+    });
   }
 
   async settle({ signal, onProgress }: Parameters<BackupSettling['settle']>[0]): Promise<Unsaved> {
@@ -345,18 +395,23 @@ export class PersonData implements BackupSettling {
     return unsavedOf([...machines, ...others]);
   }
 
-  async #take(name: string): Promise<void> {
+  /** The name that it has now. */
+  async #take(found: string): Promise<string> {
     const { home } = this.#options;
-    const folder = join(home.machinesDirectory, name);
-    if (!existsSync(join(folder, 'backup.json')) || this.#backups.has(name)) return;
+    if (!existsSync(join(home.machinesDirectory, found, 'backup.json')) || this.#backups.has(found)) return found;
+    const name = await finishMove(home.machinesDirectory, found, {
+      release: async () => this.#disksOf(found).release(),
+    });
+    if (name !== found) this.#disks.delete(found);
     const subscription = await Subscription.read(home.machinesDirectory, name);
     const writer = subscription?.lastStart;
     if (writer !== undefined) this.#writers.set(name, writer);
     const backup = await MachineBackup.open(this.#parts(name));
-    if (backup === undefined) return;
+    if (backup === undefined) return name;
     this.#backups.set(name, backup);
     this.#runner.add(backup);
     this.#presence.watch(name);
+    return name;
   }
 
   #parts(name: string): MachineParts {
@@ -446,6 +501,12 @@ export class PersonData implements BackupSettling {
     const taken = this.#backups.get(name);
     if (taken !== undefined) return taken;
     const known = this.#inProfile(name);
+    const here = known === undefined ? undefined : this.nameHere(known.id);
+    if (here !== undefined)
+      throw new CollectiveError(
+        'in-use',
+        `${name} is still called ${here} on this machine, and is running or suspended: stop it first.`,
+      );
     const subscription = await Subscription.open(home.machinesDirectory, name);
     if (known?.head !== undefined && known.head !== null && subscription.userDisks.length === 0) {
       if (!isOnline)
@@ -512,11 +573,15 @@ export class PersonData implements BackupSettling {
 
   #inProfile(name: string) {
     // By its name alone: an additional subscription under the appliance's name, too, would be two machines with one subscription.
-    return this.#person.profile?.subscriptions.find((each) => each.name === name);
+    const { profile } = this.#person;
+    return profile === undefined ? undefined : namedSubscriptions(profile).find((each) => each.name === name);
   }
 
   #isOver(name: string): void {
     if (this.isSuspended(name) || this.#runner.get(name) === undefined) return; // undefined: it is just being started again
+    void clearOpened(this.#options.home, name, { shown: true, served: false }).catch((error: unknown) =>
+      this.#options.log(`${name}: ${String(error)}`),
+    );
     void this.#runner
       .stopped(name, { wait: false })
       .catch((error: unknown) => this.#options.log(`${name}: ${String(error)}`));

@@ -6,6 +6,7 @@ import type { MachinePort } from './machine-port.js';
 import { isMaintenance } from './maintenance.js';
 import { mandatoryNotes, resumedNotes } from './mandatory-version.js';
 import type { ObjectCache } from './object-cache.js';
+import { refuseRenamed, saidOf } from './own-names.js';
 import type { PersonData } from './person-data.js';
 import { parseReference } from './reference.js';
 import { resumeIfSuspended } from './resume-if-suspended.js';
@@ -51,6 +52,12 @@ export async function startMachines(request: StartRequest, parts: StartParts): P
   if (toStart.length === 0) return started;
   const { source, note } = await newsFor(session, job.signal);
   if (note !== undefined) job.emit({ event: 'note', text: note });
+  const moved = await data.followNames();
+  for (const each of moved) job.emit({ event: 'note', text: saidOf(each) });
+  refuseRenamed(
+    moved,
+    toStart.map(({ name }) => name),
+  );
   for (const { name, version } of toStart) {
     job.emit({ event: 'progress', step: 'verify', text: `Verifying ${name}` });
     const appliance = data.applianceOf(name);

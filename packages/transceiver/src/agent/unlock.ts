@@ -12,6 +12,7 @@ import {
   openProfile,
   parseRecoveryCode,
   PROFILE_BYTES_MAX,
+  PROFILE_DELETED_MAX,
   PROFILE_DEVICES_MAX,
   recoveryKey,
   unwrap,
@@ -19,6 +20,7 @@ import {
   type PersonKeys,
   type Profile,
 } from '@collective/shared';
+import { namedSubscriptions } from '../backup/profile-subscriptions.js';
 import type { Home } from '../home.js';
 import type { UnlockReply, UnlockRequest } from './agent-types.js';
 import { lockedDevices, openWithPassword } from './open-device.js';
@@ -90,7 +92,22 @@ export const withUnlocked = (
       oldProfile?.formerDiskKeys ?? [],
       (diskKey) => diskKey,
     ),
-    subscriptions: union(profile.subscriptions, oldProfile?.subscriptions ?? [], ({ id }) => id),
+    ...subscriptionsOf(profile, oldProfile),
+  };
+};
+
+/** What was deleted before the reset, or since, stays so; two of one name have names of their own. */
+const subscriptionsOf = (
+  profile: Profile,
+  old: Profile | undefined,
+): Pick<Profile, 'subscriptions' | 'deletedSubscriptions'> => {
+  const deleted = union(old?.deletedSubscriptions ?? [], profile.deletedSubscriptions ?? [], ({ id }) => id);
+  const all = union(profile.subscriptions, old?.subscriptions ?? [], ({ id }) => id);
+  return {
+    subscriptions: namedSubscriptions({
+      subscriptions: all.filter(({ id }) => !deleted.some((one) => one.id === id)),
+    }),
+    ...(deleted.length === 0 ? {} : { deletedSubscriptions: deleted.slice(-PROFILE_DELETED_MAX) }),
   };
 };
 

@@ -51,6 +51,7 @@ describe('backup.json', () => {
       pending,
       next: { ...sealed, reason: 'stop' },
       apart: { why: 'other-head', since: 9, head: { number: 5, manifest: digest('7') }, deviceName: 'desk' },
+      ...{ movesTo: 'debian-2', givenUp: { number: 4, manifest: digest('8') } },
     };
     expect(decodeBackupState(encodeBackupState(state))).toEqual(state);
   });

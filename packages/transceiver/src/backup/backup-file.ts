@@ -128,6 +128,10 @@ const schema = strictObject({
       deviceName: textField({ max: 100 }),
     }),
   ),
+  /** The machine's folder is to get this name (agent/moved-machine.ts); absent: it has its name. */
+  movesTo: Type.Optional(nameField),
+  /** An undo that was given up here before anybody knew whether it had reached the repository; absent: none. */
+  givenUp: Type.Optional(headField),
 });
 export type BackupState = Static<typeof schema>;
 export type BackupDisk = BackupState['disks'][number];

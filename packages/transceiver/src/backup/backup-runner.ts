@@ -2,10 +2,11 @@
  * The backups of all machines of one session: their loops, periodic snapshots, heartbeats, and the heads in the person's
  * profile, which are written at most every ten minutes, and at once when a machine stops or the person logs out.
  */
-import { CollectiveError, PROFILE_SUBSCRIPTIONS_MAX, type Profile, type SnapshotReason } from '@collective/shared';
+import { CollectiveError, type Profile, type SnapshotReason } from '@collective/shared';
 import type { BackupPerson } from './backup-person.js';
 import type { BackupClock, SettledAs } from './backup-types.js';
 import type { BackupStatus, MachineBackup } from './machine-backup.js';
+import { withHead } from './profile-subscriptions.js';
 
 export const PROFILE_EVERY_MS = 600_000;
 
@@ -180,27 +181,3 @@ export class BackupRunner {
     return running;
   }
 }
-
-/** The profile with this machine's subscription and head; the same one when it has them, or a newer head. Pure. */
-export const withHead = (
-  profile: Profile,
-  { state, name, parts }: Pick<MachineBackup, 'state' | 'name' | 'parts'>,
-): Profile => {
-  if (!state.isRegistered) return profile;
-  const { subscription: id, appliance, head } = state;
-  const known = profile.subscriptions.find((one) => one.id === id);
-  if (known !== undefined && (head === null || head.number <= (known.head?.number ?? 0))) return profile;
-  if (known === undefined && profile.subscriptions.length >= PROFILE_SUBSCRIPTIONS_MAX) return profile;
-  const deviceName = head === null || head.deviceName === '' ? parts.person.deviceName : head.deviceName;
-  const entry = {
-    ...{ id, appliance, name: known?.name ?? name },
-    head:
-      head === null ? null : { number: head.number, manifest: head.manifest, savedAt: head.committedAt, deviceName },
-  };
-  const others = profile.subscriptions.filter((one) => one.id !== id);
-  return {
-    ...profile,
-    subscriptions:
-      known === undefined ? [...others, entry] : profile.subscriptions.map((one) => (one.id === id ? entry : one)),
-  };
-};

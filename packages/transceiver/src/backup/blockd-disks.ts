@@ -164,6 +164,8 @@ export class BlockdDisks implements SnapshotDisks {
     await this.#releasing;
     this.#users += 1;
     try {
+      // Of a suspended machine nothing is to be had: for that no block daemon is started.
+      this.#options.session();
       const control = await this.#options.control();
       const session = this.#options.session() ?? (await this.#attach(control, disk));
       return await work(control, session).catch((error: unknown) => {

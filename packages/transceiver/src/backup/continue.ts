@@ -2,7 +2,7 @@
  * The two ways out of `apart` (docs/adr/0020). Each can be asked again after a kill or an outage in the middle, and loses
  * nothing: what the other device saved stays a snapshot, what is here becomes one.
  */
-import { CollectiveError } from '@collective/shared';
+import { CollectiveError, hasCode } from '@collective/shared';
 import { newSubscriptionId, type BackupState } from './backup-file.js';
 import { signalOf } from './backup-person.js';
 import type { MachineBackup } from './machine-backup.js';
@@ -12,7 +12,7 @@ import { sealedAgain } from './upload-step.js';
 
 /**
  * What is here continues: the lease is taken away, and the next snapshot is what is here, made anew over the other head,
- * which is pinned and so stays. Errors: `bad-request` when nobody went apart, `untrusted`, `rollback`; those of the network:
+ * which is pinned and so stays. A suspended machine stays so, with its memory and its layers as they are. Errors: `bad-request` when nobody went apart, `untrusted`, `rollback`; those of the network:
  * then it is still apart.
  */
 export async function continueHere(backup: MachineBackup, trust: SnapshotTrust, signal?: AbortSignal): Promise<void> {
@@ -44,15 +44,20 @@ export async function continueHere(backup: MachineBackup, trust: SnapshotTrust, 
       };
     });
   });
-  await sealIfNothingIs(backup);
   backup.reload();
+  await sealIfNothingIs(backup);
 }
 
 /**
  * Both stay: what is here becomes a subscription of its own, with everything in it; the other one stays where it is. Gives
- * the ids. Needs no network. Errors: `bad-request` when nobody went apart.
+ * the ids. `movesTo`: the name that its folder has to get; durable in the same step, so that after a kill whoever opens the
+ * machine goes on (agent/moved-machine.ts): it never stays under the name of the other one. Needs no network. Errors:
+ * `bad-request` when nobody went apart.
  */
-export async function keepBoth(backup: MachineBackup): Promise<{ readonly here: string; readonly other: string }> {
+export async function keepBoth(
+  backup: MachineBackup,
+  movesTo?: string,
+): Promise<{ readonly here: string; readonly other: string }> {
   requireApart(backup.state);
   const ids = await backup.alone(async ({ file }) => {
     const other = file.state.subscription;
@@ -63,19 +68,26 @@ export async function keepBoth(backup: MachineBackup): Promise<{ readonly here: 
         ...state,
         ...{ subscription: here, isRegistered: false, head: null, objects: [], lease: null, apart: null },
         ...{ mustResend: true, mustCommit: true },
+        ...(movesTo === undefined ? {} : { movesTo }),
         pending: pending?.kind === 'packed' ? sealedAgain(pending) : pending,
       };
     });
     return { here, other };
   });
-  await sealIfNothingIs(backup);
   backup.reload();
+  await sealIfNothingIs(backup);
   return ids;
 }
 
-/** What is here is saved in any case, also when nothing was written since. */
+/**
+ * What is here is saved in any case, also when nothing was written since. A suspended machine is not sealed: its memory goes with exactly
+ * these layers. It stays suspended and can be resumed; `mustCommit` keeps in mind what is owed until it goes on or ends.
+ */
 const sealIfNothingIs = async (backup: MachineBackup): Promise<void> => {
-  if (backup.state.pending === null) await backup.seal('request');
+  if (backup.state.pending !== null) return;
+  await backup.seal('request').catch((error: unknown) => {
+    if (!hasCode(error, 'suspended')) throw error;
+  });
 };
 
 const requireApart = ({ apart }: BackupState): void => {

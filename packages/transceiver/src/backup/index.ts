@@ -12,7 +12,8 @@ export { SnapshotObjects } from './snapshot-objects.js';
 export { fetchSnapshotMap } from './snapshot-maps.js';
 export { SnapshotTrust, requireNotOlder, type SnapshotName, type VerifiedSnapshot } from './snapshot-trust.js';
 export { LineMeter, UploadGate, PART_BYTES_MIN } from './upload-gate.js';
-export { BackupRunner, PROFILE_EVERY_MS, withHead } from './backup-runner.js';
+export { BackupRunner, PROFILE_EVERY_MS } from './backup-runner.js';
+export { freeName, namedSubscriptions, withBroughtBack, withDeleted, withHead } from './profile-subscriptions.js';
 export { continueHere, keepBoth } from './continue.js';
 export {
   fetchNewest,

@@ -156,6 +156,7 @@ export class MachineBackup {
   /** After a start of the agent: is there something that no seal has covered, though nobody writes any more? */
   async hasLeftovers(): Promise<boolean> {
     if (this.state.pending !== null) return false;
+    if (this.state.mustCommit) return true;
     for (const { name } of this.state.disks) if ((await this.parts.disks.sealedLayers(name)).length > 0) return true;
     return (await this.unsavedBytes()) > 0;
   }
@@ -173,7 +174,7 @@ export class MachineBackup {
         return 'more';
       }
       if (apart !== null) return 'apart';
-      if (pending === null) return 'idle';
+      if (pending === null) return this.#sealOwed();
       if (pending.kind === 'sealed') {
         this.#activity = 'packing';
         if ((await packPending(context, signal)) === undefined)
@@ -183,6 +184,16 @@ export class MachineBackup {
       this.#activity = 'uploading';
       return this.#take(await uploadPending(context, this.leases, signal));
     });
+  }
+
+  /**
+   * What is here must become a snapshot and nothing is sealed: whoever chose so was killed before the seal, or could not reach the disks.
+   * Of a machine that is up, or suspended (its layers are its memory's), that is done when it writes or ends.
+   */
+  async #sealOwed(): Promise<'more' | 'idle'> {
+    if (!this.state.mustCommit || this.parts.isRunning()) return 'idle';
+    await this.seal('request');
+    return 'more';
   }
 
   async #take(outcome: UploadOutcome): Promise<'more' | 'apart'> {
@@ -312,6 +323,11 @@ export class MachineBackup {
     return settled;
   }
 
+  /** Its folder is to get that name when it is opened the next time (agent/moved-machine.ts). Errors: `local-io`. */
+  async moveTo(name: string): Promise<void> {
+    await this.#file.update((state) => ({ ...state, movesTo: name }));
+  }
+
   /** Errors: `local-io`. */
   async setPeriod(periodSeconds: number): Promise<void> {
     await this.#file.update((state) => ({ ...state, periodSeconds }));
@@ -337,9 +353,10 @@ export class MachineBackup {
 }
 
 /** The answer to the commit of what is pending. Pure. */
-const withCommitted = (state: BackupState, head: NonNullable<BackupState['head']>): BackupState => {
+const withCommitted = (before: BackupState, head: NonNullable<BackupState['head']>): BackupState => {
+  const { givenUp: _over, ...state } = before;
   const { pending } = state;
-  if (pending?.kind !== 'packed') return state;
+  if (pending?.kind !== 'packed') return before;
   const { reason, createdAt, layers, objects, states, isAnew } = pending;
   return {
     ...state,

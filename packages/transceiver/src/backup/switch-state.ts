@@ -8,7 +8,7 @@ import type { MachineBackup } from './machine-backup.js';
 import type { StepContext } from './pack-step.js';
 import { fetchNewest, fetchSnapshot, newestSnapshot, type RestoredSnapshot, type RestoreParts } from './restore.js';
 import { signManifest } from './sign-snapshot.js';
-import { sealedAgain } from './upload-step.js';
+import { openPending, sealedAgain } from './upload-step.js';
 
 export type CaughtUp =
   /** The newest snapshot is what is here. */
@@ -94,16 +94,18 @@ export async function undo(backup: MachineBackup, parts: RestoreParts, number: n
 
 /**
  * Before a start, with or without a network: a state that is to be taken over is, and an undo that has not reached the
- * repository is dropped, because the machine is about to write to the state that it would have left. Then `backup.state`
- * says what each disk lies over. Errors: those of the block path, `block-unavailable` among them.
+ * repository is dropped, because the machine is about to write to the state that it would have left. It may have got there
+ * all the same, its answer lost: its name is kept, so that it is known as this device's own when it turns out to be the head
+ * (upload-step.ts). Then `backup.state` says what each disk lies over. Errors: those of the block path, `block-unavailable` among them.
  */
 export async function prepareStart(backup: MachineBackup, signal?: AbortSignal): Promise<void> {
   await backup.alone(async ({ file }) => {
-    await file.update((state) =>
-      state.pending?.kind === 'packed' && state.pending.isAnew
-        ? { ...state, pending: sealedAgain(state.pending) }
-        : state,
-    );
+    await file.update((state) => {
+      const { pending } = state;
+      if (pending?.kind !== 'packed' || !pending.isAnew) return state;
+      const givenUp = { number: pending.number, manifest: openPending(pending).digest };
+      return { ...state, givenUp, pending: sealedAgain(pending) };
+    });
   });
   while (backup.state.pending?.kind === 'committed' && backup.state.pending.isAnew)
     await backup.step(signal ?? new AbortController().signal);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { LineMeter, PART_BYTES_MIN, UploadGate } from './upload-gate.js';
+import { GATE_LOOK_MS, GATE_WAIT_MS_MAX, LineMeter, PART_BYTES_MIN, UploadGate } from './upload-gate.js';
 
 describe('the gate', () => {
   it('lets pass while it is open, and all that wait when it opens', async () => {
@@ -25,6 +25,55 @@ describe('the gate', () => {
     await expect(waiting).rejects.toThrow('enough');
     gate.open();
     await expect(gate.pass(abort.signal)).rejects.toThrow('enough');
+  });
+});
+
+describe('a gate that looks whether a machine waits for the line', () => {
+  /** Time that passes when somebody sleeps. */
+  const lookingGate = (isWanted: () => boolean) => {
+    const seen = { ms: 0, looks: 0 };
+    const gate = new UploadGate({
+      look: async () => {
+        seen.looks += 1;
+        return isWanted();
+      },
+      nowMs: () => seen.ms,
+      sleep: async (ms) => void (seen.ms += ms),
+    });
+    return { gate, seen };
+  };
+  const { signal } = new AbortController();
+
+  it('lets parts pass at once while nobody does, and looks twice a second', async () => {
+    const { gate, seen } = lookingGate(() => false);
+    for (let part = 0; part < 20; part += 1) {
+      await gate.pass(signal);
+      seen.ms += 100;
+    }
+    expect([seen.ms, seen.looks]).toEqual([2_000, 2_000 / GATE_LOOK_MS]);
+  });
+
+  it('keeps parts back while one does, but never for longer than two seconds each', async () => {
+    const { gate, seen } = lookingGate(() => true);
+    for (let part = 1; part <= 5; part += 1) {
+      await gate.pass(signal);
+      expect(seen.ms).toBe(part * GATE_WAIT_MS_MAX);
+    }
+    expect(gate.isOpen).toBe(false);
+  });
+
+  it('goes on as soon as it has seen that nobody does any more, or when it cannot see', async () => {
+    let left = 2;
+    const { gate, seen } = lookingGate(() => {
+      left -= 1;
+      if (left < -1) throw new Error('no block daemon');
+      return left >= 0;
+    });
+    await gate.pass(signal);
+    expect([seen.ms, gate.isOpen]).toEqual([2 * GATE_LOOK_MS, true]);
+    seen.ms += GATE_LOOK_MS;
+    await gate.pass(signal);
+    expect([seen.ms, seen.looks]).toEqual([3 * GATE_LOOK_MS, 4]);
   });
 });
 

@@ -100,6 +100,7 @@ async function explain(
         const known = context.file.state.head;
         // The upload had become a snapshot, or it is the head that we know: only the session is of no use.
         if (head?.manifest === known?.manifest) return forgetUpload(context, error);
+        if (head !== null && (await followGivenUp(context, head))) return { kind: 'pack-again' };
         const deviceName = remote?.lease?.deviceName ?? '';
         return { kind: 'apart', why: 'other-head', head: nameOf(head), deviceName };
       }
@@ -129,6 +130,22 @@ async function explain(
     default:
       throw error;
   }
+}
+
+/**
+ * The head is an undo of this very device, which was given up here because nobody knew that it had arrived (prepareStart). Nobody else went
+ * on: what is here follows it. True when it was that.
+ */
+async function followGivenUp({ parts, file }: StepContext, head: FoundCommit): Promise<boolean> {
+  const { givenUp } = file.state;
+  if (givenUp?.number !== head.number || givenUp.manifest !== head.manifest) return false;
+  await file.update(({ givenUp: _known, ...state }) => ({
+    ...state,
+    head: { ...head, deviceName: parts.person.deviceName },
+    mustCommit: true,
+    pending: state.pending?.kind === 'packed' ? sealedAgain(state.pending) : state.pending,
+  }));
+  return true;
 }
 
 async function forgetUpload(context: StepContext, error: CollectiveError): Promise<UploadOutcome> {

@@ -99,8 +99,12 @@ function addSessionCommands(program: Command): void {
     .action(async (_options, command: Command) => (await import('./commands/session.js')).logout(all(command)));
   program
     .command('appliances')
-    .description('list the appliances that you may use')
-    .action(async (_options, command: Command) => (await import('./commands/session.js')).appliances(all(command)));
+    .description('list the appliances that you may use, and your own disks of them')
+    .option('--deleted', 'your own disks that were deleted and can be brought back')
+    .action(async ({ deleted }: { readonly deleted?: boolean }, command: Command) => {
+      const session = await import('./commands/session.js');
+      await (deleted === true ? session.deletedSubscriptions(all(command)) : session.appliances(all(command)));
+    });
 }
 
 function addKeysCommands(program: Command): void {
@@ -250,6 +254,11 @@ function addDataCommands(program: Command): void {
     .description('delete your own disk of an appliance, with all its snapshots')
     .option('--yes', 'do not ask')
     .action(async (name: string, _options, command: Command) => (await data()).deleteSubscription(name, all(command)));
+  program
+    .command('restore')
+    .argument('<name>', 'as collective appliances --deleted shows it')
+    .description('bring your own disk of an appliance back that you have deleted in the last 30 days')
+    .action(async (name: string, _options, command: Command) => (await data()).restoreSubscription(name, all(command)));
   program
     .command('continue')
     .argument('<name>')

@@ -4,6 +4,7 @@ import { CollectiveError } from '@collective/shared/errors';
 import { AGENT_PATHS } from '../../agent/agent-types.js';
 import type {
   ContinueReply,
+  RestoreReply,
   SnapshotRow,
   SnapshotsReply,
   TakeSnapshotReply,
@@ -163,11 +164,14 @@ export async function deleteSubscription(
           `Your own disk of ${name} is deleted, here and after 30 days on the server too. Type ${name} to go on: `,
         );
   await client.post(AGENT_PATHS.delete, { name, confirmation });
-  printResult(
-    options,
-    { name },
-    `${name} is deleted. For 30 days it can be brought back: collective appliances --deleted.`,
-  );
+  printResult(options, { name }, `${name} is deleted. For 30 days it can be brought back: collective restore ${name}.`);
+}
+
+export async function restoreSubscription(name: string, options: GlobalOptions): Promise<void> {
+  const { client } = await findAgent(options);
+  const reply = (await client.post(AGENT_PATHS.restore, { name })) as RestoreReply;
+  const as = reply.name === name ? '' : `, as ${reply.name}: there is another ${name} now`;
+  printResult(options, reply, `${name} is there again${as}. collective start ${reply.name} goes on with it.`);
 }
 
 export async function continueHere(

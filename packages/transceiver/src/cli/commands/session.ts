@@ -1,7 +1,7 @@
 /** collective logout, collective appliances, collective shutdown: small calls of the agent. */
 import { AGENT_PATHS, type AppliancesReply, type LogoutReply, type VersionAtHand } from '../../agent/agent-types.js';
 import { findAgent, runningAgent } from '../agent-process.js';
-import { interruptSignal, megabytes, note, printResult, progressView, type GlobalOptions } from '../output.js';
+import { interruptSignal, megabytes, note, printResult, progressView, timeOf, type GlobalOptions } from '../output.js';
 import { table } from '../table.js';
 
 export type LogoutOptions = GlobalOptions & {
@@ -38,14 +38,44 @@ export async function appliances(options: GlobalOptions): Promise<void> {
     (row.atHand ?? []).map(hereText).join(', '),
     row.title,
   ]);
+  const list =
+    rows.length === 0
+      ? 'There is no appliance for you yet.'
+      : table(['NAME', 'VERSION', 'ACCESS', 'HERE', 'TITLE'], rows);
   printResult(
     options,
     reply,
-    rows.length === 0
-      ? 'There is no appliance for you yet.'
-      : table(['NAME', 'VERSION', 'ACCESS', 'HERE', 'TITLE'], rows),
+    [
+      list,
+      ...(reply.subscriptions.length === 0 ? [] : ['', 'Your own disks:', subscriptionTable(reply.subscriptions)]),
+    ].join('\n'),
   );
 }
+
+/** collective appliances --deleted. */
+export async function deletedSubscriptions(options: GlobalOptions): Promise<void> {
+  const { client } = await findAgent(options);
+  const { deleted } = (await client.get(AGENT_PATHS.appliances)) as AppliancesReply;
+  const rows = deleted.map(({ name, appliance, savedAt, deletedAt }) => [
+    ...[name, appliance, savedAt === null ? '-' : timeOf(savedAt), timeOf(deletedAt)],
+  ]);
+  printResult(
+    options,
+    { deleted },
+    rows.length === 0
+      ? 'Nothing of yours was deleted lately.'
+      : `${table(['NAME', 'APPLIANCE', 'SAVED', 'DELETED'], rows)}\ncollective restore NAME brings one back, for 30 days.`,
+  );
+}
+
+const subscriptionTable = (rows: AppliancesReply['subscriptions']): string =>
+  table(
+    ['NAME', 'APPLIANCE', 'SAVED', 'BY', 'HERE'],
+    rows.map(({ name, appliance, savedAt, savedBy, here }) => [
+      ...[name, appliance, savedAt === null ? '-' : timeOf(savedAt), savedBy ?? '-'],
+      here === null ? 'no' : here === name ? 'yes' : `as ${here}`,
+    ]),
+  );
 
 /** What this machine has of a version. */
 const hereText = ({ version, bytes, missingBytes }: VersionAtHand): string =>
