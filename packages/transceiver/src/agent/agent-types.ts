@@ -50,7 +50,7 @@ export const AGENT_PATHS = {
 } as const;
 
 /** A command line and an agent of different numbers do not understand each other; each answer of the agent carries it. */
-export const AGENT_API = 2;
+export const AGENT_API = 3;
 export const AGENT_API_HEADER = 'collective-api';
 
 export type ErrorReply = {

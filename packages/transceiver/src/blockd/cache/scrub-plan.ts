@@ -2,8 +2,8 @@
 
 /** A pass that nobody asked for: 64 GiB in two hours and a quarter. */
 export const SCRUB_SLOW_BYTES_PER_SECOND = 8 << 20;
-/** A pass that somebody waits for. */
-export const SCRUB_ASKED_BYTES_PER_SECOND = 64 << 20;
+/** A pass that somebody waits for: 64 GiB in 34 minutes. Twice as fast took a seventh of a core from the guest beside it. */
+export const SCRUB_ASKED_BYTES_PER_SECOND = 32 << 20;
 export const SCRUB_EVERY_DAYS = 7;
 /** After a stop that was not clean (power cut, kill -9) the medium is looked at when the first rush is over. */
 export const SCRUB_AFTER_UNCLEAN_S = 600;
