@@ -110,7 +110,7 @@ describe('the ways out', () => {
 
   test('continue here: what is here follows the other head, which is pinned', async () => {
     const { a, subscription, ofA, ofB } = await apart();
-    await continueHere(a.backup, a.trust);
+    await continueHere(a.backup, a.restoreParts);
     expect(await a.drain()).toBe('idle');
     expect(a.backup.state).toMatchObject({ apart: null, mustCommit: false, head: { number: 3 } });
     expect((await lab.snapshotBytes(subscription, 3)).equals(ofA)).toBe(true);
@@ -139,7 +139,7 @@ describe('the ways out', () => {
 
   test('what the common ancestor had is gone at the server: everything is sent again', async () => {
     const { a, subscription, ofA } = await apart();
-    await continueHere(a.backup, a.trust);
+    await continueHere(a.backup, a.restoreParts);
     let isRefused = false;
     a.client.beforeCall = (name) => {
       if (name !== 'commitSnapshot' || isRefused) return;
@@ -154,7 +154,7 @@ describe('the ways out', () => {
 
   test('asked of somebody who is not apart: refused', async () => {
     const { a } = await pair();
-    await expect(continueHere(a.backup, a.trust)).rejects.toMatchObject({ code: 'bad-request' });
+    await expect(continueHere(a.backup, a.restoreParts)).rejects.toMatchObject({ code: 'bad-request' });
     await expect(keepBoth(a.backup)).rejects.toMatchObject({ code: 'bad-request' });
   });
 });
@@ -178,7 +178,7 @@ describe('every order of', () => {
     // The person chooses, at each device in turn; here the first continues, and the second keeps both.
     await a.save();
     if (a.backup.state.apart !== null) {
-      await continueHere(a.backup, a.trust);
+      await continueHere(a.backup, a.restoreParts);
       expect(await a.drain()).toBe('idle');
     }
     await b.save();
@@ -189,7 +189,7 @@ describe('every order of', () => {
     // What was saved of A may have been followed by B, but it is there.
     const subscriptions = [subscription, a.backup.state.subscription, b.backup.state.subscription];
     for (const [at, who] of [a, b].entries()) {
-      expect(who.backup.state).toMatchObject({ pending: null, next: null, apart: null });
+      expect(who.backup.state).toMatchObject({ pending: null, next: [], apart: null });
       expect(who.content.equals(contents[at] ?? Buffer.alloc(0))).toBe(true);
       expect(await isSaved(who.content, subscriptions)).toBe(true);
       expect(await who.disks.sealedLayers(DISK)).toEqual([]);
