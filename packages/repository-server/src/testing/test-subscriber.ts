@@ -60,7 +60,8 @@ export const publishWithUserDisks = async (
   alice: TestPerson,
   of: { readonly number: number; readonly parent: Parent; readonly plans: Readonly<Record<string, DiskPlan>> },
 ): Promise<Subscriber['version']> => {
-  const { number, parent } = of;
+  const { number } = of;
+  const parent = of.parent === null ? null : { version: of.parent.version, manifest: of.parent.manifest };
   const plans = Object.entries(of.plans);
   const publisher = new TestPublisher(server, alice);
   const upload = await publisher.openUpload('debian', parent?.version ?? null);
