@@ -26,7 +26,9 @@ beforeAll(async () => {
   folder = await mkdtemp(path.join(os.tmpdir(), 'user-disks-'));
   for (const name of ['system.raw', 'user.raw']) await symlink(path.join(image, name), path.join(folder, name));
   await copyFile(path.join(image, 'appliance.json'), path.join(folder, 'one.json'));
-  await writeFile(path.join(folder, 'extra.raw'), Buffer.concat([Buffer.from('BEGINNING'), Buffer.alloc(1 << 20)]));
+  const extra = Buffer.alloc(1 << 20);
+  extra.write('BEGINNING');
+  await writeFile(path.join(folder, 'extra.raw'), extra);
   const recipe = JSON.parse(await readFile(path.join(folder, 'one.json'), 'utf8')) as { disks: unknown[] };
   recipe.disks.push({ name: 'extra', kind: 'user', bus: 'virtio', blockBytes: 16_384, file: 'extra.raw' });
   await writeFile(path.join(folder, 'two.json'), JSON.stringify(recipe));
@@ -110,7 +112,11 @@ it('version 3 drops it: snapshots go on while it runs, and carry the disk along'
   const before = extraOf(await newest());
   await publish('one.json');
   await start(person, 'tiny');
-  await onConsole(person, 'ls /dev/vdc; cat /home/file; echo three >/home/file; sync; echo syn""ced3', /No such[^]*synced3/);
+  await onConsole(
+    person,
+    'ls /dev/vdc; cat /home/file; echo three >/home/file; sync; echo syn""ced3',
+    /No such[^]*synced3/,
+  );
   await person.json(['snapshots', 'take', 'tiny']);
   expect(await newest()).toMatchObject({ writtenBy: { version: 3 } });
   expect(extraOf(await newest())).toBe(before);

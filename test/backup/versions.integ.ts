@@ -147,11 +147,7 @@ describe('a version that drops a user disk', () => {
       await expectSaved(number(), [first.content, extra]);
     }
     expect(new Set(sealed)).toEqual(new Set([DISK]));
-    expect(await history()).toEqual([
-      [1, 'pinned'],
-      [2, 'pinned'],
-      ...Array.from({ length: 4 }, () => [3, '']),
-    ]);
+    expect(await history()).toEqual([[1, 'pinned'], [2, 'pinned'], ...Array.from({ length: 4 }, () => [3, ''])]);
   });
 
   test('an older version that is started has it again, and goes on with it', async () => {

@@ -73,7 +73,10 @@ export async function noteVersion(
  * User disks, and what this version calls ephemeral though the person's data are on it. Errors: `bad-machine` for a system
  * disk of the name of a user disk: its overlay, which is thrown away, would take the place of the person's.
  */
-function attachedDisks({ disks }: RunnableVersion, { state, name }: MachineBackup): ReadonlyMap<string, BackupDisk['bus']> {
+function attachedDisks(
+  { disks }: RunnableVersion,
+  { state, name }: MachineBackup,
+): ReadonlyMap<string, BackupDisk['bus']> {
   const attached = new Map<string, BackupDisk['bus']>();
   for (const disk of disks) {
     const { description } = disk;

@@ -110,7 +110,8 @@ export class BlockdDisks implements SnapshotDisks {
 
   /** The overlay is removed but for bases and maps; the next attach makes a new one over the base that its source names. */
   async replace(disk: string): Promise<void> {
-    if (this.#options.session(disk) !== undefined) throw new CollectiveError('in-use', `${this.#options.name} is running.`);
+    if (this.#options.session(disk) !== undefined)
+      throw new CollectiveError('in-use', `${this.#options.name} is running.`);
     await this.release();
     const folder = this.#options.overlayOf(disk);
     // Whoever has the disk holds this lock.

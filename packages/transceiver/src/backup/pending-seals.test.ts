@@ -5,7 +5,13 @@ import { mergeSealed, sealedAgain, withEnd, withJoined, withoutPending, withPin,
 
 const writer = (version: number): Writer => ({ appliance: 'debian', version, manifest: String(version) as Digest });
 const sealed = (layer: string, version = 1, more: Partial<Sealed> = {}): Sealed => ({
-  ...{ reason: 'periodic', createdAt: 5, layers: [{ disk: 'user', layer }], writtenBy: writer(version), mustPin: false },
+  ...{
+    reason: 'periodic',
+    createdAt: 5,
+    layers: [{ disk: 'user', layer }],
+    writtenBy: writer(version),
+    mustPin: false,
+  },
   ...more,
 });
 const EMPTY = {

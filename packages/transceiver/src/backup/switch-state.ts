@@ -50,7 +50,14 @@ export async function catchUp(backup: MachineBackup, parts: RestoreParts): Promi
       ...{ head: found.head, objects, disks: disksWith(found, now), mustResend: false, mustCommit: false },
       writer: writtenBy,
       pending: {
-        ...{ kind: 'committed', reason: 'start', createdAt, layers, writtenBy: now.writer ?? writtenBy, mustPin: false },
+        ...{
+          kind: 'committed',
+          reason: 'start',
+          createdAt,
+          layers,
+          writtenBy: now.writer ?? writtenBy,
+          mustPin: false,
+        },
         ...{ objects, states: committedOf(found.disks.map(({ disk }) => disk)), isAnew: true },
       },
     }));

@@ -38,7 +38,10 @@ export async function beginVersion(
   await backup.alone(async ({ file }) =>
     file.update((state) => {
       const added = brought.filter(({ name }) => state.disks.every((disk) => disk.name !== name));
-      const all: BackupDisk[] = [...state.disks, ...added.map((disk) => ({ ...disk, committed: null, isAttached: true }))];
+      const all: BackupDisk[] = [
+        ...state.disks,
+        ...added.map((disk) => ({ ...disk, committed: null, isAttached: true })),
+      ];
       if (all.length > SNAPSHOT_USER_DISKS_MAX)
         throw new CollectiveError(
           'bad-machine',
