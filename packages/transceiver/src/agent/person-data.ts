@@ -214,6 +214,8 @@ export class PersonData implements BackupSettling {
     // After what another device has saved is here: it may have run this version already.
     const endVersionBefore = async (): Promise<boolean> => {
       if (isEnded || !isVersionChange(backup, writerOf(wish))) return false;
+      // An undo that has not reached the repository is dropped first: what it leaves is not what a version wrote.
+      await prepareStart(backup, job.signal);
       await endVersion(backup);
       isEnded = true;
       return true;

@@ -322,11 +322,12 @@ export class MachineBackup {
   }
 
   /**
-   * When everything that was sealed is saved, or cannot be for now. Needs `run`. Abort rejects with the signal's reason; the
+   * When everything that was sealed is saved, and pinned where it must be, or cannot be for now. Needs `run`. Abort rejects with the signal's reason; the
    * snapshot goes on.
    */
   async settled(signal: AbortSignal): Promise<SettledAs> {
-    if (this.state.pending === null && this.state.apart === null) return 'saved';
+    const { pending, apart, toPin } = this.state;
+    if (pending === null && apart === null && toPin.length === 0) return 'saved';
     const settled = this.#wakeup.settled(signal);
     this.kick();
     return settled;
