@@ -110,7 +110,7 @@ describe('the ways out', () => {
 
   test('continue here: what is here follows the other head, which is pinned', async () => {
     const { a, subscription, ofA, ofB } = await apart();
-    await continueHere(a.backup, a.trust);
+    await continueHere(a.backup, a.restoreParts);
     expect(await a.drain()).toBe('idle');
     expect(a.backup.state).toMatchObject({ apart: null, mustCommit: false, head: { number: 3 } });
     expect((await lab.snapshotBytes(subscription, 3)).equals(ofA)).toBe(true);
@@ -144,12 +144,12 @@ describe('the ways out', () => {
       const { a, ofA } = await apart();
       // All of it is saved or packed: no seal is on its way.
       await a.backup.alone(async ({ file }) => {
-        await file.update((state) => ({ ...state, pending: null, next: null }));
+        await file.update((state) => ({ ...state, pending: null, next: [] }));
       });
       a.onStep = (step) => {
         if (step === 'disk-sealed') throw new Killed(step);
       };
-      const chosen = which === 'here' ? continueHere(a.backup, a.trust) : keepBoth(a.backup, 'tiny-2');
+      const chosen = which === 'here' ? continueHere(a.backup, a.restoreParts) : keepBoth(a.backup, 'tiny-2');
       await expect(chosen).rejects.toThrow(Killed);
       await a.restart();
       expect(await a.backup.hasLeftovers()).toBe(true);
@@ -167,14 +167,14 @@ describe('the ways out', () => {
     const { a, subscription, ofA } = await apart();
     a.isRunning = true;
     await a.backup.alone(async ({ file }) => {
-      await file.update((state) => ({ ...state, pending: null, next: null }));
+      await file.update((state) => ({ ...state, pending: null, next: [] }));
     });
     const layers = await a.disks.sealedLayers(DISK);
     const seal = a.disks.seal.bind(a.disks);
     a.disks.seal = async () => {
       throw new CollectiveError('suspended', 'as the agent says of a machine that only is a memory image');
     };
-    await continueHere(a.backup, a.trust);
+    await continueHere(a.backup, a.restoreParts);
     expect(a.backup.state).toMatchObject({ apart: null, mustCommit: true, pending: null, head: { number: 2 } });
     expect(await a.drain()).toBe('idle');
     expect(await a.disks.sealedLayers(DISK)).toEqual(layers);
@@ -190,7 +190,7 @@ describe('the ways out', () => {
 
   test('what the common ancestor had is gone at the server: everything is sent again', async () => {
     const { a, subscription, ofA } = await apart();
-    await continueHere(a.backup, a.trust);
+    await continueHere(a.backup, a.restoreParts);
     let isRefused = false;
     a.client.beforeCall = (name) => {
       if (name !== 'commitSnapshot' || isRefused) return;
@@ -205,7 +205,7 @@ describe('the ways out', () => {
 
   test('asked of somebody who is not apart: refused', async () => {
     const { a } = await pair();
-    await expect(continueHere(a.backup, a.trust)).rejects.toMatchObject({ code: 'bad-request' });
+    await expect(continueHere(a.backup, a.restoreParts)).rejects.toMatchObject({ code: 'bad-request' });
     await expect(keepBoth(a.backup)).rejects.toMatchObject({ code: 'bad-request' });
   });
 });
@@ -229,7 +229,7 @@ describe('every order of', () => {
     // The person chooses, at each device in turn; here the first continues, and the second keeps both.
     await a.save();
     if (a.backup.state.apart !== null) {
-      await continueHere(a.backup, a.trust);
+      await continueHere(a.backup, a.restoreParts);
       expect(await a.drain()).toBe('idle');
     }
     await b.save();
@@ -240,7 +240,7 @@ describe('every order of', () => {
     // What was saved of A may have been followed by B, but it is there.
     const subscriptions = [subscription, a.backup.state.subscription, b.backup.state.subscription];
     for (const [at, who] of [a, b].entries()) {
-      expect(who.backup.state).toMatchObject({ pending: null, next: null, apart: null });
+      expect(who.backup.state).toMatchObject({ pending: null, next: [], apart: null });
       expect(who.content.equals(contents[at] ?? Buffer.alloc(0))).toBe(true);
       expect(await isSaved(who.content, subscriptions)).toBe(true);
       expect(await who.disks.sealedLayers(DISK)).toEqual([]);

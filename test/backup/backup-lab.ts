@@ -18,6 +18,7 @@ import {
   type EpochKeys,
   type Profile,
   type SigningKey,
+  type SnapshotManifest,
 } from '@collective/shared';
 import {
   BLOCK_BYTES,
@@ -26,6 +27,7 @@ import {
   mapOf,
   newKey,
   openSubscriber,
+  type DiskPlan,
   type Subscriber,
 } from '@collective/repository-server';
 import {
@@ -45,63 +47,19 @@ import {
   type BackupPerson,
   type BackupStep,
   type BaseMaps,
+  type DiskBeginning,
   type MachineParts,
   type RestoreParts,
 } from '@collective/transceiver';
 import { InjectedClient } from './injected-client.js';
+import { LabClock } from './lab-clocks.js';
+
+export { LabClock, ManualClock } from './lab-clocks.js';
 
 export const DISK = 'user';
 export const DISK_BYTES = INITIAL.length * BLOCK_BYTES;
 export const INITIAL_BYTES = Buffer.concat(INITIAL.map((seed) => blockOf(seed)));
 const signal = new AbortController().signal;
-
-/** Time that a test moves, or that passes when somebody sleeps. */
-export class LabClock implements BackupClock {
-  seconds = 1_800_000_000;
-  ms = 0;
-  nowSeconds(): number {
-    return this.seconds;
-  }
-  nowMs(): number {
-    this.ms += 1;
-    return this.ms;
-  }
-  async sleep(ms: number, aborted: AbortSignal): Promise<void> {
-    this.ms += ms;
-    await new Promise((resolve) => setImmediate(resolve));
-    aborted.throwIfAborted();
-  }
-}
-
-/** Time that only a test moves. */
-export class ManualClock implements BackupClock {
-  #ms = 0;
-  #sleepers: { readonly untilMs: number; readonly wake: () => void }[] = [];
-
-  nowSeconds(): number {
-    return 1_800_000_000 + Math.floor(this.#ms / 1_000);
-  }
-
-  nowMs(): number {
-    return this.#ms;
-  }
-
-  async sleep(ms: number, aborted: AbortSignal): Promise<void> {
-    const untilMs = this.#ms + ms;
-    await new Promise<void>((resolve) => {
-      this.#sleepers.push({ untilMs, wake: resolve });
-      aborted.addEventListener('abort', () => resolve(), { once: true });
-    });
-    aborted.throwIfAborted();
-  }
-
-  advance(ms: number): void {
-    this.#ms += ms;
-    const due = this.#sleepers.filter(({ untilMs }) => untilMs <= this.#ms);
-    this.#sleepers = this.#sleepers.filter(({ untilMs }) => untilMs > this.#ms);
-    for (const { wake } of due) wake();
-  }
-}
 
 /** What a kill is in these tests. */
 export class Killed extends Error {
@@ -152,17 +110,18 @@ export class Transceiver {
   }
 
   get overlay(): string {
-    return path.join(this.folder, 'overlays', DISK);
+    return this.overlayOf(DISK);
   }
+
+  readonly overlayOf = (disk: string): string => path.join(this.folder, 'overlays', disk);
 
   get parts(): MachineParts {
     return {
       ...{ name: this.name, folder: this.folder, person: this.person, disks: this.disks, clock: this.clock },
-      overlayOf: (disk) => path.join(this.folder, 'overlays', disk),
+      overlayOf: this.overlayOf,
       work: this.#lab.work,
       gate: new UploadGate(),
       line: new LineMeter(),
-      writtenBy: () => this.#lab.subscriber.version,
       isRunning: () => this.isRunning,
       ...(this.objectLimits === undefined ? {} : { objectLimits: this.objectLimits }),
       onEvent: (event) => void this.events.push(event),
@@ -175,18 +134,26 @@ export class Transceiver {
 
   /** The first use of the appliance on this machine. */
   async create(): Promise<MachineBackup> {
-    this.#backup = await MachineBackup.create(this.parts, { appliance: 'debian', disks: [await this.diskOf()] });
+    const disks = [await this.diskOf(DISK, 1)];
+    const writer = this.#lab.subscriber.version;
+    this.#backup = await MachineBackup.create(this.parts, { appliance: 'debian', disks, writer });
     return this.#backup;
   }
 
-  /** The user disk as it begins, with its map where blockd looks for it. */
-  async diskOf(): Promise<Parameters<typeof MachineBackup.create>[1]['disks'][number]> {
-    const map = await (await BaseFolder.open(this.overlay)).putMap(mapOf(INITIAL).changesSince(undefined));
-    const { base, version } = this.#lab.subscriber;
+  /** A user disk as it begins with a version, with its map where blockd looks for it. */
+  async diskOf(name: string, version: number): Promise<DiskBeginning> {
+    const plan = this.#lab.planOf(name);
+    const pairs = mapOf(plan).changesSince(undefined);
+    const map = await (await BaseFolder.open(this.overlayOf(name))).putMap(pairs);
     return {
-      ...{ name: DISK, bus: 'virtio', diskBytes: DISK_BYTES, blockBytes: BLOCK_BYTES },
-      base: { appliance: 'debian', version: version.version, root: base, map },
+      ...{ name, bus: 'virtio', diskBytes: plan.length * BLOCK_BYTES, blockBytes: BLOCK_BYTES },
+      base: { appliance: 'debian', version, root: mapOf(plan).build().root, map },
     };
+  }
+
+  /** In memory here, as it begins. */
+  addDisk(name: string): void {
+    this.disks.add(name, this.overlayOf(name), this.#lab.initialOf(name));
   }
 
   /** A new agent over what the killed one left. */
@@ -203,16 +170,18 @@ export class Transceiver {
   get restoreParts(): RestoreParts {
     return {
       ...{ person: this.person, trust: this.trust, baseMaps: this.#lab.baseMaps },
-      overlayOf: (disk) => path.join(this.folder, 'overlays', disk),
+      overlayOf: this.overlayOf,
     };
   }
 
   /** The first use of the appliance on a machine that has nothing, of a person who has: as a start does it. */
   async restore(subscription: string): Promise<MachineBackup> {
     const state = await restoreMachine(this.restoreParts, { folder: this.folder, subscription, appliance: 'debian' });
-    const folder = await BaseFolder.open(this.overlay);
-    for (const { name, committed } of state.disks)
+    for (const { name, committed } of state.disks) {
+      if (name !== DISK) this.addDisk(name);
+      const folder = await BaseFolder.open(this.overlayOf(name));
       if (committed !== null) await this.disks.attachBase(name, await folder.base(committed.base));
+    }
     return this.restart();
   }
 
@@ -279,12 +248,25 @@ export class BackupLab implements AsyncDisposable {
     return new BackupLab(await openSubscriber(options), folder);
   }
 
+  /** Initial user disks by name. */
+  readonly plans = new Map<string, DiskPlan>([[DISK, INITIAL]]);
+
+  planOf(name: string): DiskPlan {
+    const plan = this.plans.get(name);
+    if (plan === undefined) throw new Error(`no version has a disk ${name}`);
+    return plan;
+  }
+
+  initialOf(name: string): Buffer {
+    return Buffer.concat(this.planOf(name).map((seed) => blockOf(seed)));
+  }
+
   /** As the agent finds the initial disk of a version. */
   readonly baseMaps: BaseMaps = {
     find: async ({ root }) => {
-      const { base, version } = this.subscriber;
-      if (root !== base) throw new CollectiveError('not-found', 'no version begins so');
-      return { version: version.version, map: mapOf(INITIAL) };
+      const map = [...this.plans.values()].map((plan) => mapOf(plan)).find((each) => each.build().root === root);
+      if (map === undefined) throw new CollectiveError('not-found', 'no version begins so');
+      return { version: 1, map };
     },
   };
 
@@ -367,13 +349,18 @@ export class BackupLab implements AsyncDisposable {
     return decodePrivateChunk(chunk, { key, nameKey, epoch, digest, plainBytes });
   }
 
-  /** The bytes of a snapshot's user disk, as any reader gets them from the server. */
-  async snapshotBytes(subscription: string, number: number): Promise<Buffer> {
+  async manifest(subscription: string, number: number): Promise<SnapshotManifest> {
     const { client } = new InjectedClient(this.subscriber.server, this.subscriber.person.token);
     const bytes = await client.call('snapshotManifest', { params: { subscription, number } });
-    const manifest = decodeSnapshotManifest(openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.snapshot }).payload);
-    const disk = manifest.disks[0];
-    if (disk === undefined) throw new Error('it has no disk');
+    return decodeSnapshotManifest(openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.snapshot }).payload);
+  }
+
+  /** The bytes of a snapshot's user disk, as any reader gets them from the server. */
+  async snapshotBytes(subscription: string, number: number, name = DISK): Promise<Buffer> {
+    const { client } = new InjectedClient(this.subscriber.server, this.subscriber.person.token);
+    const manifest = await this.manifest(subscription, number);
+    const disk = manifest.disks.find((each) => each.name === name);
+    if (disk === undefined) throw new Error(`it has no disk ${name}`);
     const objects = new SnapshotObjects(client, subscription);
     const map = await fetchSnapshotMap({ disk, numbers: manifest.objects, objects, client });
     const wanted = new Set<Digest>();
@@ -385,7 +372,7 @@ export class BackupLab implements AsyncDisposable {
     for await (const [digest, chunk] of objects.chunks(wanted, manifest.objects))
       blocks.set(digest, this.#opened(digest, chunk, disk.blockBytes));
     return stateBytes(map, {
-      ...{ initial: INITIAL_BYTES, nameKeys: this.nameKeys },
+      ...{ initial: this.initialOf(name), nameKeys: this.nameKeys },
       fetch: async (digest) => {
         const block = blocks.get(digest);
         if (block === undefined) throw new Error(`the repository does not have block ${digest}`);

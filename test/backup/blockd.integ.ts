@@ -40,6 +40,7 @@ beforeEach(async () => {
   initialMap = await (await BaseFolder.open(home.overlay)).putMap(mapOf(INITIAL).changesSince(undefined));
   backup = await MachineBackup.create(parts(), {
     appliance: 'debian',
+    writer: home.world.version,
     disks: [
       {
         ...{ name: 'user', bus: 'virtio', diskBytes: DISK_BYTES, blockBytes: BLOCK_BYTES },
@@ -87,7 +88,6 @@ const parts = (): MachineParts => ({
     blockKeys: () => BLOCK_KEYS,
   }),
   ...{ work: openPackWork({ workers: 0 }), gate: new UploadGate(), line: new LineMeter(), clock: new LabClock() },
-  writtenBy: () => home.world.version,
   isRunning: () => session !== undefined,
 });
 

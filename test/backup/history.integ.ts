@@ -98,7 +98,7 @@ class History {
   /** Right after a seal, or a kill in one: nothing has been written since. */
   #noteSealed(): void {
     const { next, pending } = this.#home.backup.state;
-    const layer = (next ?? pending)?.layers[0]?.layer;
+    const layer = (next.at(-1) ?? pending)?.layers[0]?.layer;
     if (layer !== undefined && !this.#sealed.has(layer)) this.#sealed.set(layer, this.#model);
   }
 
@@ -167,8 +167,8 @@ class History {
 
   async #goOn(): Promise<void> {
     this.counts.apart += 1;
-    const { backup, trust } = this.#home;
-    if (this.#random(2) === 0) await continueHere(backup, trust);
+    const { backup, restoreParts } = this.#home;
+    if (this.#random(2) === 0) await continueHere(backup, restoreParts);
     else await keepBoth(backup);
     // It seals when nothing is.
     this.#noteSealed();

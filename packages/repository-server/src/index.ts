@@ -56,6 +56,7 @@ export {
   INITIAL,
   openSubscriber,
   publishWithUserDisk,
+  publishWithUserDisks,
   SUBSCRIPTION,
   type Subscriber,
 } from './testing/test-subscriber.js';

@@ -3,7 +3,7 @@ import { type DiskDescription } from './disk-description.js';
 import { type ErrorCode } from './errors.js';
 import { checkMachineDescription } from './machine-description.js';
 import { type VersionManifest, decodeVersionManifest, encodeVersionManifest, isApplianceName } from './manifest.js';
-import { type SnapshotManifest, decodeSnapshotManifest } from './snapshot-manifest.js';
+import { type SnapshotManifest, SNAPSHOT_USER_DISKS_MAX, decodeSnapshotManifest } from './snapshot-manifest.js';
 import { codeOf } from './testing/code-of.js';
 import { goldenSnapshot, goldenVersion } from './testing/golden-examples.js';
 
@@ -106,6 +106,15 @@ describe('snapshot manifest', () => {
     expect(check({ memory: null, disks: [userSnapshot] })).toBe('value');
     expect(check({ memory: null })).toBe('malformed');
     expect(check({ disks: [userSnapshot] })).toBe('malformed');
+  });
+
+  it('has room for the user disks of many versions beside the memory, and no more', () => {
+    const many = (count: number): SnapshotManifest['disks'] => [
+      ...Array.from({ length: count }, (_none, at) => ({ ...userSnapshot, name: `disk-${String(at)}` })),
+      ...goldenSnapshot.disks.filter(({ kind }) => kind === 'memory'),
+    ];
+    expect(check({ disks: many(SNAPSHOT_USER_DISKS_MAX) })).toBe('value');
+    expect(check({ disks: many(SNAPSHOT_USER_DISKS_MAX + 1) })).toBe('malformed');
   });
 
   it('names objects in ascending order and none of a later snapshot', () => {

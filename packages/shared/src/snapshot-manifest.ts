@@ -7,7 +7,6 @@ import { checkDisks, snapshotDiskSchema } from './disk-description.js';
 import { documentCodec } from './document.js';
 import { ENVELOPE_BYTES_MAX } from './envelope.js';
 import { CollectiveError } from './errors.js';
-import { MACHINE_LIMITS } from './machine-description.js';
 import {
   NUMBER_MAX,
   digestField,
@@ -20,6 +19,12 @@ import {
   textField,
   wordField,
 } from './schema-fields.js';
+
+/**
+ * User disks of one subscription: those of the version that runs, and those that only an earlier one had. More than a
+ * machine takes, because none ever leaves the snapshots.
+ */
+export const SNAPSHOT_USER_DISKS_MAX = 32;
 
 export const memoryImageSchema = strictObject({
   qemu: textField({ min: 1, max: 100 }),
@@ -37,6 +42,9 @@ export type MemoryImage = Static<typeof memoryImageSchema>;
 export const SNAPSHOT_REASONS = ['start', 'stop', 'periodic', 'request', 'update', 'suspend', 'undo'] as const;
 export type SnapshotReason = (typeof SNAPSHOT_REASONS)[number];
 
+/** Which version wrote a user disk. */
+export const writtenByField = strictObject({ appliance: nameField, version: numberField, manifest: digestField });
+
 export const snapshotManifestSchema = strictObject({
   format: Type.Literal(1),
   subscription: Type.String({ pattern: '^[0-9a-f]{32}$' }),
@@ -48,8 +56,8 @@ export const snapshotManifestSchema = strictObject({
   lease: integerField({ min: 0, max: Number.MAX_SAFE_INTEGER }),
   device: digestField,
   epoch: numberField,
-  writtenBy: strictObject({ appliance: nameField, version: numberField, manifest: digestField }),
-  disks: Type.Array(snapshotDiskSchema, { minItems: 1, maxItems: MACHINE_LIMITS.disksMax + 1 }),
+  writtenBy: writtenByField,
+  disks: Type.Array(snapshotDiskSchema, { minItems: 1, maxItems: SNAPSHOT_USER_DISKS_MAX + 1 }),
   objects: Type.Array(integerField({ min: 1, max: NUMBER_MAX }), { maxItems: 10_000 }),
   memory: nullable(memoryImageSchema),
 });

@@ -3,11 +3,12 @@ import { encodeChunk, sha256, type SnapshotManifest } from '@collective/shared';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { snapshotDataName, subscriptionFolder } from '../storage/blob-names.js';
 import { privateChunkOf, signSnapshot, TestBackup, userMapOf, type UserPlan } from '../testing/test-backup.js';
-import { chunkOf } from '../testing/test-publisher.js';
+import { BLOCK_BYTES, chunkOf, type DiskPlan, mapOf } from '../testing/test-publisher.js';
 import {
   INITIAL,
   openSubscriber,
   publishWithUserDisk,
+  publishWithUserDisks,
   SUBSCRIPTION,
   type Subscriber,
 } from '../testing/test-subscriber.js';
@@ -90,6 +91,55 @@ describe('a snapshot', () => {
     const refused = await backup.commit(upload, one.file);
     expect(refused.json()).toMatchObject({ code: 'conflict', data: { number: 2, manifest: sha256(winner.file) } });
     expect(answer({ reply: await backup.open(one.manifest) })).toEqual([409, 'conflict']);
+  });
+});
+
+describe('the user disks of several versions', () => {
+  const EXTRA = [7, 0, 8];
+  const extraPlan: UserPlan = ['inherit', 'inherit', 5];
+  const { root, pages } = userMapOf(extraPlan).build();
+  const extra = (base: ReturnType<typeof mapOf>): SnapshotManifest['disks'][number] => ({
+    ...{ name: 'extra', kind: 'user', bus: 'virtio', diskBytes: 3 * BLOCK_BYTES, blockBytes: BLOCK_BYTES },
+    ...{ root, base: base.build().root },
+  });
+  const publish = async (number: number, parent: Subscriber['version'], plans: Record<string, DiskPlan>) =>
+    publishWithUserDisks(world.server, world.alice, { number, parent, plans });
+
+  test('one that a version brings is taken in, and carried along by the next that does not have it', async () => {
+    const second = await publish(2, world.version, { user: INITIAL, extra: EXTRA });
+    const third = await publish(3, second, { user: INITIAL });
+    await backup.save({ plan: written({ 3: 1 }) });
+    const brought = backup.make({
+      plan: written({ 3: 2 }),
+      change: (made) => ({ ...made, writtenBy: second, disks: [...made.disks, extra(mapOf(EXTRA))] }),
+      records: (records) => [
+        ...records,
+        privateChunkOf(5),
+        ...[...pages].map(([digest, page]) => ({ digest, chunk: encodeChunk(page) })),
+      ],
+    });
+    expect(answer(await backup.upload(brought))).toEqual([201, undefined]);
+    const carried = (blocks: Record<number, number>) =>
+      backup.make({
+        plan: written(blocks),
+        change: (made) => ({ ...made, writtenBy: third, disks: [...made.disks, extra(mapOf(EXTRA))] }),
+      });
+    expect(answer(await backup.upload(carried({ 3: 3 })))).toEqual([201, undefined]);
+    expect(answer(await backup.upload(carried({ 3: 4 })))).toEqual([201, undefined]);
+    // Without the object that holds it, it is not there.
+    const lost = backup.make({
+      plan: written({ 3: 5 }),
+      objects: [1],
+      change: (made) => ({ ...made, writtenBy: third, disks: [...made.disks, extra(mapOf(EXTRA))] }),
+    });
+    await expectRefused(lost, [404, 'block-missing']);
+  });
+  test('one that begins from no version of the appliance is refused', async () => {
+    const change = (made: SnapshotManifest): SnapshotManifest => ({
+      ...made,
+      disks: [...made.disks, extra(mapOf(EXTRA))],
+    });
+    await expectRefused(backup.make({ plan: written({ 3: 1 }), change }), [400, 'bad-request']);
   });
 });
 

@@ -45,14 +45,29 @@ export const publishWithUserDisk = async (
   server: TestRepository,
   alice: TestPerson,
   number: number,
-  parent: { readonly version: number; readonly manifest: Digest } | null,
+  parent: Parent,
   plan: DiskPlan,
-): Promise<Pick<Subscriber, 'base' | 'version'>> => {
+): Promise<Pick<Subscriber, 'base' | 'version'>> => ({
+  version: await publishWithUserDisks(server, alice, { number, parent, plans: { user: plan } }),
+  base: mapOf(plan).build().root,
+});
+
+type Parent = { readonly version: number; readonly manifest: Digest } | null;
+
+/** A version whose system disk is one block, with these initial user disks by name. */
+export const publishWithUserDisks = async (
+  server: TestRepository,
+  alice: TestPerson,
+  of: { readonly number: number; readonly parent: Parent; readonly plans: Readonly<Record<string, DiskPlan>> },
+): Promise<Subscriber['version']> => {
+  const { number } = of;
+  const parent = of.parent === null ? null : { version: of.parent.version, manifest: of.parent.manifest };
+  const plans = Object.entries(of.plans);
   const publisher = new TestPublisher(server, alice);
   const upload = await publisher.openUpload('debian', parent?.version ?? null);
-  await publisher.sendChunks(upload, [1, ...plan]);
+  await publisher.sendChunks(upload, [1, ...plans.flatMap(([, plan]) => plan)]);
   await publisher.sendDisk(upload, [1]);
-  const base = await publisher.sendNamedDisk(upload, 'user', plan);
+  for (const [name, plan] of plans) await publisher.sendNamedDisk(upload, name, plan);
   const manifest = manifestOf({
     appliance: 'debian',
     version: number,
@@ -62,20 +77,20 @@ export const publishWithUserDisk = async (
       ...made,
       disks: [
         ...made.disks,
-        {
-          name: 'user',
-          kind: 'user',
-          bus: 'virtio',
+        ...plans.map(([name, plan]) => ({
+          name,
+          kind: 'user' as const,
+          bus: 'virtio' as const,
           diskBytes: plan.length * BLOCK_BYTES,
           blockBytes: BLOCK_BYTES,
           root: mapOf(plan).build().root,
           base: null,
-        },
+        })),
       ],
     }),
   });
   const file = signManifest(manifest, alice.publishing);
   const reply = await publisher.commit(upload, file);
   if (reply.status !== 201) throw new Error(`publish: ${reply.body.toString('utf8')}`);
-  return { base, version: { appliance: 'debian', version: number, manifest: sha256(file) } };
+  return { appliance: 'debian', version: number, manifest: sha256(file) };
 };

@@ -197,7 +197,7 @@ export class DataDesk implements DataCalls {
     return this.#options.inTurn(async (session, data) => {
       const backup = data.backup(name);
       if (which === 'here') {
-        await continueHere(backup, data.trust);
+        await continueHere(backup, data.restoreParts(name));
         return { name };
       }
       assertAtRest(data, name);

@@ -40,7 +40,7 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
     const overlay = { path: subscription.overlayPath(name), mode: 'persistent' } as const;
     if (base !== undefined) {
       // Before its first layer: what a reset leaves, and whose key it has, is asked of the subscription.
-      await subscription.keptSnapshotDisk(disk, plan.version);
+      await subscription.keptSnapshotDisk(description, plan.version);
       disks.push({ name, bus, source: { kind: 'snapshot', folder: overlay.path, base }, overlay });
       continue;
     }

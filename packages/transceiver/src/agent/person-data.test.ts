@@ -85,6 +85,7 @@ const deskOf = (data: PersonData): DataDesk => {
   const turn = async <T>(work: (of: Session, mine: PersonData) => Promise<T>): Promise<T> => work(session, data);
   return new DataDesk({ home, machines, inTurn: turn, beside: turn });
 };
+const WRITER = { appliance: 'tiny', version: 1, manifest: digest('4') };
 const folderOf = (name: string): string => join(home.machinesDirectory, name);
 
 /** A machine at rest, of which everything is saved. */
@@ -92,9 +93,20 @@ const makeMachine = async (name: string, subscription: string, more: Partial<Bac
   await Subscription.open(home.machinesDirectory, name);
   await BackupFile.create(folderOf(name), {
     ...{ format: 1, subscription, appliance: 'tiny', isRegistered: true, periodSeconds: 30 },
-    disks: [{ name: 'user', bus: 'virtio', diskBytes: 1 << 20, blockBytes: 4_096, base: null, committed: null }],
+    disks: [
+      {
+        name: 'user',
+        isAttached: true,
+        bus: 'virtio',
+        diskBytes: 1 << 20,
+        blockBytes: 4_096,
+        base: null,
+        committed: null,
+      },
+    ],
+    ...{ writer: WRITER, toPin: [] },
     head: { number: 3, manifest: digest('5'), committedAt: 9, deviceName: 'desk' },
-    ...{ objects: [], mustResend: false, mustCommit: false, lease: null, pending: null, next: null, apart: null },
+    ...{ objects: [], mustResend: false, mustCommit: false, lease: null, pending: null, next: [], apart: null },
     ...more,
   });
 };
@@ -106,7 +118,14 @@ const suspend = async (name: string): Promise<void> => {
 describe('continue --both', () => {
   const apart: Partial<BackupState> = {
     apart: { why: 'other-head', since: 1, head: { number: 4, manifest: digest('6') }, deviceName: 'desk' },
-    pending: { kind: 'sealed', reason: 'stop', createdAt: 1, layers: [{ disk: 'user', layer: 'c'.repeat(32) }] },
+    pending: {
+      kind: 'sealed',
+      reason: 'stop',
+      createdAt: 1,
+      layers: [{ disk: 'user', layer: 'c'.repeat(32) }],
+      writtenBy: WRITER,
+      mustPin: false,
+    },
   };
   beforeEach(async () => {
     profile = { ...profile, subscriptions: [listed(S1, 'tiny')] };

@@ -8,25 +8,25 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CollectiveError, hasCode, type Digest, type SnapshotReason } from '@collective/shared';
 import { BackupRunner } from '../backup/backup-runner.js';
-import { BaseFolder } from '../backup/base-file.js';
 import { personOf, type BackupPerson } from '../backup/backup-person.js';
-import type { BackupDisk } from '../backup/backup-file.js';
+import type { BackupDisk, DiskBeginning } from '../backup/backup-file.js';
 import type { BackupClock, MachineParts } from '../backup/backup-types.js';
 import { openPackWork, type PackWork } from '../backup/backup-work.js';
 import { BlockdDisks } from '../backup/blockd-disks.js';
 import { MachineBackup, type BackupStatus } from '../backup/machine-backup.js';
 import { restoreMachine, type RestoreParts } from '../backup/restore.js';
 import { SnapshotTrust } from '../backup/snapshot-trust.js';
-import { catchUp, prepareStart, saveHere } from '../backup/switch-state.js';
+import { catchUp, drain, prepareStart } from '../backup/switch-state.js';
 import { troubleOf } from '../backup/retry-plan.js';
 import { namedSubscriptions } from '../backup/profile-subscriptions.js';
 import { LineMeter, UploadGate } from '../backup/upload-gate.js';
 import { VersionBaseMaps } from '../backup/version-base-maps.js';
-import { readMapFile } from '../blockd/control/map-file.js';
+import { endVersion, isVersionChange } from '../backup/version-change.js';
 import { LocalFileSystem } from '../storage/local-file-system.js';
 import type { Home } from '../home.js';
 import type { JobContext } from './agent-server.js';
 import { unsavedOf, writtenMachines, type BackupSettling, type Unsaved } from './backup-settling.js';
+import { beginningOf, noteVersion, writerOf } from './begin-version.js';
 import type { DataStatus } from './data-types.js';
 import { DemandLook } from './demand-look.js';
 import { MachinePresence } from './machine-presence.js';
@@ -61,8 +61,6 @@ export type PersonDataOptions = {
   readonly log: (text: string) => void;
 };
 
-type Writer = { readonly appliance: string; readonly version: number; readonly manifest: Digest };
-
 export type StartWish = {
   readonly name: string;
   readonly appliance: string;
@@ -85,8 +83,6 @@ export class PersonData implements BackupSettling {
   readonly #line = new LineMeter();
   readonly #gate: UploadGate;
   readonly #courier: TokenCourier;
-  /** Which version wrote the disks of each machine, or writes them now. */
-  readonly #writers = new Map<string, Writer>();
   readonly trust: SnapshotTrust;
   #isClosed = false;
   readonly #ended = new AbortController();
@@ -192,15 +188,12 @@ export class PersonData implements BackupSettling {
   ): Promise<T> {
     const { name, version } = wish;
     const user = version.disks.filter(({ description }) => description.kind === 'user');
-    if (user.length === 0) return start({ bases: new Map(), notes: [] });
+    // What an earlier version's disks hold is carried along, also by a version without any.
+    if (user.length === 0) await this.#take(name);
+    if (user.length === 0 && !this.#backups.has(name)) return start({ bases: new Map(), notes: [] });
     await this.#refuseRunning(name);
     const notes: string[] = [];
     const backup = this.#backups.get(name) ?? (await this.#bring(wish, user, notes));
-    for (const { description } of user)
-      if (!backup.state.disks.some((disk) => disk.name === description.name))
-        notes.push(
-          `The disk ${description.name} came with a later version: it is NOT saved, what is on it is only here.`,
-        );
     try {
       return await this.#runner.aside(name, async () => {
         await this.#prepare(backup, wish, notes);
@@ -223,10 +216,20 @@ export class PersonData implements BackupSettling {
   }
 
   async #prepare(backup: MachineBackup, wish: StartWish, notes: string[]): Promise<void> {
-    const { name, version, isOnline, job } = wish;
+    const { name, isOnline, job } = wish;
     // First: what is locked since a reset is neither saved nor brought up to date.
-    const held = await Subscription.open(this.#options.home.machinesDirectory, name);
-    chooseDiskKey(this.#options.session.diskKeys, await held.keyChecks(), `a disk of ${name}`);
+    const subscription = await Subscription.open(this.#options.home.machinesDirectory, name);
+    chooseDiskKey(this.#options.session.diskKeys, await subscription.keyChecks(), `a disk of ${name}`);
+    let isEnded = false;
+    // After what another device has saved is here: it may have run this version already.
+    const endVersionBefore = async (): Promise<boolean> => {
+      if (isEnded || !isVersionChange(backup, writerOf(wish))) return false;
+      // An undo that has not reached the repository is dropped first: what it leaves is not what a version wrote.
+      await prepareStart(backup, job.signal);
+      await endVersion(backup);
+      isEnded = true;
+      return true;
+    };
     if (isOnline && backup.state.isRegistered) {
       this.#refuseDeleted(backup);
       try {
@@ -238,7 +241,8 @@ export class PersonData implements BackupSettling {
         // What the other device saved before it was taken away.
         if (wish.isTakenOver && (await catchUp(backup, this.restoreParts(name, job.signal))) === 'apart')
           throw apart(backup);
-        await this.#pinBefore(backup, wish);
+        // What the version before wrote is saved and pinned ahead of the start; in an outage that is done later.
+        if ((await endVersionBefore()) && (await drain(backup, job.signal)) === 'apart') throw apart(backup);
       } catch (error) {
         // A repository whose disk is full keeps nobody from their machine, as one that is away.
         if (!isAway(error) && troubleOf(error) !== 'repository-full') throw error;
@@ -247,10 +251,8 @@ export class PersonData implements BackupSettling {
     }
     if (backup.state.apart !== null) throw apart(backup);
     await prepareStart(backup, job.signal);
-    const { manifest, digest } = version.verified;
-    const subscription = await Subscription.open(this.#options.home.machinesDirectory, name);
-    await subscription.noteStart({ appliance: wish.appliance, version: manifest.version, manifest: digest });
-    this.#writers.set(name, { appliance: wish.appliance, version: manifest.version, manifest: digest });
+    await endVersionBefore();
+    await noteVersion(backup, { ...wish, subscription });
   }
 
   /** Nothing of it could be saved. Without the repository it runs, so that the person can take out of it what they need. */
@@ -268,9 +270,11 @@ export class PersonData implements BackupSettling {
     this.#starting.delete(name);
     if (!this.#backups.has(name)) return;
     this.#presence.watch(name);
-    // The first one creates the subscription: nothing is uploaded for what the disk began as.
+    // The first one creates the subscription, or adds a disk to it: nothing is uploaded for what the disk began as.
     const backup = this.backup(name);
-    if (backup.state.head === null && this.isUp(name)) void this.#seal(name, 'start');
+    const { head, disks } = backup.state;
+    const isNew = head === null || disks.some(({ isAttached, committed }) => isAttached && committed === null);
+    if (isNew && this.isUp(name)) void this.#seal(name, 'start');
     else backup.kick();
   }
 
@@ -319,7 +323,6 @@ export class PersonData implements BackupSettling {
   async letGo(name: string): Promise<void> {
     await this.#runner.remove(name);
     this.#backups.delete(name);
-    this.#writers.delete(name);
     this.#presence.forget(name);
     await this.#disks.get(name)?.release();
     this.#disks.delete(name);
@@ -387,8 +390,7 @@ export class PersonData implements BackupSettling {
         unsavedBytes: pending === null || pending.reason === 'start' ? unsavedBytes : Math.max(1, unsavedBytes),
       }))
       .filter(({ unsavedBytes }) => unsavedBytes > 0);
-    // What nobody backs up (a machine of before the backup, or whose backup.json cannot be read; a disk that came with a later version) is
-    // only here.
+    // What nobody backs up (a machine of before the backup, or whose backup.json cannot be read) is only here.
     const isSaved = (name: string, disk: string): boolean =>
       this.#backups.get(name)?.state.disks.some((each) => each.name === disk) === true;
     const others = await writtenMachines(this.#options.home, (name, disk) => !isSaved(name, disk));
@@ -403,9 +405,6 @@ export class PersonData implements BackupSettling {
       release: async () => this.#disksOf(found).release(),
     });
     if (name !== found) this.#disks.delete(found);
-    const subscription = await Subscription.read(home.machinesDirectory, name);
-    const writer = subscription?.lastStart;
-    if (writer !== undefined) this.#writers.set(name, writer);
     const backup = await MachineBackup.open(this.#parts(name));
     if (backup === undefined) return name;
     this.#backups.set(name, backup);
@@ -425,11 +424,6 @@ export class PersonData implements BackupSettling {
       work: this.#work,
       gate: this.#gate,
       line: this.#line,
-      writtenBy: () => {
-        const writer = this.#writers.get(name);
-        if (writer === undefined) throw new CollectiveError('internal', `Nobody knows which version wrote ${name}.`);
-        return writer;
-      },
       // A suspended one has not been given up: its lease and its layers stay.
       isRunning: () => this.isUp(name) || this.isSuspended(name),
       clock: systemBackupClock,
@@ -453,7 +447,7 @@ export class PersonData implements BackupSettling {
         if (this.#isClosed) throw new CollectiveError('shutting-down', 'The session has ended.');
         return machines.blockd(async () => session.blocks());
       },
-      session: () => this.#sessionOf(name),
+      session: (disk) => this.#sessionOf(name, disk),
       attachment: async (disk) => this.#attachment(name, disk),
       overlayOf: this.#overlayOf(name),
       runDirectory: home.runDirectory,
@@ -465,9 +459,12 @@ export class PersonData implements BackupSettling {
     return disks;
   }
 
-  /** Who has the disks; undefined: nobody. Errors: `suspended`, `in-use` while it is being started: it is tried again afterwards. */
-  #sessionOf(name: string): string | undefined {
-    if (this.isUp(name)) return name;
+  /** Who has the disk; undefined: nobody, or the version that runs does not have it. Errors: `suspended`, `in-use` while it is being started: it is tried again afterwards. */
+  #sessionOf(name: string, disk: string): string | undefined {
+    if (this.isUp(name)) {
+      const known = this.#backups.get(name)?.state.disks.find((each) => each.name === disk);
+      return known?.isAttached === false ? undefined : name;
+    }
     if (this.isSuspended(name)) throw new CollectiveError('suspended', `${name} is suspended.`);
     if (this.#starting.has(name)) throw new CollectiveError('in-use', `${name} is being started.`);
     return undefined;
@@ -493,7 +490,7 @@ export class PersonData implements BackupSettling {
 
   /** A machine that is not here yet: what another device saved of it, or the beginning. */
   async #bring(wish: StartWish, user: readonly PlannedDisk[], notes: string[]): Promise<MachineBackup> {
-    const { name, appliance, isOnline, version, job } = wish;
+    const { name, appliance, isOnline, job } = wish;
     const { home } = this.#options;
     const folder = join(home.machinesDirectory, name);
     // One that could not be read at the login is read again, or is the error: never begun anew over what is there.
@@ -519,33 +516,14 @@ export class PersonData implements BackupSettling {
       await restoreMachine(this.restoreParts(name, job.signal), { folder, subscription: known.id, appliance });
       notes.push(`Your disk comes from the repository as it is needed; it was last saved ${when}.`);
     } else {
-      const disks: Omit<BackupDisk, 'committed'>[] = [];
+      const writer = writerOf(wish);
+      const disks: DiskBeginning[] = [];
       for (const disk of user)
-        disks.push(await this.#beginning(name, subscription, disk, version.verified.manifest.version, appliance));
-      await MachineBackup.create(this.#parts(name), { appliance, disks });
+        disks.push(await beginningOf(disk, { subscription, writer, overlayOf: this.#overlayOf(name) }));
+      await MachineBackup.create(this.#parts(name), { appliance, disks, writer });
     }
     await this.#take(name);
     return this.backup(name);
-  }
-
-  /** What a disk began as, with its map where a base file can name it. */
-  async #beginning(
-    name: string,
-    subscription: Subscription,
-    disk: PlannedDisk,
-    version: number,
-    appliance: string,
-  ): Promise<Omit<BackupDisk, 'committed'>> {
-    const kept = await subscription.keptDisk(disk, version);
-    const { diskBytes, blockBytes, root } = kept;
-    const shape = { name: kept.name, bus: disk.description.bus, diskBytes, blockBytes };
-    if (root === null) return { ...shape, base: null };
-    const map = await readMapFile(new LocalFileSystem(), subscription.mapPath(root), { diskBytes, blockBytes, root });
-    const folder = await BaseFolder.open(this.#overlayOf(name)(kept.name));
-    return {
-      ...shape,
-      base: { appliance, version: kept.version, root, map: await folder.putMap(map.changesSince(undefined)) },
-    };
   }
 
   async #lease(backup: MachineBackup, { name, isTakenOver, job }: StartWish): Promise<void> {
@@ -558,17 +536,6 @@ export class PersonData implements BackupSettling {
       if (!hasCode(error, 'lease-held')) throw error;
       throw new CollectiveError('lease-held', `${name} ${whereItRuns(error.data)}`, { cause: error, data: error.data });
     }
-  }
-
-  /** The state before the first start of another version stays: `undo` offers both together. */
-  async #pinBefore(backup: MachineBackup, { version, job }: StartWish): Promise<void> {
-    const before = this.#writers.get(backup.name);
-    if (before === undefined || before.version === version.verified.manifest.version) return;
-    // What the version before wrote becomes a snapshot of that version, not one of what comes now.
-    if (!(await saveHere(backup, job.signal))) throw apart(backup);
-    const { head, subscription } = backup.state;
-    if (head === null) return;
-    await this.#person.client.call('pinSnapshot', { params: { subscription, number: head.number } });
   }
 
   #inProfile(name: string) {

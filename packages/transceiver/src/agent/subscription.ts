@@ -15,7 +15,6 @@ import {
   documentCodec,
   encodeChangedPairs,
   integerField,
-  nameField,
   nullable,
   numberField,
   strictObject,
@@ -43,8 +42,6 @@ const schema = strictObject({
     }),
     { maxItems: 64 },
   ),
-  /** The version that was started last; absent: none. */
-  lastStart: Type.Optional(strictObject({ appliance: nameField, version: numberField, manifest: digestField })),
 });
 const codec = documentCodec(schema, { what: 'subscription.json', bytesMax: 65_536 });
 export type SubscriptionFile = Static<typeof schema>;
@@ -100,18 +97,6 @@ export class Subscription {
     return names.filter((name) => !kept.has(name));
   }
 
-  get lastStart(): SubscriptionFile['lastStart'] {
-    return this.#file.lastStart;
-  }
-
-  /** Durable before the version's first instruction: a snapshot says which version wrote it. */
-  async noteStart(lastStart: NonNullable<SubscriptionFile['lastStart']>): Promise<void> {
-    const known = this.#file.lastStart;
-    if (known?.manifest === lastStart.manifest && known.version === lastStart.version) return;
-    this.#file = { ...this.#file, lastStart };
-    await this.#write();
-  }
-
   /** What a disk began as; undefined before its first use. */
   kept(disk: string): KeptDisk | undefined {
     return this.#file.disks.find(({ name }) => name === disk);
@@ -128,23 +113,20 @@ export class Subscription {
   /** What the person's disk began as; recorded, with its map, at the first use. */
   async keptDisk({ description, map }: PlannedDisk, version: number): Promise<KeptDisk> {
     const kept = this.kept(description.name);
+    // What only lay here belongs to the person from now on: a reset leaves it.
+    if (kept?.kind === 'ephemeral' && description.kind === 'user') return this.#keepAs({ ...kept, kind: 'user' });
     if (kept !== undefined) return kept;
     const kind = description.kind === 'ephemeral' ? 'ephemeral' : 'user';
     const { name, diskBytes, blockBytes, root } = description;
     if (root !== null) await this.putMap(root, map);
-    const added: KeptDisk = { name, kind, version, diskBytes, blockBytes, root };
-    this.#file = { ...this.#file, disks: [...this.#file.disks, added] };
-    await this.#write();
-    return added;
+    return this.#keepAs({ name, kind, version, diskBytes, blockBytes, root });
   }
 
   /** A person's disk that did not begin here, but comes over the base file of a snapshot: it is theirs all the same. */
-  async keptSnapshotDisk({ description }: PlannedDisk, version: number): Promise<void> {
-    if (this.kept(description.name) !== undefined) return;
-    const { name, diskBytes, blockBytes } = description;
-    const added: KeptDisk = { name, kind: 'user', version, diskBytes, blockBytes, root: null };
-    this.#file = { ...this.#file, disks: [...this.#file.disks, added] };
-    await this.#write();
+  async keptSnapshotDisk(disk: Pick<KeptDisk, 'name' | 'diskBytes' | 'blockBytes'>, version: number): Promise<void> {
+    if (this.kept(disk.name)?.kind === 'user') return;
+    const { name, diskBytes, blockBytes } = disk;
+    await this.#keepAs({ name, kind: 'user', version, diskBytes, blockBytes, root: null });
   }
 
   mapPath(root: Digest): string {
@@ -182,6 +164,13 @@ export class Subscription {
       throw error;
     });
     for (const name of names) if (!kept.has(name)) await removeIfThere(join(this.#folder, 'maps', name));
+  }
+
+  async #keepAs(disk: KeptDisk): Promise<KeptDisk> {
+    const others = this.#file.disks.filter(({ name }) => name !== disk.name);
+    this.#file = { ...this.#file, disks: [...others, disk] };
+    await this.#write();
+    return disk;
   }
 
   async #write(): Promise<void> {

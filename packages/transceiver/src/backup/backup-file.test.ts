@@ -7,7 +7,6 @@ import {
   BackupFile,
   decodeBackupState,
   encodeBackupState,
-  mergeSealed,
   newSubscriptionId,
   type BackupState,
   type Pending,
@@ -16,19 +15,26 @@ import {
 const digest = (digit: string): Digest => digit.repeat(64) as Digest;
 const layers = [{ disk: 'user', layer: 'a'.repeat(32) }];
 const states = [{ disk: 'user', root: digest('1'), base: digest('2') }];
-const sealed = { reason: 'periodic', createdAt: 5, layers } as const;
+const writtenBy = { appliance: 'debian', version: 2, manifest: digest('8') };
+const sealed = { reason: 'periodic' as const, createdAt: 5, layers, writtenBy, mustPin: false };
 const STATE: BackupState = {
   ...{ format: 1, subscription: '5'.repeat(32), appliance: 'debian', isRegistered: true, periodSeconds: 30 },
+  writer: writtenBy,
   disks: [
     {
-      ...{ name: 'user', bus: 'virtio', diskBytes: 4_096, blockBytes: 4_096 },
+      ...{ name: 'user', isAttached: true, bus: 'virtio', diskBytes: 4_096, blockBytes: 4_096 },
       base: { appliance: 'debian', version: 1, root: digest('3'), map: digest('4') },
       committed: { root: digest('1'), base: digest('2') },
     },
   ],
   head: { number: 3, manifest: digest('5'), committedAt: 1, deviceName: 'laptop' },
-  ...{ objects: [1, 3], mustResend: false, mustCommit: false, lease: 7, pending: null, next: null, apart: null },
+  ...{ objects: [1, 3], mustResend: false, mustCommit: false, lease: 7 },
+  ...{ pending: null, next: [], toPin: [], apart: null },
 };
+const stateOf = (disk: string): Pending => ({
+  ...{ kind: 'committed', ...sealed, objects: [1], isAnew: false },
+  states: [...states, { disk, root: digest('1'), base: digest('2') }],
+});
 const PENDING: readonly Pending[] = [
   { kind: 'sealed', ...sealed },
   {
@@ -49,10 +55,17 @@ describe('backup.json', () => {
     const state: BackupState = {
       ...STATE,
       pending,
-      next: { ...sealed, reason: 'stop' },
+      next: [{ ...sealed, reason: 'stop', mustPin: true }],
+      toPin: [{ subscription: '5'.repeat(32), number: 2 }],
       apart: { why: 'other-head', since: 9, head: { number: 5, manifest: digest('7') }, deviceName: 'desk' },
       ...{ movesTo: 'debian-2', givenUp: { number: 4, manifest: digest('8') } },
     };
+    expect(decodeBackupState(encodeBackupState(state))).toEqual(state);
+  });
+
+  it('names a disk that has neither layer nor state: it is carried along', () => {
+    const dropped = { ...STATE.disks[0], name: 'dropped', isAttached: false } as BackupState['disks'][number];
+    const state: BackupState = { ...STATE, disks: [...STATE.disks, dropped], pending: { kind: 'sealed', ...sealed } };
     expect(decodeBackupState(encodeBackupState(state))).toEqual(state);
   });
 
@@ -62,7 +75,8 @@ describe('backup.json', () => {
     expect(state).toEqual({
       ...STATE,
       pending: PENDING[1],
-      next: { ...sealed, reason: 'stop' },
+      next: [{ ...sealed, reason: 'stop', mustPin: true }],
+      toPin: [{ subscription: '5'.repeat(32), number: 2 }],
       apart: { why: 'other-head', since: 9, head: { number: 5, manifest: digest('7') }, deviceName: 'desk' },
     });
     expect(encodeBackupState(state).equals(golden)).toBe(true);
@@ -71,12 +85,17 @@ describe('backup.json', () => {
   it.each<[string, Partial<BackupState>]>([
     ['objects that do not ascend', { objects: [3, 1] }],
     ['a second disk of one name', { disks: [...STATE.disks, ...STATE.disks] }],
+    ['two layers of one disk', { pending: { kind: 'sealed', ...sealed, layers: [...layers, ...layers] } }],
+    [
+      'a state of a disk that has no layer',
+      { disks: [...STATE.disks, { ...STATE.disks[0], name: 'b' } as never], pending: stateOf('b') },
+    ],
     ['layers of another disk', { pending: { kind: 'sealed', ...sealed, layers: [{ disk: 'other', layer: 'a' }] } }],
     [
       'a snapshot that does not follow the head',
       { pending: { ...(PENDING[1] as Pending & { kind: 'packed' }), number: 3 } },
     ],
-    ['what comes next after nothing', { next: sealed }],
+    ['what comes next after nothing', { next: [sealed] }],
     ['no disk', { disks: [] }],
     ['a period below the least', { periodSeconds: 4 }],
     ['a reason that is none', { pending: { kind: 'sealed', ...sealed, reason: 'because' as never } }],
@@ -104,17 +123,6 @@ describe('backup.json', () => {
     const before = await readFile(path.join(folder, 'backup.json'));
     await file.update((state) => state);
     expect((await readFile(path.join(folder, 'backup.json'))).equals(before)).toBe(true);
-  });
-});
-
-describe('two seals that become one', () => {
-  it('have the layers of the later one, and the weightier reason', () => {
-    const later = { reason: 'periodic', createdAt: 6, layers: [{ disk: 'user', layer: 'c' }] } as const;
-    expect(mergeSealed({ ...sealed, reason: 'stop' }, { ...later, layers: [...later.layers] })).toEqual({
-      ...later,
-      reason: 'stop',
-    });
-    expect(mergeSealed({ ...sealed, layers }, { ...later, reason: 'request', layers }).reason).toBe('request');
   });
 });
 

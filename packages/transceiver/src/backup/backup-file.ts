@@ -9,9 +9,9 @@ import { join } from 'node:path';
 import { Type, type Static } from 'typebox';
 import {
   CollectiveError,
-  MACHINE_LIMITS,
   NUMBER_MAX,
   SNAPSHOT_REASONS,
+  SNAPSHOT_USER_DISKS_MAX,
   digestField,
   diskNameField,
   documentCodec,
@@ -26,7 +26,7 @@ import {
   textField,
   uploadField,
   wordField,
-  type SnapshotReason,
+  writtenByField,
 } from '@collective/shared';
 import { readIfThere, writeDurably } from '../storage/durable-file.js';
 import { localFailure } from './local-failure.js';
@@ -34,19 +34,31 @@ import { localFailure } from './local-failure.js';
 export const PERIOD_SECONDS_DEFAULT = 30;
 export const PERIOD_SECONDS_MIN = 5;
 export const PERIOD_SECONDS_MAX = 86_400;
+/** Versions whose seals wait for one another; an overlay has no more layers. */
+const NEXT_MAX = 64;
+/** Snapshots that wait for their pin: those of `NEXT_MAX` versions, and what was pinned by nobody before. */
+const TO_PIN_MAX = 128;
 
 const objectsField = Type.Array(integerField({ min: 1, max: NUMBER_MAX }), { maxItems: 10_000 });
 const headField = strictObject({ number: numberField, manifest: digestField });
 const layersField = Type.Array(strictObject({ disk: diskNameField, layer: textField({ min: 1, max: 128 }) }), {
   minItems: 1,
-  maxItems: MACHINE_LIMITS.disksMax,
+  maxItems: SNAPSHOT_USER_DISKS_MAX,
 });
-/** Seals that are on their way: which layers of which disks, why and when. */
-const sealedFields = { reason: wordField(...SNAPSHOT_REASONS), createdAt: secondsField, layers: layersField };
+/** Seals that are on their way: which layers of which disks, why and when. A disk without a layer stays as it is committed. */
+const sealedFields = {
+  reason: wordField(...SNAPSHOT_REASONS),
+  createdAt: secondsField,
+  layers: layersField,
+  /** The version that wrote what is in the layers. */
+  writtenBy: writtenByField,
+  /** The last of that version before another one was started: the snapshot is pinned, and nothing later goes into it. */
+  mustPin: Type.Boolean(),
+};
 /** The state that it becomes: of each disk the root, and the base file that is written already. */
 const statesField = Type.Array(strictObject({ disk: diskNameField, root: digestField, base: digestField }), {
   minItems: 1,
-  maxItems: MACHINE_LIMITS.disksMax,
+  maxItems: SNAPSHOT_USER_DISKS_MAX,
 });
 
 /** It is another state than what was sealed (undo, another device's): the overlays begin anew over it. */
@@ -85,10 +97,14 @@ const schema = strictObject({
   /** The repository knows the subscription. */
   isRegistered: Type.Boolean(),
   periodSeconds: integerField({ min: PERIOD_SECONDS_MIN, max: PERIOD_SECONDS_MAX }),
-  /** The user disks, in the order on the bus. */
+  /** The version that was started last, or that wrote the state that is here; null: none yet. */
+  writer: nullable(writtenByField),
+  /** Every user disk that any version of this subscription had, in the order in which they came. None ever leaves. */
   disks: Type.Array(
     strictObject({
       name: diskNameField,
+      /** The version that was started last has it; else its last state is carried along. */
+      isAttached: Type.Boolean(),
       bus: wordField('virtio', 'sata', 'ide'),
       diskBytes: integerField({ min: 512, max: 2 ** 44 }),
       blockBytes: integerField({ min: 4_096, max: 1_048_576 }),
@@ -97,7 +113,7 @@ const schema = strictObject({
       /** What the layers lie over, or will when what is committed has been taken over: a base file; null: the beginning. */
       committed: nullable(strictObject({ root: digestField, base: digestField })),
     }),
-    { minItems: 1, maxItems: MACHINE_LIMITS.disksMax },
+    { minItems: 1, maxItems: SNAPSHOT_USER_DISKS_MAX },
   ),
   /** The snapshot that the next one follows. */
   head: nullable(
@@ -116,8 +132,10 @@ const schema = strictObject({
   mustCommit: Type.Boolean(),
   lease: nullable(leaseField),
   pending: nullable(Type.Union([sealedSchema, packedSchema, committedSchema])),
-  /** Sealed while another one was pending; comes after it. */
-  next: nullable(strictObject(sealedFields)),
+  /** Sealed while another one was pending: comes after it, in this order, what one version wrote together. */
+  next: Type.Array(strictObject(sealedFields), { maxItems: NEXT_MAX }),
+  /** Committed snapshots that the repository is still to keep for good. */
+  toPin: Type.Array(strictObject({ subscription: subscriptionField, number: numberField }), { maxItems: TO_PIN_MAX }),
   /** Another device went on: nothing is uploaded and nothing is dropped until the person has chosen. */
   apart: nullable(
     strictObject({
@@ -135,11 +153,14 @@ const schema = strictObject({
 });
 export type BackupState = Static<typeof schema>;
 export type BackupDisk = BackupState['disks'][number];
+/** A disk as a version brings it, before anything of it is saved. */
+export type DiskBeginning = Omit<BackupDisk, 'committed' | 'isAttached'>;
 export type Pending = NonNullable<BackupState['pending']>;
 export type SealedPending = Extract<Pending, { kind: 'sealed' }>;
 export type PackedPending = Extract<Pending, { kind: 'packed' }>;
 export type CommittedPending = Extract<Pending, { kind: 'committed' }>;
-export type Sealed = NonNullable<BackupState['next']>;
+export type Sealed = BackupState['next'][number];
+export type Writer = Sealed['writtenBy'];
 export type SavedHead = NonNullable<BackupState['head']>;
 export type SealedLayers = Sealed['layers'];
 
@@ -149,13 +170,18 @@ const codec = documentCodec(schema, {
   rules: ({ disks, pending, next, head, objects }) => {
     const names = disks.map(({ name }) => name);
     if (new Set(names).size !== names.length) throw malformed('two disks have one name');
-    const isOfAll = (list: readonly { readonly disk: string }[]): boolean =>
-      list.length === names.length && names.every((name, at) => list[at]?.disk === name);
-    for (const sealed of [pending, next])
-      if (sealed !== null && !isOfAll(sealed.layers)) throw malformed('the layers are not those of the disks');
-    if (pending !== null && pending.kind !== 'sealed' && !isOfAll(pending.states))
-      throw malformed('the states are not those of the disks');
-    if (pending === null && next !== null) throw malformed('what comes next waits for nothing');
+    const areOurs = (list: readonly { readonly disk: string }[]): boolean =>
+      new Set(list.map(({ disk }) => disk)).size === list.length && list.every(({ disk }) => names.includes(disk));
+    for (const sealed of pending === null ? next : [pending, ...next])
+      if (!areOurs(sealed.layers)) throw malformed('the layers are not those of the disks');
+    if (pending !== null && pending.kind !== 'sealed') {
+      const { states, layers, isAnew } = pending;
+      if (!areOurs(states)) throw malformed('the states are not those of the disks');
+      const isLayered = layers.every(({ disk }) => states.some((state) => state.disk === disk));
+      if (!isLayered || (!isAnew && states.length !== layers.length))
+        throw malformed('the states are not those of the layers');
+    }
+    if (pending === null && next.length > 0) throw malformed('what comes next waits for nothing');
     if (pending?.kind === 'packed' && head !== null && pending.number <= head.number)
       throw malformed(`snapshot ${String(pending.number)} does not follow ${String(head.number)}`);
     for (const [at, object] of objects.entries())
@@ -220,22 +246,8 @@ export class BackupFile {
 export const backupFileName = 'backup.json';
 const pathIn = (folder: string): string => join(folder, backupFileName);
 
-/** What is asked for explains a snapshot better than that its time had come. */
-const WEIGHT: Readonly<Record<SnapshotReason, number>> = {
-  periodic: 0,
-  start: 1,
-  request: 2,
-  update: 3,
-  suspend: 4,
-  stop: 5,
-  undo: 6,
-};
-
-/** Two seals that become one snapshot: the layers and the time of the later one. Pure. */
-export const mergeSealed = (earlier: Sealed, later: Sealed): Sealed => ({
-  reason: WEIGHT[later.reason] >= WEIGHT[earlier.reason] ? later.reason : earlier.reason,
-  createdAt: later.createdAt,
-  layers: later.layers,
-});
+/** The committed states of these disks, as they stand for what is pending. */
+export const committedOf = (disks: readonly BackupDisk[]): CommittedPending['states'] =>
+  disks.flatMap(({ name, committed }) => (committed === null ? [] : [{ disk: name, ...committed }]));
 
 const malformed = (what: string): CollectiveError => new CollectiveError('malformed', `backup.json: ${what}`);

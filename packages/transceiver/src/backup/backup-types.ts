@@ -36,7 +36,8 @@ export type BackupStep =
   | 'commit-noted'
   | 'disk-rebased'
   | 'rebase-noted'
-  | 'cleaned-up';
+  | 'cleaned-up'
+  | 'snapshot-pinned';
 
 export type BackupEvent =
   | { readonly event: 'sealed'; readonly machine: string; readonly reason: SnapshotManifest['reason'] }
@@ -63,8 +64,6 @@ export type MachineParts = {
   readonly work: PackWork;
   readonly gate: UploadGate;
   readonly line: LineMeter;
-  /** The version that writes the user disks, or wrote them last. */
-  readonly writtenBy: () => SnapshotManifest['writtenBy'];
   readonly isRunning: () => boolean;
   readonly clock: BackupClock;
   readonly onEvent?: (event: BackupEvent) => void;

@@ -30,7 +30,7 @@ beforeEach(async () => {
         return answers[method]?.(params as Record<string, unknown>) ?? {};
       },
     }),
-    session: () => session,
+    session: (disk) => (disk === 'dropped' ? undefined : session),
     attachment: async () => ({ source: { kind: 'zero', diskBytes: 4_096 }, waitMs: 100 }),
     overlayOf: (disk) => path.join(home, disk),
     runDirectory: home,
@@ -59,6 +59,18 @@ describe('the disks of a machine', () => {
     expect(asked[1]?.params).toMatchObject({ base: BASE.name, layer: LAYERS[0], blockKeys: [{ epoch: 1 }] });
     await disks.release();
     expect(methods().slice(2)).toEqual(['detach backup@debian']);
+  });
+
+  it('that runs with a version that dropped one: that one is attached for the backup, and let go of before the next start', async () => {
+    session = 'm-debian';
+    answers['seal'] = () => ({ layer: LAYERS[0] });
+    await disks.seal('user');
+    await disks.seal('dropped');
+    await disks.rebase('dropped', LAYERS[0] ?? '', BASE);
+    await disks.release();
+    const own = 'backup@debian';
+    expect(methods()).toEqual(['seal m-debian', `attach ${own}`, `seal ${own}`, `rebase ${own}`, `detach ${own}`]);
+    expect(asked[1]?.params).toMatchObject({ disk: 'dropped' });
   });
 
   it('that does not run are attached once, until they are let go of', async () => {

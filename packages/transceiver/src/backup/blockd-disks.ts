@@ -1,6 +1,7 @@
 /**
- * The user disks of one machine by way of blockd. While the machine runs, its own session has them; while it does not, they
- * are attached by a session of the backup, for as long as there is something to do, and let go before a start.
+ * The user disks of one machine by way of blockd. While the machine runs, its own session has them; while it does not, and
+ * when the version that runs has no such disk, they are attached by a session of the backup, for as long as there is
+ * something to do, and let go before a start.
  *
  * What needs no block path is read from the overlay's folder: which layers there are, and how much they hold.
  */
@@ -28,8 +29,8 @@ export type BlockdDisksOptions = {
   readonly name: string;
   /** Errors: `shutting-down` when blockd cannot be reached. */
   readonly control: () => Promise<BlockdControl>;
-  /** The session that has the disks while the machine runs; undefined: it does not. */
-  readonly session: () => string | undefined;
+  /** The session of the running machine that has the disk; undefined: it does not run, or the version has no such disk. */
+  readonly session: (disk: string) => string | undefined;
   /** `source`, `overlay`, `diskKey` and the like for a disk of the machine that does not run; session, disk and listen are added. */
   readonly attachment: (disk: string) => Promise<object>;
   readonly overlayOf: (disk: string) => string;
@@ -109,7 +110,8 @@ export class BlockdDisks implements SnapshotDisks {
 
   /** The overlay is removed but for bases and maps; the next attach makes a new one over the base that its source names. */
   async replace(disk: string): Promise<void> {
-    if (this.#options.session() !== undefined) throw new CollectiveError('in-use', `${this.#options.name} is running.`);
+    if (this.#options.session(disk) !== undefined)
+      throw new CollectiveError('in-use', `${this.#options.name} is running.`);
     await this.release();
     const folder = this.#options.overlayOf(disk);
     // Whoever has the disk holds this lock.
@@ -165,9 +167,9 @@ export class BlockdDisks implements SnapshotDisks {
     this.#users += 1;
     try {
       // Of a suspended machine nothing is to be had: for that no block daemon is started.
-      this.#options.session();
+      this.#options.session(disk);
       const control = await this.#options.control();
-      const session = this.#options.session() ?? (await this.#attach(control, disk));
+      const session = this.#options.session(disk) ?? (await this.#attach(control, disk));
       return await work(control, session).catch((error: unknown) => {
         // A blockd that was restarted, or a machine that has stopped: the next try attaches again.
         if (hasCode(error, 'not-found') || hasCode(error, 'shutting-down')) this.#attached.delete(disk);

@@ -2,21 +2,23 @@
  * The two ways out of `apart` (docs/adr/0020). Each can be asked again after a kill or an outage in the middle, and loses
  * nothing: what the other device saved stays a snapshot, what is here becomes one.
  */
-import { CollectiveError, hasCode } from '@collective/shared';
+import { CollectiveError, hasCode, type Digest } from '@collective/shared';
 import { newSubscriptionId, type BackupState } from './backup-file.js';
 import { signalOf } from './backup-person.js';
 import type { MachineBackup } from './machine-backup.js';
 import { remoteSubscription } from './remote-head.js';
-import { requireNotOlder, type SnapshotTrust } from './snapshot-trust.js';
-import { sealedAgain } from './upload-step.js';
+import { ascending, fetchSnapshot, type RestoreParts } from './restore.js';
+import { requireNotOlder } from './snapshot-trust.js';
+import { sealedAgain } from './pending-seals.js';
 
 /**
  * What is here continues: the lease is taken away, and the next snapshot is what is here, made anew over the other head,
  * which is pinned and so stays. A suspended machine stays so, with its memory and its layers as they are. Errors: `bad-request` when nobody went apart, `untrusted`, `rollback`; those of the network:
  * then it is still apart.
  */
-export async function continueHere(backup: MachineBackup, trust: SnapshotTrust, signal?: AbortSignal): Promise<void> {
+export async function continueHere(backup: MachineBackup, restore: RestoreParts): Promise<void> {
   requireApart(backup.state);
+  const { trust, signal } = restore;
   await backup.alone(async ({ file, parts }) => {
     const { subscription, head: before } = file.state;
     // First: after this the other device commits nothing more, so the head stays what it is.
@@ -25,8 +27,11 @@ export async function continueHere(backup: MachineBackup, trust: SnapshotTrust, 
     const head = remote?.head ?? null;
     requireNotOlder(head ?? undefined, [before ?? undefined]);
     let deviceName = '';
+    let theirs: Theirs = { disks: [], objects: [] };
     if (head !== null && head.manifest !== before?.manifest) {
-      ({ deviceName } = await trust.fetch({ subscription, number: head.number, digest: head.manifest }, signal));
+      const of = { subscription, number: head.number, digest: head.manifest };
+      ({ deviceName } = await trust.fetch(of, signal));
+      theirs = await disksOnlyThere(restore, of, file.state);
       await parts.person.client.call('pinSnapshot', {
         params: { subscription, number: head.number },
         ...signalOf(signal),
@@ -40,12 +45,32 @@ export async function continueHere(backup: MachineBackup, trust: SnapshotTrust, 
         apart: null,
         head: isOther ? { ...head, deviceName } : state.head,
         mustCommit: state.mustCommit || isOther,
+        disks: [...state.disks, ...theirs.disks],
+        objects: ascending([...state.objects, ...theirs.objects]),
         pending: pending?.kind === 'packed' ? sealedAgain(pending) : pending,
       };
     });
   });
   backup.reload();
   await sealIfNothingIs(backup);
+}
+
+type Theirs = Pick<BackupState, 'disks' | 'objects'>;
+
+/** Disks that a version brought which ran only on the other device: they are carried along. Errors: as fetchSnapshot. */
+async function disksOnlyThere(
+  restore: RestoreParts,
+  of: { readonly subscription: string; readonly number: number; readonly digest: Digest },
+  { disks: here }: BackupState,
+): Promise<Theirs> {
+  const { manifest } = await restore.trust.fetch(of, restore.signal);
+  const isOnlyThere = (disk: { readonly name: string }): boolean => here.every(({ name }) => name !== disk.name);
+  if (!manifest.disks.some((disk) => disk.kind === 'user' && isOnlyThere(disk))) return { disks: [], objects: [] };
+  const { disks } = await fetchSnapshot(restore, of);
+  return {
+    disks: disks.filter(({ disk }) => isOnlyThere(disk)).map(({ disk }) => ({ ...disk, isAttached: false })),
+    objects: manifest.objects,
+  };
 }
 
 /**

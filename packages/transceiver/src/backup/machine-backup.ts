@@ -11,19 +11,22 @@
 import { CollectiveError, type SnapshotReason } from '@collective/shared';
 import {
   BackupFile,
-  mergeSealed,
   newSubscriptionId,
   PERIOD_SECONDS_DEFAULT,
-  type BackupDisk,
   type BackupState,
-  type Sealed,
+  type DiskBeginning,
+  type SealedLayers,
+  type Writer,
 } from './backup-file.js';
 import type { MachineParts, SettledAs } from './backup-types.js';
 import { CommittedDisks } from './committed-disks.js';
 import { LeaseKeeper } from './lease-keeper.js';
 import { packPending, type StepContext } from './pack-step.js';
+import { withSealed } from './pending-seals.js';
+import { pinOne } from './pin-step.js';
 import { retryAfterMs, troubleOf, type TroubleKind } from './retry-plan.js';
 import { SnapshotObjects } from './snapshot-objects.js';
+import { noteCommitted } from './commit-note.js';
 import { cleanUp, takeOver } from './take-over-step.js';
 import { uploadPending, type UploadOutcome } from './upload-step.js';
 import { Wakeup } from './wakeup.js';
@@ -94,16 +97,19 @@ export class MachineBackup {
     parts: MachineParts,
     of: {
       readonly appliance: string;
-      readonly disks: readonly Omit<BackupDisk, 'committed'>[];
+      readonly disks: readonly DiskBeginning[];
       readonly periodSeconds?: number;
+      /** The version that writes the disks; null: none was started yet. */
+      readonly writer?: Writer | null;
     },
   ): Promise<MachineBackup> {
     const file = await BackupFile.create(parts.folder, {
       ...{ format: 1, subscription: newSubscriptionId(), appliance: of.appliance, isRegistered: false },
       periodSeconds: of.periodSeconds ?? PERIOD_SECONDS_DEFAULT,
-      disks: of.disks.map((disk) => ({ ...disk, committed: null })),
+      writer: of.writer ?? null,
+      disks: of.disks.map((disk) => ({ ...disk, isAttached: true, committed: null })),
       ...{ head: null, objects: [], mustResend: false, mustCommit: false, lease: null },
-      ...{ pending: null, next: null, apart: null },
+      ...{ pending: null, next: [], toPin: [], apart: null },
     });
     return new MachineBackup(parts, file);
   }
@@ -125,18 +131,24 @@ export class MachineBackup {
 
   /**
    * Freezes what was written so far; when it resolves that is durable and will be saved, alone or with what is sealed after
-   * it. A periodic one is left out while another is pending. Errors: those of the block path, `disk-full`.
+   * it. A periodic one is left out while another is pending, and one that has no disk to freeze. `isOfAll`: also the disks
+   * that only an earlier version had. Errors: those of the block path, `disk-full`.
    */
-  async seal(reason: SnapshotReason): Promise<'sealed' | 'left-out'> {
+  async seal(reason: SnapshotReason, { isOfAll = false } = {}): Promise<'sealed' | 'left-out'> {
     const sealing = this.#seals.then(async () => {
-      if (reason === 'periodic' && (this.state.pending !== null || this.state.apart !== null)) return 'left-out';
+      const { pending, apart, writer } = this.state;
+      if (reason === 'periodic' && (pending !== null || apart !== null)) return 'left-out';
+      const names = await this.#disksToSeal(isOfAll);
+      if (names.length === 0) return 'left-out';
+      if (writer === null) throw new CollectiveError('internal', `Nobody knows which version wrote ${this.name}.`);
       const createdAt = this.parts.clock.nowSeconds();
-      const layers = [];
-      for (const { name } of this.state.disks) {
-        layers.push({ disk: name, layer: (await this.parts.disks.seal(name)).layer });
+      const layers: SealedLayers = [];
+      for (const disk of names) {
+        layers.push({ disk, layer: (await this.parts.disks.seal(disk)).layer });
         await this.parts.onStep?.('disk-sealed');
       }
-      await this.#noteSealed({ reason, createdAt, layers });
+      const sealed = { reason, createdAt, layers, writtenBy: writer, mustPin: false };
+      await this.#file.update((state) => withSealed(state, sealed));
       await this.parts.onStep?.('seal-noted');
       this.parts.onEvent?.({ event: 'sealed', machine: this.name, reason });
       this.kick();
@@ -146,19 +158,29 @@ export class MachineBackup {
     return sealing as Promise<'sealed' | 'left-out'>;
   }
 
-  async #noteSealed(sealed: Sealed): Promise<void> {
-    await this.#file.update((state) => {
-      if (state.pending === null) return { ...state, pending: { kind: 'sealed', ...sealed } };
-      return { ...state, next: state.next === null ? sealed : mergeSealed(state.next, sealed) };
-    });
+  /** What only an earlier version had cannot change: it is left alone, unless a kill has left something that no seal covers. */
+  async #disksToSeal(isOfAll: boolean): Promise<string[]> {
+    const { disks, pending, mustCommit, mustResend } = this.state;
+    const saved = disks.filter(({ committed }) => committed !== null).map(({ name }) => name);
+    const names: string[] = [];
+    for (const { name, isAttached } of disks) {
+      const isWanted = isAttached || ((isOfAll || mustResend) && saved.includes(name));
+      if (isWanted || (pending === null && (await this.#holds(name)))) names.push(name);
+    }
+    return names.length === 0 && mustCommit ? saved : names;
+  }
+
+  async #holds(disk: string): Promise<boolean> {
+    const { disks } = this.parts;
+    return (await disks.sealedLayers(disk)).length > 0 || (await disks.heldBytes(disk)) > 0;
   }
 
   /** After a start of the agent: is there something that no seal has covered, though nobody writes any more? */
   async hasLeftovers(): Promise<boolean> {
     if (this.state.pending !== null) return false;
     if (this.state.mustCommit) return true;
-    for (const { name } of this.state.disks) if ((await this.parts.disks.sealedLayers(name)).length > 0) return true;
-    return (await this.unsavedBytes()) > 0;
+    for (const { name } of this.state.disks) if (await this.#holds(name)) return true;
+    return false;
   }
 
   /** One arrow. `idle`: there is nothing to do until something is sealed. Errors: those that retry-plan.ts sorts. */
@@ -174,7 +196,7 @@ export class MachineBackup {
         return 'more';
       }
       if (apart !== null) return 'apart';
-      if (pending === null) return this.#sealOwed();
+      if (pending === null) return (await pinOne(context, signal)) ? 'more' : this.#sealOwed();
       if (pending.kind === 'sealed') {
         this.#activity = 'packing';
         if ((await packPending(context, signal)) === undefined)
@@ -182,7 +204,7 @@ export class MachineBackup {
         return 'more';
       }
       this.#activity = 'uploading';
-      return this.#take(await uploadPending(context, this.leases, signal));
+      return this.#take(await uploadPending(context, this.leases, signal), context);
     });
   }
 
@@ -192,19 +214,16 @@ export class MachineBackup {
    */
   async #sealOwed(): Promise<'more' | 'idle'> {
     if (!this.state.mustCommit || this.parts.isRunning()) return 'idle';
-    await this.seal('request');
-    return 'more';
+    return (await this.seal('request')) === 'sealed' ? 'more' : 'idle';
   }
 
-  async #take(outcome: UploadOutcome): Promise<'more' | 'apart'> {
+  async #take(outcome: UploadOutcome, context: StepContext): Promise<'more' | 'apart'> {
     switch (outcome.kind) {
       case 'committed': {
         const { number, manifest, committedAt } = outcome.head;
         const { pending } = this.state;
         const reason = pending?.reason ?? 'periodic';
-        await this.#file.update((state) =>
-          withCommitted(state, { number, manifest, committedAt, deviceName: this.parts.person.deviceName }),
-        );
+        await noteCommitted(context, { number, manifest, committedAt, deviceName: this.parts.person.deviceName });
         this.#committed.committed(this.state);
         this.#packings = 0;
         await this.parts.onStep?.('commit-noted');
@@ -313,11 +332,12 @@ export class MachineBackup {
   }
 
   /**
-   * When everything that was sealed is saved, or cannot be for now. Needs `run`. Abort rejects with the signal's reason; the
+   * When everything that was sealed is saved, and pinned where it must be, or cannot be for now. Needs `run`. Abort rejects with the signal's reason; the
    * snapshot goes on.
    */
   async settled(signal: AbortSignal): Promise<SettledAs> {
-    if (this.state.pending === null && this.state.apart === null) return 'saved';
+    const { pending, apart, toPin } = this.state;
+    if (pending === null && apart === null && toPin.length === 0) return 'saved';
     const settled = this.#wakeup.settled(signal);
     this.kick();
     return settled;
@@ -351,21 +371,3 @@ export class MachineBackup {
     };
   }
 }
-
-/** The answer to the commit of what is pending. Pure. */
-const withCommitted = (before: BackupState, head: NonNullable<BackupState['head']>): BackupState => {
-  const { givenUp: _over, ...state } = before;
-  const { pending } = state;
-  if (pending?.kind !== 'packed') return before;
-  const { reason, createdAt, layers, objects, states, isAnew } = pending;
-  return {
-    ...state,
-    head,
-    ...{ objects, mustResend: false, mustCommit: false, apart: null },
-    disks: state.disks.map((disk) => {
-      const found = states.find((one) => one.disk === disk.name);
-      return found === undefined ? disk : { ...disk, committed: { root: found.root, base: found.base } };
-    }),
-    pending: { kind: 'committed', reason, createdAt, layers, objects, states, isAnew },
-  };
-};

@@ -4,12 +4,13 @@
  */
 import { join } from 'node:path';
 import type { Digest } from '@collective/shared';
-import { mergeSealed, type BackupFile, type BackupState, type SealedPending } from './backup-file.js';
+import { committedOf, type BackupDisk, type BackupFile, type BackupState, type SealedPending } from './backup-file.js';
 import type { MachineParts } from './backup-types.js';
 import type { CommittedDisks } from './committed-disks.js';
 import { localFailure } from './local-failure.js';
 import { planObjects, type ObjectPlan } from './object-plan.js';
 import { packSnapshot, type PackFigures, type Packed } from './pack-snapshot.js';
+import { sealedOf, withJoined, withPin } from './pending-seals.js';
 import { manifestOf, signManifest } from './sign-snapshot.js';
 import type { SnapshotObjects } from './snapshot-objects.js';
 
@@ -26,25 +27,24 @@ export const objectPath = (folder: string): string => join(folder, 'snapshot-obj
 export async function packPending(context: StepContext, signal: AbortSignal): Promise<PackFigures | undefined> {
   const { parts, file } = context;
   // What was sealed meanwhile lies above, and goes with it.
-  const { pending } = await file.update((state) =>
-    state.pending?.kind === 'sealed' && state.next !== null
-      ? { ...state, pending: { kind: 'sealed', ...mergeSealed(state.pending, state.next) }, next: null }
-      : state,
-  );
-  if (pending?.kind !== 'sealed') return undefined;
-  const { state } = file;
+  await file.update(withJoined);
   const plan = await planObjects(context, signal);
+  await sealCarried(context, plan);
+  const { state } = file;
+  const { pending } = state;
+  if (pending?.kind !== 'sealed') return undefined;
   const packed = await pack(context, { pending, plan }, signal);
   await parts.onStep?.('object-packed');
   if (isUnchanged(state, packed) && pending.reason !== 'update') {
     await file.update((now) => ({
-      ...now,
+      // The head is what the version has left.
+      ...(pending.mustPin && now.head !== null ? withPin(now, now.head.number) : now),
       pending: {
         ...sealedOf(pending),
         kind: 'committed',
         objects: now.objects,
         isAnew: false,
-        states: now.disks.flatMap(({ name, committed }) => (committed === null ? [] : [{ disk: name, ...committed }])),
+        states: committedOf(layeredDisks(now, pending)),
       },
     }));
     return undefined;
@@ -54,6 +54,29 @@ export async function packPending(context: StepContext, signal: AbortSignal): Pr
   return packed;
 }
 
+/** The disks that this snapshot looks at; the others of the subscription stay in it as they are committed. */
+const layeredDisks = ({ disks }: BackupState, { layers }: SealedPending): BackupDisk[] =>
+  disks.filter(({ name }) => layers.some(({ disk }) => disk === name));
+
+/**
+ * What is sent again though nobody wrote it is read through a layer: a disk that only an earlier version had gets one. Before
+ * another version is started every disk gets one (`MachineBackup.endVersion`), so here nothing later lies below it.
+ */
+async function sealCarried({ parts, file }: StepContext, plan: ObjectPlan): Promise<void> {
+  const { pending, mustResend } = file.state;
+  if (pending?.kind !== 'sealed' || (!mustResend && plan.givenUp.size === 0)) return;
+  const added: SealedPending['layers'] = [];
+  for (const { name, committed } of file.state.disks)
+    if (committed !== null && pending.layers.every(({ disk }) => disk !== name))
+      added.push({ disk: name, layer: (await parts.disks.seal(name)).layer });
+  if (added.length === 0) return;
+  await file.update((now) =>
+    now.pending?.kind === 'sealed'
+      ? { ...now, pending: { ...now.pending, layers: [...now.pending.layers, ...added] } }
+      : now,
+  );
+}
+
 async function pack(
   { parts, file, committed }: StepContext,
   { pending, plan }: { readonly pending: SealedPending; readonly plan: ObjectPlan },
@@ -61,7 +84,7 @@ async function pack(
 ): Promise<Packed> {
   const { state } = file;
   const disks = [];
-  for (const disk of state.disks) {
+  for (const disk of layeredDisks(state, pending)) {
     const layer = pending.layers.find((one) => one.disk === disk.name)?.layer ?? '';
     disks.push({ name: disk.name, layer, committed: await committed.get(disk) });
   }
@@ -92,7 +115,7 @@ async function notePacked(
   const objects = packed.objectBytes > 0 ? [...listed, number] : [...listed];
   const states: { disk: string; root: Digest; base: Digest }[] = [];
   try {
-    for (const disk of state.disks) {
+    for (const disk of layeredDisks(state, pending)) {
       const next = packed.disks.find(({ name }) => name === disk.name);
       if (next === undefined) throw new RangeError(`disk ${disk.name} was not packed`);
       const base = await committed.write(disk, next, { subscription: state.subscription, number, objects });
@@ -108,7 +131,7 @@ async function notePacked(
     lease: state.lease ?? 0,
     device: person.device,
     epoch: person.packKeys.epoch,
-    writtenBy: parts.writtenBy(),
+    writtenBy: pending.writtenBy,
     roots: new Map(states.map(({ disk, root }) => [disk, root])),
     objects,
   });
@@ -122,9 +145,3 @@ async function notePacked(
     },
   }));
 }
-
-export const sealedOf = ({ reason, createdAt, layers }: SealedPending): Omit<SealedPending, 'kind'> => ({
-  reason,
-  createdAt,
-  layers,
-});

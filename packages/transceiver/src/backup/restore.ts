@@ -161,7 +161,7 @@ async function writeDisk(
     ...{ root: map.build().root, maps: [state], base, objects: [...manifest.objects] },
   });
   const committed = { root: named.file.root, base: named.name };
-  return { disk: { name, bus, diskBytes, blockBytes, base, committed }, base: named };
+  return { disk: { name, bus, diskBytes, blockBytes, base, committed, isAttached: true }, base: named };
 }
 
 /**
@@ -206,10 +206,15 @@ export async function restoreMachine(
   const state: BackupState = {
     ...{ format: 1, subscription: of.subscription, appliance: of.appliance, isRegistered: true },
     periodSeconds: PERIOD_SECONDS_DEFAULT,
+    writer: snapshot.manifest.writtenBy,
     disks: disks.map(({ disk }) => disk),
     head,
     objects: snapshot.manifest.objects,
-    ...{ mustResend: false, mustCommit: false, lease: null, pending: null, next: null, apart: null },
+    ...{ mustResend: false, mustCommit: false, lease: null },
+    ...{ pending: null, next: [], toPin: [], apart: null },
   };
   return (await BackupFile.create(of.folder, state)).state;
 }
+
+/** Numbers of objects, as a manifest lists them: each once. */
+export const ascending = (numbers: readonly number[]): number[] => [...new Set(numbers)].sort((a, b) => a - b);

@@ -21,6 +21,7 @@ export type SnapshotParts = {
   readonly device: Digest;
   readonly epoch: number;
   readonly writtenBy: SnapshotManifest['writtenBy'];
+  /** Of the disks that this snapshot changes. */
   readonly roots: ReadonlyMap<string, Digest>;
   readonly objects: readonly number[];
 };
@@ -36,14 +37,24 @@ export const manifestOf = (parts: SnapshotParts): SnapshotManifest => ({
   device: parts.device,
   epoch: parts.epoch,
   writtenBy: parts.writtenBy,
-  disks: parts.state.disks.map(({ name, bus, diskBytes, blockBytes, base }) => ({
-    ...{ name, kind: 'user' as const, bus, diskBytes, blockBytes },
-    root: parts.roots.get(name) ?? null,
-    base: base?.root ?? null,
-  })),
+  disks: snapshotDisks(parts.state.disks, parts.roots),
   objects: [...parts.objects],
   memory: null,
 });
+
+/**
+ * The disks of a snapshot: those with a new root, and those that stay as they are committed, though the version that runs has
+ * them no more. One that came with a later version, and was never saved, is in none yet.
+ */
+export const snapshotDisks = (
+  disks: BackupState['disks'],
+  roots: ReadonlyMap<string, Digest> = new Map(),
+): SnapshotManifest['disks'] =>
+  disks.flatMap(({ name, bus, diskBytes, blockBytes, base, committed }) => {
+    const root = roots.get(name) ?? committed?.root;
+    if (root === undefined) return [];
+    return [{ ...{ name, kind: 'user' as const, bus, diskBytes, blockBytes, root }, base: base?.root ?? null }];
+  });
 
 export const signManifest = (manifest: SnapshotManifest, device: SigningKey): Buffer =>
   signEnvelope({ payloadType: PAYLOAD_TYPES.snapshot, payload: encodeSnapshotManifest(manifest), signers: [device] });

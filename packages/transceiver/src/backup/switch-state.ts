@@ -2,13 +2,21 @@
  * A stopped machine comes to another state: what another device has saved (`catchUp`), or what it was (`undo`). What is here
  * and not saved is saved first, or nothing happens; so an undo can be undone.
  */
-import { CollectiveError, hasCode, type Digest } from '@collective/shared';
-import type { BackupState, SealedLayers } from './backup-file.js';
+import { CollectiveError, hasCode } from '@collective/shared';
+import { committedOf, type BackupDisk, type BackupState, type SealedLayers } from './backup-file.js';
 import type { MachineBackup } from './machine-backup.js';
 import type { StepContext } from './pack-step.js';
-import { fetchNewest, fetchSnapshot, newestSnapshot, type RestoredSnapshot, type RestoreParts } from './restore.js';
-import { signManifest } from './sign-snapshot.js';
-import { openPending, sealedAgain } from './upload-step.js';
+import {
+  ascending,
+  fetchNewest,
+  fetchSnapshot,
+  newestSnapshot,
+  type RestoredSnapshot,
+  type RestoreParts,
+} from './restore.js';
+import { sealedAgain } from './pending-seals.js';
+import { signManifest, snapshotDisks } from './sign-snapshot.js';
+import { openPending } from './upload-step.js';
 
 export type CaughtUp =
   /** The newest snapshot is what is here. */
@@ -35,16 +43,23 @@ export async function catchUp(backup: MachineBackup, parts: RestoreParts): Promi
       subscription: state.subscription,
       seenHere: context.file.state.head ?? undefined,
     });
-    const disks = disksOf(found, context.file.state);
-    const layers = await sealAll(context);
+    const { objects, writtenBy } = found.snapshot.manifest;
+    const layers = await sealAll(context, found);
+    const createdAt = context.parts.clock.nowSeconds();
     await context.file.update((now) => ({
       ...now,
-      ...{ head: found.head, objects: found.snapshot.manifest.objects, disks, mustResend: false, mustCommit: false },
+      ...{ head: found.head, objects, disks: disksWith(found, now), mustResend: false, mustCommit: false },
+      writer: writtenBy,
       pending: {
-        ...{ kind: 'committed', reason: 'start', createdAt: context.parts.clock.nowSeconds(), layers },
-        objects: found.snapshot.manifest.objects,
-        states: statesOf(disks),
-        isAnew: true,
+        ...{
+          kind: 'committed',
+          reason: 'start',
+          createdAt,
+          layers,
+          writtenBy: now.writer ?? writtenBy,
+          mustPin: false,
+        },
+        ...{ objects, states: committedOf(found.disks.map(({ disk }) => disk)), isAnew: true },
       },
     }));
     await context.parts.onStep?.('commit-noted');
@@ -69,21 +84,28 @@ export async function undo(backup: MachineBackup, parts: RestoreParts, number: n
       throw new CollectiveError('not-found', `There is no snapshot ${String(number)} before the present one.`);
     const as = head.number + 1;
     const target = await fetchSnapshot(parts, { subscription, number, as });
-    const disks = disksOf(target, file.state);
-    const layers = await sealAll(context);
+    const layers = await sealAll(context, target);
     const createdAt = machine.clock.nowSeconds();
+    // What came with a later version than that of the old state stays as it is: an undo takes nothing away.
+    const carried = file.state.disks.filter(({ name }) => target.disks.every(({ disk }) => disk.name !== name));
+    const carriedDisks = snapshotDisks(carried);
+    const { objects: old } = target.snapshot.manifest;
+    const objects = carriedDisks.length === 0 ? old : ascending([...old, ...file.state.objects]);
     const manifest = {
       ...target.snapshot.manifest,
+      ...{ disks: [...target.snapshot.manifest.disks, ...carriedDisks], objects },
       ...{ number: as, parent: { number: head.number, manifest: head.manifest }, createdAt, reason: 'undo' as const },
       ...{ lease: file.state.lease ?? 0, device: machine.person.device, epoch: machine.person.packKeys.epoch },
     };
     const bytes = signManifest(manifest, machine.person.deviceKey);
     await file.update((now) => ({
       ...now,
+      disks: withMissing(target, now.disks),
       pending: {
         ...{ kind: 'packed', reason: 'undo', createdAt, layers, number: as, manifest: bytes.toString('base64') },
-        ...{ objectBytes: 0, upload: null, objects: manifest.objects, states: statesOf(disks) },
-        isAnew: true,
+        ...{ objectBytes: 0, upload: null, objects, states: committedOf(target.disks.map(({ disk }) => disk)) },
+        // Of what is here, should the undo be dropped.
+        ...{ writtenBy: now.writer ?? manifest.writtenBy, mustPin: false, isAnew: true },
       },
     }));
     await machine.onStep?.('pack-noted');
@@ -134,7 +156,8 @@ export async function saveHere(backup: MachineBackup, signal: AbortSignal | unde
   return (await drain(backup, signal)) === 'idle';
 }
 
-async function drain(backup: MachineBackup, signal: AbortSignal | undefined): Promise<'idle' | 'apart'> {
+/** Steps until nothing is on its way. Errors: those of the steps. */
+export async function drain(backup: MachineBackup, signal: AbortSignal | undefined): Promise<'idle' | 'apart'> {
   for (;;) {
     const did = await backup.step(signal ?? new AbortController().signal);
     if (did !== 'more') return did;
@@ -145,26 +168,32 @@ const requireStopped = ({ parts, name }: MachineBackup): void => {
   if (parts.isRunning()) throw new CollectiveError('in-use', `${name} is running: stop it first.`);
 };
 
-const sealAll = async ({ parts, file }: StepContext): Promise<SealedLayers> => {
+/** The disks that come to the other state, those of them that are here. */
+const sealAll = async ({ parts, file }: StepContext, { disks }: RestoredSnapshot): Promise<SealedLayers> => {
   const layers: SealedLayers = [];
-  for (const { name } of file.state.disks) layers.push({ disk: name, layer: (await parts.disks.seal(name)).layer });
+  for (const { name } of file.state.disks)
+    if (disks.some(({ disk }) => disk.name === name))
+      layers.push({ disk: name, layer: (await parts.disks.seal(name)).layer });
   return layers;
 };
 
-/** The restored disks in the place of those here. Errors: `bad-machine` when they are others. */
-const disksOf = ({ disks }: RestoredSnapshot, { disks: here }: BackupState): BackupState['disks'] =>
-  here.map((disk) => {
-    const found = disks.find((one) => one.disk.name === disk.name)?.disk;
-    if (found === undefined || disks.length !== here.length || found.diskBytes !== disk.diskBytes)
-      throw new CollectiveError(
-        'bad-machine',
-        `The snapshot has other disks than this machine: ${disk.name} is not the same.`,
-      );
-    return found;
+/**
+ * The restored disks, each in the place of the one here of that name, whatever that began as; one that came here with a
+ * version that the other device does not have stays.
+ */
+const disksWith = (found: RestoredSnapshot, { disks: here }: BackupState): BackupDisk[] =>
+  withMissing(found, here).map((disk) => {
+    const restored = found.disks.find((one) => one.disk.name === disk.name)?.disk;
+    return restored === undefined ? disk : { ...restored, isAttached: disk.isAttached };
   });
 
-const statesOf = (disks: BackupState['disks']): { disk: string; root: Digest; base: Digest }[] =>
-  disks.flatMap(({ name, committed }) => (committed === null ? [] : [{ disk: name, ...committed }]));
+/** With those that another version brought elsewhere; nothing of them is here yet. */
+const withMissing = (found: RestoredSnapshot, here: readonly BackupDisk[]): BackupDisk[] => [
+  ...here,
+  ...found.disks
+    .filter(({ disk }) => here.every(({ name }) => name !== disk.name))
+    .map(({ disk }) => ({ ...disk, committed: null, isAttached: false })),
+];
 
 const wentOn = (): CollectiveError =>
   new CollectiveError('conflict', 'Another device went on with this machine: choose first which of the two continues.');

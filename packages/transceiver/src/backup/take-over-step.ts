@@ -7,27 +7,28 @@ import { CollectiveError } from '@collective/shared';
 import { removeIfThere } from '../storage/durable-file.js';
 import type { CommittedPending } from './backup-file.js';
 import { objectPath, type StepContext } from './pack-step.js';
+import { withoutPending } from './pending-seals.js';
 
 /** Errors: `local-io` when a layer is gone that was not taken over, those of the block path. */
 export async function takeOver({ parts, file, committed }: StepContext, pending: CommittedPending): Promise<void> {
   // A machine that was started in between has written to what is about to go.
   if (pending.isAnew && parts.isRunning())
     throw new CollectiveError('in-use', `${parts.name} is running: its disks come to another state when it stops.`);
-  for (const { disk, layer } of pending.layers) {
-    const state = pending.states.find((one) => one.disk === disk);
-    if (state === undefined) throw new CollectiveError('malformed', `backup.json: disk ${disk} has no committed state`);
-    const base = await (await committed.folder(disk)).base(state.base);
+  for (const { disk, base: name } of pending.states) {
+    const layer = pending.layers.find((one) => one.disk === disk)?.layer;
+    const base = await (await committed.folder(disk)).base(name);
     if (pending.isAnew) await parts.disks.replace(disk, base);
     // Not there any more: it was taken over before the agent was killed.
-    else if ((await parts.disks.sealedLayers(disk)).includes(layer)) await parts.disks.rebase(disk, layer, base);
+    else if (layer !== undefined && (await parts.disks.sealedLayers(disk)).includes(layer))
+      await parts.disks.rebase(disk, layer, base);
     else continue;
     await parts.onStep?.('disk-rebased');
   }
   await file.update((state) => {
     if (state.pending?.kind !== 'committed') return state;
     // What was sealed of the state before went with it; nobody had written.
-    const next = state.pending.isAnew ? null : state.next;
-    return { ...state, pending: next === null ? null : { kind: 'sealed', ...next }, next: null };
+    const gone = state.pending.isAnew ? state.pending.states.map(({ disk }) => disk) : [];
+    return withoutPending(state, new Set(gone));
   });
   await parts.onStep?.('rebase-noted');
   await cleanUp({ parts, file, committed });

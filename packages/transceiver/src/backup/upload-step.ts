@@ -12,10 +12,11 @@ import {
   sha256,
   type Digest,
 } from '@collective/shared';
-import type { ApartReason, PackedPending, SealedPending } from './backup-file.js';
+import type { ApartReason, PackedPending } from './backup-file.js';
 import { signalOf } from './backup-person.js';
 import { deviceNameOf, type LeaseKeeper } from './lease-keeper.js';
 import { objectPath, type StepContext } from './pack-step.js';
+import { sealedAgain } from './pending-seals.js';
 import { findCommit, remoteSubscription, type FoundCommit } from './remote-head.js';
 import { signManifest } from './sign-snapshot.js';
 import type { SnapshotName } from './snapshot-trust.js';
@@ -248,14 +249,6 @@ const changePending = async (
     state.pending?.kind === 'packed' ? { ...state, pending: { ...state.pending, ...change } } : state,
   );
 };
-
-/** To be packed once more. What an undo sealed is what is here; it brings nothing back any more. Pure. */
-export const sealedAgain = ({ reason, createdAt, layers }: PackedPending): SealedPending => ({
-  kind: 'sealed',
-  reason: reason === 'undo' ? 'request' : reason,
-  createdAt,
-  layers,
-});
 
 const nameOf = (head: { readonly number: number; readonly manifest: Digest } | null): SnapshotName | null =>
   head === null ? null : { number: head.number, manifest: head.manifest };

@@ -1,0 +1,371 @@
+/**
+ * Versions of an appliance come and go over one person's disks: one brings a user disk, one drops one, some run while the
+ * repository is away. Nothing that was on any disk is ever lost, and each snapshot says which version wrote it.
+ *
+ * What was seen: the set of disks was fixed with the first start, so that a disk that came later was never saved, while one
+ * that was dropped stopped every snapshot; and what version 1 had sealed offline was saved as written by version 2.
+ */
+import { rm } from 'node:fs/promises';
+import path from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { BLOCK_BYTES, blockOf } from '@collective/repository-server';
+import { continueHere, keepBoth, undo } from '@collective/transceiver';
+import { BackupLab, DISK, Killed, type Transceiver } from './backup-lab.js';
+import { unreachable } from './injected-client.js';
+import { EXTRA, VersionLab, type LabVersion } from './version-lab.js';
+
+let lab: BackupLab;
+let versions: VersionLab;
+let first: Transceiver;
+let subscription: string;
+/** With the disk `extra` too. */
+let both: LabVersion;
+/** Without `extra` again. */
+let without: LabVersion;
+
+beforeEach(async () => {
+  lab = await BackupLab.open();
+  versions = new VersionLab(lab);
+  first = await lab.transceiver();
+  await first.create();
+  ({ subscription } = first.backup.state);
+  both = await versions.publish(DISK, EXTRA);
+  without = await versions.publish(DISK);
+});
+afterEach(async () => lab[Symbol.asyncDispose]());
+
+const number = (): number => first.backup.state.head?.number ?? 0;
+const writeExtra = (home: Transceiver, block: number, seed: number): void =>
+  home.disks.write(EXTRA, block * BLOCK_BYTES, blockOf(seed));
+const contents = (home: Transceiver): readonly Buffer[] => [home.content, home.disks.content(EXTRA)];
+const expectSaved = async (snapshot: number, [user, extra]: readonly (Buffer | undefined)[]): Promise<void> => {
+  const saved = await lab.snapshotBytes(subscription, snapshot);
+  expect(saved.equals(user ?? Buffer.alloc(0)), `user of ${String(snapshot)}`).toBe(true);
+  if (extra === undefined) return;
+  const savedExtra = await lab.snapshotBytes(subscription, snapshot, EXTRA);
+  expect(savedExtra.equals(extra), `extra of ${String(snapshot)}`).toBe(true);
+};
+const disksOf = async (snapshot: number): Promise<readonly string[]> =>
+  (await lab.manifest(subscription, snapshot)).disks.map(({ name }) => name);
+/** Of each snapshot that is there: who wrote it, and whether it is pinned. */
+const history = async (): Promise<readonly unknown[]> => {
+  const rows = await first.person.client.call('snapshots', { params: { subscription }, query: { which: 'kept' } });
+  const all = [...rows].sort((a, b) => a.number - b.number);
+  return Promise.all(
+    all.map(async ({ number: each, pinned }) => [
+      (await lab.manifest(subscription, each)).writtenBy.version,
+      pinned ? 'pinned' : '',
+    ]),
+  );
+};
+const away = (isAway: boolean): void => {
+  first.client.beforeCall = () => {
+    if (isAway) throw unreachable();
+  };
+};
+
+/** Version 1 saved, version 2 brought `extra`, and both were written to and saved; then version 3 runs. */
+const dropped = async (): Promise<readonly Buffer[]> => {
+  first.write(3, 70_001);
+  await first.save();
+  await versions.start(first, both);
+  first.write(4, 70_002);
+  writeExtra(first, 5, 70_003);
+  writeExtra(first, 0, 0);
+  await first.save();
+  await versions.start(first, without);
+  return contents(first);
+};
+
+describe('a version that brings a user disk', () => {
+  test('it is saved from its first start on, as it begins, and with all that is written to it', async () => {
+    first.write(3, 70_001);
+    await first.save();
+    await versions.start(first, both);
+    expect(await first.save('start')).toBe('idle');
+    expect(await disksOf(number())).toEqual([DISK, EXTRA]);
+    await expectSaved(number(), [first.content, lab.initialOf(EXTRA)]);
+    writeExtra(first, 5, 70_003);
+    await first.save();
+    await expectSaved(number(), contents(first));
+    expect(await first.disks.heldBytes(EXTRA)).toBe(0);
+  });
+
+  test('a second transceiver has it, also before it has ever started that version', async () => {
+    first.write(3, 70_001);
+    await first.save();
+    const second = await lab.transceiver();
+    await second.restore(subscription);
+    await versions.start(first, both);
+    writeExtra(first, 5, 70_003);
+    await first.save();
+    await first.backup.leases.release();
+    second.addDisk(EXTRA);
+    await versions.start(second, both);
+    expect(second.disks.content(EXTRA).equals(first.disks.content(EXTRA))).toBe(true);
+    writeExtra(second, 6, 70_004);
+    await second.save();
+    await expectSaved(second.backup.state.head?.number ?? 0, contents(second));
+  });
+
+  test('an undo to before it brings the old disks back, and leaves it as it is; undone again, all is as it was', async () => {
+    first.write(3, 70_001);
+    await first.save();
+    const old = first.content;
+    await versions.start(first, both);
+    first.write(3, 70_005);
+    writeExtra(first, 5, 70_003);
+    await first.save();
+    const [user, extra] = contents(first);
+    const before = number();
+    await undo(first.backup, first.restoreParts, 1);
+    await expectSaved(number(), [old, extra]);
+    expect(contents(first)[0]?.equals(old)).toBe(true);
+    expect(contents(first)[1]?.equals(extra ?? old)).toBe(true);
+    expect((await lab.manifest(subscription, number())).writtenBy.version).toBe(1);
+    await undo(first.backup, first.restoreParts, before);
+    await expectSaved(number(), [user, extra]);
+    expect((await lab.manifest(subscription, number())).writtenBy.version).toBe(2);
+    writeExtra(first, 7, 70_006);
+    await first.save();
+    await expectSaved(number(), contents(first));
+  });
+});
+
+describe('a version that drops a user disk', () => {
+  test('its last state is in every later snapshot, and it is not touched', async () => {
+    const [, extra] = await dropped();
+    const sealed: string[] = [];
+    const seal = first.disks.seal.bind(first.disks);
+    first.disks.seal = async (disk) => {
+      sealed.push(disk);
+      return seal(disk);
+    };
+    for (let seed = 71_000; seed < 71_004; seed += 1) {
+      first.write(9, seed);
+      expect(await first.save('periodic')).toBe('idle');
+      await expectSaved(number(), [first.content, extra]);
+    }
+    expect(new Set(sealed)).toEqual(new Set([DISK]));
+    expect(await history()).toEqual([[1, 'pinned'], [2, 'pinned'], ...Array.from({ length: 4 }, () => [3, ''])]);
+  });
+
+  test('an older version that is started has it again, and goes on with it', async () => {
+    const [, extra] = await dropped();
+    first.write(9, 71_000);
+    await first.save();
+    await versions.start(first, both);
+    expect(first.disks.content(EXTRA).equals(extra ?? Buffer.alloc(0))).toBe(true);
+    writeExtra(first, 8, 71_001);
+    await first.save();
+    await expectSaved(number(), contents(first));
+  });
+
+  test('what was on it and not saved is saved, though the new version runs already', async () => {
+    await versions.start(first, both);
+    first.write(3, 70_001);
+    writeExtra(first, 5, 70_003);
+    await first.backup.seal('stop');
+    writeExtra(first, 6, 70_004); // a kill: no seal has covered it
+    const at2 = contents(first);
+    await versions.start(first, without, { isOnline: false });
+    first.isRunning = true;
+    first.write(9, 71_000);
+    await first.backup.seal('periodic');
+    await first.backup.seal('request');
+    expect(await first.drain()).toBe('idle');
+    await expectSaved(2, at2);
+    await expectSaved(3, [first.content, at2[1]]);
+    expect(await history()).toEqual([
+      [1, 'pinned'],
+      [2, 'pinned'],
+      [3, ''],
+    ]);
+  });
+
+  test('a second transceiver that starts the new version has it when it starts the older one', async () => {
+    const [, extra] = await dropped();
+    first.write(9, 71_000);
+    await first.save();
+    await first.backup.leases.release();
+    const second = await lab.transceiver();
+    await second.restore(subscription);
+    await versions.start(second, without);
+    second.write(10, 71_001);
+    await second.save();
+    await expectSaved(second.backup.state.head?.number ?? 0, [second.content, extra]);
+    await versions.start(second, both);
+    expect(second.disks.content(EXTRA).equals(extra ?? Buffer.alloc(0))).toBe(true);
+  });
+
+  test('an undo to when it was there has it as it was then; and can be undone', async () => {
+    await dropped();
+    const then = number();
+    const at2 = contents(first);
+    await versions.start(first, both);
+    writeExtra(first, 8, 71_001);
+    await first.save();
+    await versions.start(first, without);
+    first.write(9, 71_000);
+    await first.save();
+    const [before, now] = [number(), contents(first)];
+    await undo(first.backup, first.restoreParts, then);
+    await expectSaved(number(), at2);
+    expect(first.disks.content(EXTRA).equals(at2[1] ?? Buffer.alloc(0))).toBe(true);
+    await undo(first.backup, first.restoreParts, before);
+    await expectSaved(number(), now);
+  });
+
+  test('its blocks are sent again when their objects are given up, and when everything is sent again', async () => {
+    const [, extra] = await dropped();
+    first.objectLimits = { listedMax: 4, left: 2, lookEvery: 2 };
+    await first.restart();
+    for (let seed = 0; seed < 12; seed += 1) {
+      first.write(20 + 9 * seed, 71_000 + seed);
+      expect(await first.save()).toBe('idle');
+      await expectSaved(number(), [first.content, extra]);
+    }
+    expect(await first.disks.heldBytes(EXTRA)).toBe(0);
+    const second = await lab.transceiver();
+    await second.restore(subscription);
+    await second.backup.leases.take('steal');
+    second.write(1, 72_000);
+    await second.save();
+    first.write(1, 72_001);
+    expect(await first.save()).toBe('apart');
+    const ids = await keepBoth(first.backup);
+    expect(await first.drain()).toBe('idle');
+    const saved = await lab.snapshotBytes(ids.here, 1, EXTRA);
+    expect(saved.equals(extra ?? Buffer.alloc(0))).toBe(true);
+  });
+});
+
+describe('two devices with different versions', () => {
+  test('what only the other one had is carried along by the one that continues', async () => {
+    first.write(3, 70_001);
+    await first.save();
+    const second = await lab.transceiver();
+    await second.restore(subscription);
+    await second.backup.leases.take('steal');
+    await versions.start(second, both);
+    writeExtra(second, 5, 70_003);
+    await second.save();
+    first.write(3, 70_009);
+    expect(await first.save()).toBe('apart');
+    await continueHere(first.backup, first.restoreParts);
+    expect(await first.drain()).toBe('idle');
+    await expectSaved(number(), [first.content, second.disks.content(EXTRA)]);
+  });
+});
+
+describe('sealed by one version and saved while another one runs', () => {
+  test('it says who wrote it, stays a snapshot of its own, and is pinned', async () => {
+    first.write(3, 70_001);
+    await first.save();
+    away(true);
+    first.write(4, 70_002);
+    await first.backup.seal('periodic');
+    first.write(5, 70_003);
+    await first.backup.seal('stop');
+    const [at1] = [first.content];
+    await versions.start(first, without, { isOnline: false });
+    await first.restart();
+    first.write(6, 70_004);
+    await first.backup.seal('request');
+    first.write(7, 70_005);
+    await first.backup.seal('stop');
+    await expect(first.drain()).rejects.toMatchObject({ code: 'repository-unreachable' });
+    await first.restart();
+    away(false);
+    expect(await first.drain()).toBe('idle');
+    expect(await history()).toEqual([
+      [1, ''],
+      [1, 'pinned'],
+      [3, ''],
+    ]);
+    await expectSaved(2, [at1]);
+    await expectSaved(3, [first.content]);
+  });
+
+  test('what version 1 wrote and nothing had sealed is not taken for the work of version 2', async () => {
+    first.write(3, 70_001);
+    const at1 = first.content;
+    await versions.start(first, without, { isOnline: false });
+    first.write(4, 70_002);
+    await first.save();
+    expect(await history()).toEqual([
+      [1, 'pinned'],
+      [3, ''],
+    ]);
+    await expectSaved(1, [at1]);
+  });
+
+  test('everything was saved before: that snapshot is pinned when the repository is there', async () => {
+    first.write(3, 70_001);
+    await first.save();
+    away(true);
+    await versions.start(first, without, { isOnline: false });
+    away(false);
+    first.write(4, 70_002);
+    await first.save();
+    expect(await history()).toEqual([
+      [1, 'pinned'],
+      [3, ''],
+    ]);
+    expect(first.backup.state.toPin).toEqual([]);
+  });
+
+  test('packed again, because its object is gone, it is still of the version that wrote it', async () => {
+    first.write(3, 70_001);
+    await first.backup.seal('stop');
+    first.onStep = (step) => {
+      if (step === 'pack-noted') throw new Killed(step);
+    };
+    await expect(first.drain()).rejects.toThrow(Killed);
+    await first.restart();
+    await versions.start(first, without, { isOnline: false });
+    await rm(path.join(first.folder, 'snapshot-object'));
+    first.write(4, 70_002);
+    await first.save();
+    expect(await history()).toEqual([
+      [1, 'pinned'],
+      [3, ''],
+    ]);
+  });
+
+  test('versions that take turns offline: one snapshot each, in their order', async () => {
+    const expected: Buffer[] = [];
+    away(true);
+    for (const [turn, version] of [versions.first, both, without, both, versions.first].entries()) {
+      if (turn > 0) await versions.start(first, version, { isOnline: false });
+      first.write(10 + turn, 70_000 + turn);
+      await first.backup.seal('stop');
+      expected.push(first.content);
+    }
+    away(false);
+    expect(await first.drain()).toBe('idle');
+    expect((await history()).map((row) => (row as unknown[])[0])).toEqual([1, 2, 3, 2, 1]);
+    for (const [at, content] of expected.entries()) await expectSaved(at + 1, [content]);
+  });
+
+  test.each(['disk-sealed', 'seal-noted'] as const)('killed at %s of the last seal before the start', async (step) => {
+    await dropped();
+    first.write(4, 70_012);
+    const at3 = contents(first);
+    first.onStep = (at) => {
+      if (at === step) throw new Killed(step);
+    };
+    await expect(versions.start(first, both, { isOnline: false })).rejects.toThrow(Killed);
+    await first.restart();
+    await versions.start(first, both, { isOnline: false });
+    writeExtra(first, 9, 71_000);
+    const at2 = contents(first);
+    await first.save();
+    expect((await history()).slice(2)).toEqual([
+      [3, 'pinned'],
+      [2, ''],
+    ]);
+    await expectSaved(number() - 1, at3);
+    await expectSaved(number(), at2);
+  });
+});
