@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { BackupEvent } from '@collective/transceiver';
 import { DISK, type BackupRig } from './backup-rig.js';
 import type { Day, DayMark, DayWrite } from './day-model.js';
-import { DirtyDisk } from './dirty-disk.js';
+import type { DirtyDisk } from './dirty-disk.js';
 import type { HybridClock } from './hybrid-clock.js';
 
 /** The paper's idle: so long without keyboard and mouse. */
