@@ -2,10 +2,16 @@
  * The time of the replayed day. It runs `factor` times as fast as ours while parts of an object are on the link, which has `factor` times
  * its rate; as fast as ours while anything else is under way, so that our own work costs what it costs; and it is moved to the next event
  * when nothing is (`jumpTo`).
+ *
+ * A machine that others share may keep all of the replay from running for seconds. Then time stands still: it never goes on by more than
+ * `LATE_MS` of ours beyond the beat that should have come.
  */
 import type { BackupClock } from '@collective/transceiver';
 
 type Sleeper = { readonly untilMs: number; readonly wake: () => void };
+
+const BEAT_MS = 10;
+const LATE_MS = 150;
 
 /** A morning: the server's certificates and tokens want a time of day. */
 export const BEGIN_SECONDS = 1_800_000_000;
@@ -18,13 +24,19 @@ export class HybridClock implements BackupClock {
   #sleepers: Sleeper[] = [];
   #timer: NodeJS.Timeout | undefined;
   #lastWakeRealMs = Number.NEGATIVE_INFINITY;
+  readonly #beats: NodeJS.Timeout;
+  #beatRealMs = performance.now();
+  /** In ms of ours. */
+  stoodStillMs = 0;
 
   constructor(factor: number) {
     this.factor = factor;
+    this.#beats = setInterval(() => this.#beat(), BEAT_MS);
   }
 
   nowMs(): number {
-    return this.#atMs + (performance.now() - this.#realMs) * this.#rate;
+    const realMs = Math.min(performance.now(), this.#beatRealMs + LATE_MS);
+    return this.#atMs + Math.max(0, realMs - this.#realMs) * this.#rate;
   }
 
   get rate(): number {
@@ -78,11 +90,24 @@ export class HybridClock implements BackupClock {
 
   close(): void {
     clearTimeout(this.#timer);
+    clearInterval(this.#beats);
+  }
+
+  #beat(): void {
+    const realMs = performance.now();
+    const lateMs = realMs - this.#beatRealMs - LATE_MS;
+    if (lateMs > 0) {
+      const nowMs = this.nowMs();
+      this.stoodStillMs += lateMs;
+      this.#beatRealMs = realMs;
+      this.#moveTo(nowMs);
+    }
+    this.#beatRealMs = realMs;
   }
 
   #moveTo(ms: number): void {
     this.#atMs = ms;
-    this.#realMs = performance.now();
+    this.#realMs = Math.min(performance.now(), this.#beatRealMs + LATE_MS);
   }
 
   #wakeDue(): void {

@@ -41,6 +41,8 @@ export type DayRun = {
   readonly sentBytes: number;
   /** How late a write went out at most: the replay kept up when it is small. */
   readonly latenessSeconds: number;
+  /** How long the machine kept the replay from running; not in the times of the day. */
+  readonly stoodStillSeconds: number;
 };
 
 /** What happens to the backup, as the rig tells it; made before the rig. */
@@ -117,6 +119,7 @@ export class Replay {
     return {
       ...{ series: replay.#series, idles: replay.#idles, snapshots: replay.#snapshots, local: replay.#local },
       ...{ layersMost: replay.#layersMost, daySeconds, latenessSeconds: replay.#latenessSeconds },
+      stoodStillSeconds: on.clock.stoodStillMs / 1_000,
       writtenBytes: on.disk.writtenBytes - writtenBefore,
       sentBytes: on.rig.transferred.sentBytes - sentBefore,
     };
