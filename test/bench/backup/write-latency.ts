@@ -2,7 +2,11 @@
  * What a guest's writes notice of the backup: fio's random writes of 4 KiB through NBD on a block daemon, with snapshots sealed every few seconds,
  * packed, uploaded, committed and taken over meanwhile, against the same without any; interleaved pairs on one disk. Before each run
  * everything is saved, so that both begin with an empty top layer. Then what the block path itself says of its seals.
+ *
+ * On a machine that others use a run in which this process was kept from running for a while is taken again; and it is said how long the block
+ * daemon's serving thread waited for a processor: what it waits, its guests wait.
  */
+import { readFile } from 'node:fs/promises';
 import type { DiskStatus } from '@collective/transceiver';
 import { atMost, informs, interleavedPairs, interval, median, type BenchCase } from '../bench-result.js';
 import { BackupRig, DISK } from '../dirty/backup-rig.js';
@@ -19,10 +23,15 @@ const SNAPSHOT_EVERY_MS = 3_000;
 const PERIOD_SECONDS = 3_600;
 const MACHINE = 'debian';
 
+/** So late a timer of 10 ms is when the machine stood still. */
+const STOOD_STILL_MS = 250;
+const TRIES_MAX = 4;
+
 type Plan = { readonly pairs: number; readonly seconds: number };
 const FULL: Plan = { pairs: 7, seconds: 20 };
 const QUICK: Plan = { pairs: 2, seconds: 8 };
 
+type Run = FioResult & { readonly waitedMs: number };
 type Histogram = NonNullable<DiskStatus['seals']>['sealMs'];
 
 /** The step in which that share of them lies: an upper bound within a factor of two. */
@@ -53,6 +62,25 @@ const snapshotsUntil = async (rig: BackupRig, end: Promise<unknown>): Promise<nu
   }
 };
 
+/** The work, once more while the machine stood still in it. */
+const undisturbed = async <T>(log: (line: string) => void, work: () => Promise<T>): Promise<T> => {
+  for (let tries = 1; ; tries += 1) {
+    let lastMs = performance.now();
+    let lateMs = 0;
+    const beat = setInterval(() => {
+      lateMs = Math.max(lateMs, performance.now() - lastMs);
+      lastMs = performance.now();
+    }, 10);
+    const done = await work().finally(() => clearInterval(beat));
+    if (lateMs < STOOD_STILL_MS || tries === TRIES_MAX) return done;
+    log(`the machine stood still for ${lateMs.toFixed(0)} ms: once more`);
+  }
+};
+
+/** How long the serving thread, the main one of the process, was ready and had no processor, in ms since it began. */
+const processorWaitMs = async (pid: number): Promise<number> =>
+  Number((await readFile(`/proc/${pid}/task/${pid}/schedstat`, 'utf8')).split(' ')[1] ?? 0) / 1e6;
+
 export const writeLatencyCases = async (quick: boolean, log: (line: string) => void): Promise<BenchCase[]> => {
   const { pairs, seconds } = quick ? QUICK : FULL;
   const clock = new HybridClock(1);
@@ -63,25 +91,26 @@ export const writeLatencyCases = async (quick: boolean, log: (line: string) => v
       ...{ diskBytes: USED_BYTES, seconds, iopsMax: IOPS },
     });
   await fio();
-  const runs = { with: [] as FioResult[], without: [] as FioResult[] };
+  const runs = { with: [] as Run[], without: [] as Run[] };
   let snapshots = 0;
+  const measured = async (kind: 'with' | 'without'): Promise<number> => {
+    const run = await undisturbed(log, async () => {
+      await save(rig);
+      const beforeMs = await processorWaitMs(rig.blockdPid);
+      const writing = fio();
+      const count = kind === 'with' ? await snapshotsUntil(rig, writing) : 0;
+      const result = await writing;
+      return { ...result, count, waitedMs: (await processorWaitMs(rig.blockdPid)) - beforeMs };
+    });
+    snapshots += run.count;
+    runs[kind].push(run);
+    log(`${kind}: p99 ${run.p99Us.toFixed(0)} us, ${run.count} snapshots`);
+    return run.p99Us;
+  };
   const { ratios } = await interleavedPairs(
     pairs,
-    async () => {
-      await save(rig);
-      const writing = fio();
-      snapshots += await snapshotsUntil(rig, writing);
-      const result = await writing;
-      runs.with.push(result);
-      return result.p99Us;
-    },
-    async () => {
-      await save(rig);
-      const result = await fio();
-      runs.without.push(result);
-      log(`p99 with ${runs.with.at(-1)?.p99Us.toFixed(0) ?? '-'} us, without ${result.p99Us.toFixed(0)} us`);
-      return result.p99Us;
-    },
+    async () => measured('with'),
+    async () => measured('without'),
   );
   const { seals } = await rig.diskStatus();
   clock.close();
@@ -90,16 +119,15 @@ export const writeLatencyCases = async (quick: boolean, log: (line: string) => v
 };
 
 const casesOf = (of: {
-  readonly runs: { readonly with: readonly FioResult[]; readonly without: readonly FioResult[] };
+  readonly runs: { readonly with: readonly Run[]; readonly without: readonly Run[] };
   readonly ratios: readonly number[];
   readonly snapshots: number;
   readonly seals: NonNullable<DiskStatus['seals']>;
 }): BenchCase[] => {
   const { runs, ratios, snapshots, seals } = of;
-  const each = (results: readonly FioResult[], pick: (result: FioResult) => number): string =>
-    interval(results.map(pick), 0);
-  const say = (name: string, results: readonly FioResult[]): string =>
-    `${name}: p50 ${each(results, ({ p50Us }) => p50Us)} us, p99 ${each(results, ({ p99Us }) => p99Us)} us, max ${each(results, ({ maxUs }) => maxUs)} us`;
+  const each = (results: readonly Run[], pick: (result: Run) => number): string => interval(results.map(pick), 0);
+  const say = (name: string, results: readonly Run[]): string =>
+    `${name}: p50 ${each(results, ({ p50Us }) => p50Us)} us, p99 ${each(results, ({ p99Us }) => p99Us)} us, max ${each(results, ({ maxUs }) => maxUs)} us, no processor for ${each(results, ({ waitedMs }) => waitedMs)} ms`;
   const { sealMs, writeWaitMs } = seals;
   const late = writeWaitMs.steps.filter(({ upToMs }) => upToMs > 4).reduce((sum, { count }) => sum + count, 0);
   return [

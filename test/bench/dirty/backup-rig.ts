@@ -115,6 +115,12 @@ export class BackupRig implements AsyncDisposable {
     return path.join(this.folder, 'disk.sock');
   }
 
+  get blockdPid(): number {
+    const { pid } = this.#parts.blockd.process;
+    if (pid === undefined) throw new Error('the block daemon did not start');
+    return pid;
+  }
+
   get backup(): MachineBackup {
     if (this.#backup === undefined) throw new Error('there is no backup yet');
     return this.#backup;
