@@ -6,6 +6,7 @@ import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { MachineLab } from '../../machine/machine-lab.js';
 import { informs, interval, median, type BenchCase } from '../bench-result.js';
+import { undisturbed } from '../undisturbed.js';
 
 const MACHINE = 'one';
 const MEMORY_BYTES = 512 << 20;
@@ -28,16 +29,20 @@ export const suspendCases = async (quick: boolean, log: (line: string) => void):
     const resumes: number[] = [];
     let imageBytes = 0;
     for (let round = 0; round < (quick ? 2 : 5); round += 1) {
-      let askedAtMs = performance.now();
-      await lab.client.request('suspend', { machine: MACHINE });
-      suspends.push((performance.now() - askedAtMs) / 1_000);
-      const { blocks } = await stat(path.join(lab.home.machinesDirectory, MACHINE, 'memory/ram'));
-      imageBytes = blocks * 512;
-      askedAtMs = performance.now();
-      await lab.resume(MACHINE);
-      await lab.reaches(MACHINE, 'running');
-      resumes.push((performance.now() - askedAtMs) / 1_000);
-      log(`${what}: suspended in ${suspends.at(-1)?.toFixed(2)} s, resumed in ${resumes.at(-1)?.toFixed(2)} s`);
+      const [suspendS, resumeS] = await undisturbed(log, async () => {
+        let askedAtMs = performance.now();
+        await lab.client.request('suspend', { machine: MACHINE });
+        const suspended = (performance.now() - askedAtMs) / 1_000;
+        const { blocks } = await stat(path.join(lab.home.machinesDirectory, MACHINE, 'memory/ram'));
+        imageBytes = blocks * 512;
+        askedAtMs = performance.now();
+        await lab.resume(MACHINE);
+        await lab.reaches(MACHINE, 'running');
+        return [suspended, (performance.now() - askedAtMs) / 1_000] as const;
+      });
+      suspends.push(suspendS);
+      resumes.push(resumeS);
+      log(`${what}: suspended in ${suspendS.toFixed(2)} s, resumed in ${resumeS.toFixed(2)} s`);
     }
     const note = (values: readonly number[]): string => `${interval(values)}, memory image ${imageBytes >> 20} MiB`;
     cases.push(

@@ -12,6 +12,7 @@ import { atMost, informs, interleavedPairs, interval, median, type BenchCase } f
 import { BackupRig, DISK } from '../dirty/backup-rig.js';
 import { HybridClock } from '../dirty/hybrid-clock.js';
 import { runFio, type FioResult } from '../nbd/fio.js';
+import { undisturbed } from '../undisturbed.js';
 
 const DISK_BYTES = 2 ** 31;
 /** The part of the disk that is written to. */
@@ -22,10 +23,6 @@ const SNAPSHOT_EVERY_MS = 3_000;
 /** Nobody snapshoots but this benchmark. */
 const PERIOD_SECONDS = 3_600;
 const MACHINE = 'debian';
-
-/** So late a timer of 10 ms is when the machine stood still. */
-const STOOD_STILL_MS = 250;
-const TRIES_MAX = 4;
 
 type Plan = { readonly pairs: number; readonly seconds: number };
 const FULL: Plan = { pairs: 7, seconds: 20 };
@@ -59,21 +56,6 @@ const snapshotsUntil = async (rig: BackupRig, end: Promise<unknown>): Promise<nu
     if (hasEnded) return count;
     await save(rig);
     count += 1;
-  }
-};
-
-/** The work, once more while the machine stood still in it. */
-const undisturbed = async <T>(log: (line: string) => void, work: () => Promise<T>): Promise<T> => {
-  for (let tries = 1; ; tries += 1) {
-    let lastMs = performance.now();
-    let lateMs = 0;
-    const beat = setInterval(() => {
-      lateMs = Math.max(lateMs, performance.now() - lastMs);
-      lastMs = performance.now();
-    }, 10);
-    const done = await work().finally(() => clearInterval(beat));
-    if (lateMs < STOOD_STILL_MS || tries === TRIES_MAX) return done;
-    log(`the machine stood still for ${lateMs.toFixed(0)} ms: once more`);
   }
 };
 
