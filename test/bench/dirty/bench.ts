@@ -85,7 +85,7 @@ const dayCases = (runs: readonly DayRun[], { factor }: Plan): BenchCase[] => {
   const saved = idles.map(({ savedAfterSeconds }) => savedAfterSeconds);
   const ratios = localRatios(runs);
   const sum = (of: (run: DayRun) => number): number => runs.reduce((total, run) => total + of(run), 0);
-  const conditions = `${runs.length} day(s) of ${(sum(({ daySeconds }) => daySeconds) / runs.length / 3_600).toFixed(1)} h, link x ${factor}; written ${(sum(({ writtenBytes }) => writtenBytes) / MB).toFixed(0)} MB, sent ${(sum(({ sentBytes }) => sentBytes) / MB).toFixed(0)} MB in ${sum(({ snapshots }) => snapshots.length)} snapshots; writes at most ${Math.max(...runs.map(({ latenessSeconds }) => latenessSeconds)).toFixed(1)} s late; the machine stood still for ${sum(({ stoodStillSeconds }) => stoodStillSeconds).toFixed(0)} s, left out`;
+  const conditions = `${runs.length} day(s) of ${(sum(({ daySeconds }) => daySeconds) / runs.length / 3_600).toFixed(1)} h, link x ${factor}; written ${(sum(({ writtenBytes }) => writtenBytes) / MB).toFixed(0)} MB, sent ${(sum(({ sentBytes }) => sentBytes) / MB).toFixed(0)} MB in ${sum(({ snapshots }) => snapshots.length)} snapshots; writes at most ${Math.max(...runs.map(({ latenessSeconds }) => latenessSeconds)).toFixed(1)} s late; the machine stood still for ${sum(({ stoodStillSeconds }) => stoodStillSeconds).toFixed(0)} s, left out; troubles: ${runs.flatMap(({ troubles }) => troubles).join('; ') || 'none'}`;
   const least = runs.flatMap(({ local }) => local.filter(({ changed }) => changed < LOCAL_BYTES_MIN));
   return [
     informs('not backed up when going idle, median', median(dirty), 'MB', `${spread(dirty)}; ${conditions}`),

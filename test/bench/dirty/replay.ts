@@ -43,6 +43,8 @@ export type DayRun = {
   readonly latenessSeconds: number;
   /** How long the machine kept the replay from running; not in the times of the day. */
   readonly stoodStillSeconds: number;
+  /** What the backup lived with: none is expected. */
+  readonly troubles: readonly string[];
 };
 
 /** What happens to the backup, as the rig tells it; made before the rig. */
@@ -76,6 +78,8 @@ export class Replay {
   #savedCut = 0;
   #takenCut = 0;
   #sealedAtSeconds = 0;
+  readonly #troubles: string[] = [];
+  #failure: Error | undefined;
   #layersMost = 0;
   #latenessSeconds = 0;
   #sampledSeconds = Number.NEGATIVE_INFINITY;
@@ -119,6 +123,7 @@ export class Replay {
     return {
       ...{ series: replay.#series, idles: replay.#idles, snapshots: replay.#snapshots, local: replay.#local },
       ...{ layersMost: replay.#layersMost, daySeconds, latenessSeconds: replay.#latenessSeconds },
+      troubles: replay.#troubles,
       stoodStillSeconds: on.clock.stoodStillMs / 1_000,
       writtenBytes: on.disk.writtenBytes - writtenBefore,
       sentBytes: on.rig.transferred.sentBytes - sentBefore,
@@ -149,6 +154,7 @@ export class Replay {
   /** Until that second of the day: by itself while something is under way, else at once. */
   async #until(seconds: number): Promise<void> {
     for (;;) {
+      if (this.#failure !== undefined) throw this.#failure;
       const due = this.#waiting[0];
       const target = Math.min(seconds, due?.atSeconds ?? Number.POSITIVE_INFINITY);
       if (this.#nowSeconds >= target) {
@@ -188,8 +194,9 @@ export class Replay {
   #backupEvent(event: BackupEvent): void {
     const atSeconds = this.#nowSeconds;
     if (event.event === 'sealed') this.#sealedAtSeconds = atSeconds;
-    if (event.event === 'trouble' || event.event === 'apart')
-      throw new Error(`the backup says ${JSON.stringify(event)}`);
+    // It mends itself, and is part of the day; nobody may be thrown at from here: the backup would end.
+    if (event.event === 'trouble') this.#troubles.push(event.message);
+    if (event.event === 'apart') this.#failure = new Error(`the backup is apart: ${JSON.stringify(event)}`);
     if (event.event !== 'saved' && event.event !== 'unchanged') return;
     const layer = this.#rig.backup.state.pending?.layers.find(({ disk }) => disk === DISK)?.layer;
     if (layer !== undefined) this.#savedCut = Math.max(this.#savedCut, this.#watch.cutOf(layer));
