@@ -23,6 +23,8 @@ export type BenchOptions = {
   readonly quick: boolean;
   /** A part of the benchmark alone, where it has parts: those whose name contains this. */
   readonly only?: string;
+  /** Where the result goes; a benchmark that draws puts its pictures beside it. */
+  readonly jsonFile?: string;
   /** Says what it does; standard error by default. */
   readonly log: (line: string) => void;
 };

@@ -9,6 +9,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   backup: () => import('./backup/bench.js'),
   boot: () => import('./boot/bench.js'),
   cache: () => import('./cache/bench.js'),
+  dirty: () => import('./dirty/bench.js'),
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),
   trace: () => import('./trace-player/bench.js'),
@@ -37,6 +38,7 @@ const result = await (
 ).run({
   quick: flag('--quick'),
   ...(only === undefined ? {} : { only }),
+  ...(jsonFile === undefined ? {} : { jsonFile }),
   log: (line) => console.error(`bench: ${line}`),
 });
 console.log(`${result.bench} on ${result.machine}`);

@@ -5,6 +5,17 @@ import { LINK } from './paths.js';
 
 export type LinkProfile = 'lan' | 'cable' | 'lte' | 'dsl' | 'none';
 
+export type LinkRates = {
+  readonly downBitsPerSecond: number;
+  readonly upBitsPerSecond: number;
+  readonly roundTripMs: number;
+};
+
+const ratesAsWords = ({ downBitsPerSecond, upBitsPerSecond, roundTripMs }: LinkRates): string[] => [
+  ...['--down', `${downBitsPerSecond / 1_000}kbit`, '--up', `${upBitsPerSecond / 1_000}kbit`],
+  ...['--rtt', `${roundTripMs}ms`],
+];
+
 /** A TCP port of the loopback interface that was free a moment ago. */
 export const freePort = async (): Promise<number> =>
   await new Promise((resolve, reject) => {
@@ -30,12 +41,15 @@ export class Link implements AsyncDisposable {
   static async open(options: {
     readonly toPort: number;
     readonly profile: LinkProfile;
+    /** Instead of the profile's. */
+    readonly rates?: LinkRates;
     readonly port?: number;
   }): Promise<Link> {
     const port = options.port ?? (await freePort());
     const child = new Child('link', process.execPath, [
       LINK,
       ...['--listen', `127.0.0.1:${port}`, '--to', `127.0.0.1:${options.toPort}`, '--profile', options.profile],
+      ...(options.rates === undefined ? [] : ratesAsWords(options.rates)),
     ]);
     await child.waitFor(/link up/);
     return new Link(port, child);

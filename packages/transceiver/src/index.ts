@@ -8,6 +8,7 @@ export type { FileLock, FileSystem, RandomFile } from './storage/file-system.js'
 export { localError } from './storage/local-file.js';
 export { LocalFileSystem } from './storage/local-file-system.js';
 export { NbdReader } from './publish/nbd-reader.js';
+export { RepositoryClient } from './repository/repository-client.js';
 export { openHome, type Home } from './home.js';
 export { identifyProcess, isAlive } from './machine/process-identity.js';
 export * from './supervisor/index.js';

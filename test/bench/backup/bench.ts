@@ -1,7 +1,8 @@
 /**
  * `npm run bench -- backup`: a guest works (a package installation, a git clone, SQLite, a browser's profile), and after each step its disks
  * are saved. Bytes sent against the zstd-3 size of the 4 KiB granules that really changed, with restic and borg on the same image at the
- * same moments; then how long after a write it is on the server, by the periodic snapshots alone.
+ * same moments; then how long after a write it is on the server, by the periodic snapshots alone. With --only `guest`; the other parts are `latency`,
+ * what the guest's writes notice of it (write-latency.ts), and `suspend`, how long suspend and resume take (suspend.ts).
  */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
@@ -22,7 +23,9 @@ import {
 } from '../bench-result.js';
 import { changedGranules } from './changed-granules.js';
 import { openCompetitors, type Competitor } from './competitors.js';
+import { suspendCases } from './suspend.js';
 import { prepareGuest, runStep, WORK_STEPS } from './workloads.js';
+import { writeLatencyCases } from './write-latency.js';
 
 /** The disks that the steps write to: the system on one, /home on another. */
 const DISKS = ['root', 'user'] as const;
@@ -164,7 +167,7 @@ const casesOf = (steps: readonly Step[], delays: readonly number[]): BenchCase[]
   return cases;
 };
 
-export const run = async ({ quick, log }: BenchOptions): Promise<BenchResult> => {
+const guestCases = async (quick: boolean, log: (line: string) => void): Promise<BenchCase[]> => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'bench-backup-'));
   try {
     log('building, publishing, starting');
@@ -182,8 +185,21 @@ export const run = async ({ quick, log }: BenchOptions): Promise<BenchResult> =>
       delays.push(await secondsToServer(lab, guest, at));
       log(`write ${String(at + 1)} on the server after ${(delays.at(-1) ?? 0).toFixed(1)} s`);
     }
-    return { bench: 'backup', machine: describeMachine(), cases: casesOf(steps.done, delays) };
+    return casesOf(steps.done, delays);
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+};
+
+const PARTS: Readonly<Record<string, (quick: boolean, log: (line: string) => void) => Promise<BenchCase[]>>> = {
+  latency: writeLatencyCases,
+  suspend: suspendCases,
+  guest: guestCases,
+};
+
+export const run = async ({ quick, only = '', log }: BenchOptions): Promise<BenchResult> => {
+  const cases: BenchCase[] = [];
+  for (const [part, casesOfPart] of Object.entries(PARTS))
+    if (part.includes(only)) cases.push(...(await casesOfPart(quick, log)));
+  return { bench: 'backup', machine: describeMachine(), cases };
 };

@@ -15,11 +15,19 @@ export type FioJob = {
   readonly seconds?: number;
   /** Go once over at most this much in random order, each block at most once. */
   readonly totalBytes?: number;
+  /** So many a second, evenly; as many as go without it. */
+  readonly iopsMax?: number;
   /** A FLUSH after every write. */
   readonly flushEachWrite?: boolean;
 };
 
-export type FioResult = { readonly iops: number; readonly p99Us: number; readonly operations: number };
+export type FioResult = {
+  readonly iops: number;
+  readonly p50Us: number;
+  readonly p99Us: number;
+  readonly maxUs: number;
+  readonly operations: number;
+};
 
 const field = (value: unknown, ...names: readonly string[]): unknown =>
   names.reduce<unknown>(
@@ -48,6 +56,7 @@ export const runFio = async (job: FioJob): Promise<FioResult> => {
   if (job.seconds !== undefined) options.push('--time_based', `--runtime=${job.seconds}`);
   if (job.totalBytes !== undefined) options.push(`--io_size=${job.totalBytes}`);
   if (job.rw === 'randread' && job.seconds !== undefined) options.push('--norandommap');
+  if (job.iopsMax !== undefined) options.push(`--rate_iops=${job.iopsMax}`);
   if (job.flushEachWrite === true) options.push('--fsync=1');
   const { stdout } = await run('fio', options, { maxBuffer: 1 << 24 });
   const report: unknown = JSON.parse(stdout.slice(stdout.indexOf('{')));
@@ -58,6 +67,8 @@ export const runFio = async (job: FioJob): Promise<FioResult> => {
   return {
     iops: numberField(result, side, 'iops'),
     operations: numberField(result, side, 'total_ios'),
+    p50Us: numberField(result, side, 'clat_ns', 'percentile', '50.000000') / 1000,
+    maxUs: numberField(result, side, 'clat_ns', 'max') / 1000,
     p99Us: numberField(result, side, 'clat_ns', 'percentile', '99.000000') / 1000,
   };
 };

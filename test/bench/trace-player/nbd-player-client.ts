@@ -104,10 +104,10 @@ export class NbdPlayerClient {
     this.#onLost = onLost;
   }
 
-  /** Sends a request under a number of the caller's that nothing in flight has. */
-  send(number: number, request: PlayedRequest): void {
+  /** Sends a request under a number of the caller's that nothing in flight has. `payload`: of a write, instead of offsets. */
+  send(number: number, request: PlayedRequest, payload?: Buffer): void {
     const { command, flags, byteOffset, byteLength } = request;
-    const payloadBytes = command === COMMAND.write ? byteLength : 0;
+    const payloadBytes = command === COMMAND.write && payload === undefined ? byteLength : 0;
     const bytes = Buffer.alloc(28 + payloadBytes);
     bytes.writeUInt32BE(0x25609513, 0);
     bytes.writeUInt16BE(flags, 4);
@@ -119,6 +119,7 @@ export class NbdPlayerClient {
       bytes.writeBigUInt64LE(BigInt(byteOffset + at), 28 + at);
     this.#lengths.set(number, command === COMMAND.read ? byteLength : 0);
     this.#socket.write(bytes);
+    if (payload !== undefined) this.#socket.write(payload);
   }
 
   close(): void {

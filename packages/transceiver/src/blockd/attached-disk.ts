@@ -108,7 +108,9 @@ export class AttachedDisk {
       clients: this.#server.sessionCount,
       busyMs: this.#export.busy.totalMs,
       ...(images.length === 0 ? {} : { counters: sumCounters(images.map(({ counters }) => counters)) }),
-      ...(overlay === undefined ? {} : { base: overlay.base, sealedLayers: overlay.sealedLayerIds }),
+      ...(overlay === undefined
+        ? {}
+        : { base: overlay.base, sealedLayers: overlay.sealedLayerIds, seals: overlay.sealStatus }),
       waiting,
     };
   }

@@ -11,8 +11,10 @@ import type { ImageDevice, ImageMap } from './image-device.js';
 export const halfOf = (base: OpenedBase, half: 'public' | 'private'): ImageMap => {
   const { diskBytes, blockBytes, blockCount, digestBytes } = base;
   const own = MAP_KIND[half];
-  // To an image, a block that is not zero is one that its store has.
-  const kinds = base.kinds.map((kind) => (kind === own ? MAP_KIND.public : MAP_KIND.zero));
+  // To an image, a block that is not zero is one that its store has. A loop, because the guest's requests wait meanwhile: with `map` a
+  // commit held up a disk of 4 GiB for 7 ms.
+  const kinds = new Uint8Array(blockCount).fill(MAP_KIND.zero);
+  for (let index = 0; index < blockCount; index += 1) if (base.kinds[index] === own) kinds[index] = MAP_KIND.public;
   return { diskBytes, blockBytes, blockCount, digestBytes, kinds };
 };
 

@@ -58,6 +58,7 @@ import type { ScrubStatus } from '../cache/scrubber.js';
 import type { ImageCounters, WaitingBlock } from '../image-device.js';
 import type { FaultCounts } from '../faults.js';
 import type { FetchStatus } from '../fetch/thread-messages.js';
+import type { SealStatus } from '../overlay/seal-times.js';
 import { blockKeysField } from '../private/block-key-ring.js';
 
 export const CONTROL_PROTOCOL = 1;
@@ -178,6 +179,8 @@ export type DiskStatus = {
   readonly base?: string | null;
   /** Its sealed layers, from the bottom; absent without an overlay. */
   readonly sealedLayers?: readonly string[];
+  /** Since it was attached: how long its seals took, and what writes waited meanwhile; absent without an overlay. */
+  readonly seals?: SealStatus;
   /** Blocks that reads wait for, and why the last attempt failed. */
   readonly waiting: readonly (WaitingBlock & { readonly reason?: string })[];
 };

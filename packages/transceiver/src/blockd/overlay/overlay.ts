@@ -22,6 +22,7 @@ import { LayeredReader } from './layered-reader.js';
 import { changedBlocks } from './changed-blocks.js';
 import { OverlayView } from './overlay-view.js';
 import { RangeLock } from './range-lock.js';
+import { SealTimes, type SealStatus } from './seal-times.js';
 
 export class Overlay implements BlockDevice {
   readonly byteLength: number;
@@ -30,6 +31,7 @@ export class Overlay implements BlockDevice {
   readonly #reader: LayeredReader;
   readonly #locks = new RangeLock();
   readonly #views = new Set<OverlayView>();
+  readonly #sealTimes = new SealTimes();
   #fills: FillQueue;
   readonly #inFlight = new Set<Promise<void>>();
   /** Seals, rebases and looks at sealed layers come one after the other. */
@@ -76,15 +78,9 @@ export class Overlay implements BlockDevice {
   }
 
   tryWrite(source: Buffer, byteOffset: number): boolean {
-    const end = byteOffset + source.length;
-    const { top } = this.#stack;
-    if (this.#isClosing || this.#locks.isHeld(granuleOf(byteOffset), granuleCountOf(end))) return false;
-    if (byteOffset % GRANULE_BYTES === 0 && (end % GRANULE_BYTES === 0 || end === this.byteLength)) {
-      if (!top.tryWrite(source, byteOffset)) return false;
-      top.addRange(byteOffset, source.length);
-      return true;
-    }
-    return this.#tryWriteUnaligned(source, byteOffset, end);
+    const isWritten = this.#tryWriteNow(source, byteOffset);
+    if (isWritten && this.#sealTimes.isUnderWay) this.#sealTimes.noteWrite();
+    return isWritten;
   }
 
   write(source: Buffer, byteOffset: number): Promise<void> {
@@ -136,26 +132,12 @@ export class Overlay implements BlockDevice {
    * Where making the frozen layer durable fails the cut is made all the same, and a later flush makes up for it.
    */
   seal(): Promise<string> {
-    return this.#changeLayers(async () => {
-      const fresh = await this.#stack.prepareLayer();
-      if (this.#isClosing) {
-        await fresh.close();
-        throw isBeingClosed();
-      }
-      // The cut: in one turn, all that begins from now on goes to the fresh layer.
-      const sealed = this.#stack.top;
-      const fills = this.#fills;
-      const underWay = this.#locks.allReleased();
-      this.#stack.putOnTop(fresh);
-      this.#fills = this.#fillsOf(fresh);
-      // What holds a lock had begun before it and ends in the sealed layer. A granule that is partly held stays so.
-      await fills.close();
-      await underWay;
-      sealed.publish();
-      await this.#stack.flush(sealed);
-      await this.#stack.keepSums([sealed]);
-      return sealed.layerId;
-    });
+    return this.#changeLayers(() => this.#sealTimes.during(() => this.#seal()));
+  }
+
+  /** Of all seals since it was opened. */
+  get sealStatus(): SealStatus {
+    return this.#sealTimes.status;
   }
 
   /** The base file that `overlay.json` names; null: none. */
@@ -266,6 +248,27 @@ export class Overlay implements BlockDevice {
     return change;
   }
 
+  async #seal(): Promise<string> {
+    const fresh = await this.#stack.prepareLayer();
+    if (this.#isClosing) {
+      await fresh.close();
+      throw isBeingClosed();
+    }
+    // The cut: in one turn, all that begins from now on goes to the fresh layer.
+    const sealed = this.#stack.top;
+    const fills = this.#fills;
+    const underWay = this.#locks.allReleased();
+    this.#stack.putOnTop(fresh);
+    this.#fills = this.#fillsOf(fresh);
+    // What holds a lock had begun before it and ends in the sealed layer. A granule that is partly held stays so.
+    await fills.close();
+    await underWay;
+    sealed.publish();
+    await this.#stack.flush(sealed);
+    await this.#stack.keepSums([sealed]);
+    return sealed.layerId;
+  }
+
   /** From the bottom up to and with that sealed one. Error: `not-found`. */
   #sealedUpTo(layerId: string): readonly Layer[] {
     const { layers } = this.#stack;
@@ -280,6 +283,18 @@ export class Overlay implements BlockDevice {
     const granuleStart = granule * GRANULE_BYTES;
     const granuleEnd = Math.min(granuleStart + GRANULE_BYTES, this.byteLength);
     return (start > granuleStart || end < granuleEnd) && this.#stack.top.map.get(granule) !== WHOLE;
+  }
+
+  #tryWriteNow(source: Buffer, byteOffset: number): boolean {
+    const end = byteOffset + source.length;
+    const { top } = this.#stack;
+    if (this.#isClosing || this.#locks.isHeld(granuleOf(byteOffset), granuleCountOf(end))) return false;
+    if (byteOffset % GRANULE_BYTES === 0 && (end % GRANULE_BYTES === 0 || end === this.byteLength)) {
+      if (!top.tryWrite(source, byteOffset)) return false;
+      top.addRange(byteOffset, source.length);
+      return true;
+    }
+    return this.#tryWriteUnaligned(source, byteOffset, end);
   }
 
   /** A write that does not begin and end with granules, all in one turn: nothing is written when it returns false. */
@@ -389,7 +404,9 @@ export class Overlay implements BlockDevice {
   /** Runs a change of [start, end) under the lock of its granules, in the layer that is on top when it has it. */
   #change(start: number, end: number, work: (top: Layer) => Promise<void>): Promise<void> {
     if (this.#isClosing) return Promise.reject(isBeingClosed());
-    return this.#track(this.#locks.run(granuleOf(start), granuleCountOf(end), () => work(this.#stack.top)));
+    const startedMs = performance.now();
+    const change = this.#locks.run(granuleOf(start), granuleCountOf(end), () => work(this.#stack.top));
+    return this.#track(change.finally(() => this.#sealTimes.noteWaited(startedMs)));
   }
 
   #track(work: Promise<void>): Promise<void> {

@@ -1,0 +1,133 @@
+/**
+ * What a guest's writes notice of the backup: fio's random writes of 4 KiB through NBD on a block daemon, with snapshots sealed every few seconds,
+ * packed, uploaded, committed and taken over meanwhile, against the same without any; interleaved pairs on one disk. Before each run
+ * everything is saved, so that both begin with an empty top layer. Then what the block path itself says of its seals.
+ *
+ * On a machine that others use a run in which this process was kept from running for a while is taken again; and it is said how long the block
+ * daemon's serving thread waited for a processor: what it waits, its guests wait.
+ */
+import { readFile } from 'node:fs/promises';
+import type { DiskStatus } from '@collective/transceiver';
+import { atMost, informs, interleavedPairs, interval, median, type BenchCase } from '../bench-result.js';
+import { BackupRig, DISK } from '../dirty/backup-rig.js';
+import { HybridClock } from '../dirty/hybrid-clock.js';
+import { runFio, type FioResult } from '../nbd/fio.js';
+import { undisturbed } from '../undisturbed.js';
+
+const DISK_BYTES = 2 ** 31;
+/** The part of the disk that is written to. */
+const USED_BYTES = 256 << 20;
+/** What a busy program writes: 2 MB/s in small pieces. */
+const IOPS = 500;
+const SNAPSHOT_EVERY_MS = 3_000;
+/** Nobody snapshoots but this benchmark. */
+const PERIOD_SECONDS = 3_600;
+const MACHINE = 'debian';
+
+type Plan = { readonly pairs: number; readonly seconds: number };
+const FULL: Plan = { pairs: 7, seconds: 20 };
+const QUICK: Plan = { pairs: 2, seconds: 8 };
+
+type Run = FioResult & { readonly waitedMs: number };
+type Histogram = NonNullable<DiskStatus['seals']>['sealMs'];
+
+/** The step in which that share of them lies: an upper bound within a factor of two. */
+export const quantileMs = ({ count, maxMs, steps }: Histogram, share: number): number => {
+  let seen = 0;
+  for (const step of steps) {
+    seen += step.count;
+    if (seen >= count * share) return Math.min(step.upToMs, maxMs);
+  }
+  return maxMs;
+};
+
+const save = async (rig: BackupRig): Promise<void> => {
+  const settled = await rig.runner.snapshot(MACHINE, 'request', { wait: true });
+  if (settled !== 'saved') throw new Error(`the disk is not saved: ${settled}`);
+};
+
+/** Snapshots until `end` resolves, the last one ended. Gives how many. */
+const snapshotsUntil = async (rig: BackupRig, end: Promise<unknown>): Promise<number> => {
+  let hasEnded = false;
+  const ended = end.finally(() => (hasEnded = true)).catch(() => undefined);
+  let count = 0;
+  for (;;) {
+    await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, SNAPSHOT_EVERY_MS))]);
+    if (hasEnded) return count;
+    await save(rig);
+    count += 1;
+  }
+};
+
+/** How long the serving thread, the main one of the process, was ready and had no processor, in ms since it began. */
+const processorWaitMs = async (pid: number): Promise<number> =>
+  Number((await readFile(`/proc/${pid}/task/${pid}/schedstat`, 'utf8')).split(' ')[1] ?? 0) / 1e6;
+
+export const writeLatencyCases = async (quick: boolean, log: (line: string) => void): Promise<BenchCase[]> => {
+  const { pairs, seconds } = quick ? QUICK : FULL;
+  const clock = new HybridClock(1);
+  await using rig = await BackupRig.open({ clock, diskBytes: DISK_BYTES, periodSeconds: PERIOD_SECONDS });
+  const fio = async (): Promise<FioResult> =>
+    runFio({
+      ...{ uri: `nbd+unix:///${DISK}?socket=${rig.socket}`, rw: 'randwrite', blockBytes: 4096, depth: 1 },
+      ...{ diskBytes: USED_BYTES, seconds, iopsMax: IOPS },
+    });
+  await fio();
+  const runs = { with: [] as Run[], without: [] as Run[] };
+  let snapshots = 0;
+  const measured = async (kind: 'with' | 'without'): Promise<number> => {
+    const run = await undisturbed(log, async () => {
+      await save(rig);
+      const beforeMs = await processorWaitMs(rig.blockdPid);
+      const writing = fio();
+      const count = kind === 'with' ? await snapshotsUntil(rig, writing) : 0;
+      const result = await writing;
+      return { ...result, count, waitedMs: (await processorWaitMs(rig.blockdPid)) - beforeMs };
+    });
+    snapshots += run.count;
+    runs[kind].push(run);
+    log(`${kind}: p99 ${run.p99Us.toFixed(0)} us, ${run.count} snapshots`);
+    return run.p99Us;
+  };
+  const { ratios } = await interleavedPairs(
+    pairs,
+    async () => measured('with'),
+    async () => measured('without'),
+  );
+  const { seals } = await rig.diskStatus();
+  clock.close();
+  if (seals === undefined) throw new Error('the block daemon says nothing of its seals');
+  return casesOf({ runs, ratios, snapshots, seals });
+};
+
+const casesOf = (of: {
+  readonly runs: { readonly with: readonly Run[]; readonly without: readonly Run[] };
+  readonly ratios: readonly number[];
+  readonly snapshots: number;
+  readonly seals: NonNullable<DiskStatus['seals']>;
+}): BenchCase[] => {
+  const { runs, ratios, snapshots, seals } = of;
+  const each = (results: readonly Run[], pick: (result: Run) => number): string => interval(results.map(pick), 0);
+  const say = (name: string, results: readonly Run[]): string =>
+    `${name}: p50 ${each(results, ({ p50Us }) => p50Us)} us, p99 ${each(results, ({ p99Us }) => p99Us)} us, max ${each(results, ({ maxUs }) => maxUs)} us, no processor for ${each(results, ({ waitedMs }) => waitedMs)} ms`;
+  const { sealMs, writeWaitMs } = seals;
+  const late = writeWaitMs.steps.filter(({ upToMs }) => upToMs > 4).reduce((sum, { count }) => sum + count, 0);
+  return [
+    atMost('p99 of writes with sealing and uploads / without', median(ratios), 1.1, {
+      note: `ratio ${interval(ratios)}; ${say('with', runs.with)}; ${say('without', runs.without)}; ${IOPS}/s of 4 KiB, ${snapshots} snapshots`,
+    }),
+    informs(
+      'longest write with / without, of all runs',
+      Math.max(...runs.with.map(({ maxUs }) => maxUs)) / Math.max(...runs.without.map(({ maxUs }) => maxUs)),
+      'x',
+    ),
+    atMost('longest wait of a write while a seal was under way', writeWaitMs.maxMs, 5, {
+      unit: 'ms',
+      note: `block path's own histogram, an upper bound: ${writeWaitMs.count} writes, p50 <= ${quantileMs(writeWaitMs, 0.5).toFixed(2)}, p99 <= ${quantileMs(writeWaitMs, 0.99).toFixed(2)} ms, ${late} longer than 4 ms`,
+    }),
+    atMost('seal, longest', sealMs.maxMs, 50, {
+      unit: 'ms',
+      note: `block path's own histogram: ${sealMs.count} seals, p50 <= ${quantileMs(sealMs, 0.5).toFixed(1)}, p99 <= ${quantileMs(sealMs, 0.99).toFixed(1)} ms`,
+    }),
+  ];
+};
