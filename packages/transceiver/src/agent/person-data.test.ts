@@ -14,7 +14,8 @@ import { deletedRows, subscriptionRows } from './appliance-list.js';
 import { DataDesk } from './data-desk.js';
 import type { MachinePort } from './machine-port.js';
 import type { ObjectCache } from './object-cache.js';
-import { PersonData, type StartWish } from './person-data.js';
+import { PersonData } from './person-data.js';
+import type { StartWish } from './prepare-data.js';
 import type { Session } from './session.js';
 import { Subscription } from './subscription.js';
 

@@ -6,42 +6,34 @@ import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { CollectiveError, hasCode, type Digest, type SnapshotReason } from '@collective/shared';
-import { BackupRunner } from '../backup/backup-runner.js';
+import { CollectiveError, type Digest, type SnapshotReason } from '@collective/shared';
+import type { BackupDisk } from '../backup/backup-file.js';
 import { personOf, type BackupPerson } from '../backup/backup-person.js';
-import type { BackupDisk, DiskBeginning } from '../backup/backup-file.js';
-import type { BackupClock, MachineParts } from '../backup/backup-types.js';
+import { BackupRunner } from '../backup/backup-runner.js';
+import type { MachineParts } from '../backup/backup-types.js';
 import { openPackWork, type PackWork } from '../backup/backup-work.js';
-import { BlockdDisks } from '../backup/blockd-disks.js';
-import { MachineBackup, type BackupStatus } from '../backup/machine-backup.js';
-import { restoreMachine, type RestoreParts } from '../backup/restore.js';
-import { SnapshotTrust } from '../backup/snapshot-trust.js';
-import { catchUp, drain, prepareStart } from '../backup/switch-state.js';
-import { troubleOf } from '../backup/retry-plan.js';
+import { MachineBackup } from '../backup/machine-backup.js';
 import { namedSubscriptions } from '../backup/profile-subscriptions.js';
+import type { RestoreParts } from '../backup/restore.js';
+import { SnapshotTrust } from '../backup/snapshot-trust.js';
+import { systemBackupClock } from '../backup/system-clock.js';
 import { LineMeter, UploadGate } from '../backup/upload-gate.js';
 import { VersionBaseMaps } from '../backup/version-base-maps.js';
-import { endVersion, isVersionChange } from '../backup/version-change.js';
-import { LocalFileSystem } from '../storage/local-file-system.js';
 import type { Home } from '../home.js';
-import type { JobContext } from './agent-server.js';
 import { unsavedOf, writtenMachines, type BackupSettling, type Unsaved } from './backup-settling.js';
-import { beginningOf, noteVersion, writerOf } from './begin-version.js';
+import { statusOf } from './data-status.js';
 import type { DataStatus } from './data-types.js';
 import { DemandLook } from './demand-look.js';
+import type { MachinePort } from './machine-port.js';
 import { MachinePresence } from './machine-presence.js';
-import type { MachinePort, PlannedDisk } from './machine-port.js';
 import { finishMove } from './moved-machine.js';
 import type { ObjectCache } from './object-cache.js';
 import { clearOpened } from './opened-snapshot.js';
 import { planNames, type OwnMachine, type Renaming } from './own-names.js';
 import { blockdStatus } from './path-status.js';
-import { chooseDiskKey } from './disk-key-ring.js';
-import { published } from './machine-spec-plan.js';
-import { isAway } from './repository-access.js';
-import type { RunnableVersion } from './runnable-version.js';
+import { PersonDisks } from './person-disks.js';
+import { bringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
 import type { Session } from './session.js';
-import { Subscription } from './subscription.js';
 import { TokenCourier } from './token-courier.js';
 
 const SETTLE_TELL_MS = 1_000;
@@ -50,8 +42,6 @@ const CLOSE_MS = 5_000;
 const PACK_MS = 300;
 /** A block daemon that does not answer keeps nobody from suspending: what is not sealed is when it goes on. */
 const SEAL_MS = 3_000;
-/** Nobody's guest waits for what the backup reads. */
-const ATTACHED_WAIT_MS = 300_000;
 
 export type PersonDataOptions = {
   readonly home: Home;
@@ -61,30 +51,18 @@ export type PersonDataOptions = {
   readonly log: (text: string) => void;
 };
 
-export type StartWish = {
-  readonly name: string;
-  readonly appliance: string;
-  readonly version: RunnableVersion;
-  readonly isOnline: boolean;
-  /** Another device's lease is taken over. */
-  readonly isTakenOver: boolean;
-  readonly job: JobContext;
-};
-
 export class PersonData implements BackupSettling {
   readonly #options: PersonDataOptions;
   readonly #person: BackupPerson;
   readonly #work: PackWork;
   readonly #runner: BackupRunner;
   readonly #presence: MachinePresence;
-  readonly #disks = new Map<string, BlockdDisks>();
+  readonly #disks: PersonDisks;
   readonly #backups = new Map<string, MachineBackup>();
-  readonly #starting = new Set<string>();
   readonly #line = new LineMeter();
   readonly #gate: UploadGate;
   readonly #courier: TokenCourier;
   readonly trust: SnapshotTrust;
-  #isClosed = false;
   readonly #ended = new AbortController();
 
   private constructor(options: PersonDataOptions) {
@@ -100,6 +78,12 @@ export class PersonData implements BackupSettling {
       onError: (error) => log(String(error)),
     });
     this.#presence = new MachinePresence(home, (name) => this.#isOver(name));
+    this.#disks = new PersonDisks({
+      ...options,
+      presence: this.#presence,
+      stateOf: (name) => this.#backups.get(name)?.state,
+      applianceOf: (name) => this.applianceOf(name),
+    });
     this.trust = new SnapshotTrust(this.#person);
     this.#courier = new TokenCourier({
       ...options,
@@ -134,9 +118,8 @@ export class PersonData implements BackupSettling {
         CLOSE_MS,
         Promise.allSettled([...this.#backups.values()].map(async ({ leases }) => leases.release())),
       );
-    await within(CLOSE_MS, Promise.allSettled([...this.#disks.values()].map(async (disks) => disks.release())));
-    // What is still under way would start again what is about to be ended.
-    this.#isClosed = true;
+    await within(CLOSE_MS, this.#disks.releaseAll());
+    this.#disks.end();
     await this.#work.close();
   }
 
@@ -172,7 +155,7 @@ export class PersonData implements BackupSettling {
       person: this.#person,
       trust: this.trust,
       baseMaps: new VersionBaseMaps(session, objects),
-      overlayOf: this.#overlayOf(name),
+      overlayOf: this.#disks.overlayOf(name),
       ...(signal === undefined ? {} : { signal }),
     };
   }
@@ -192,18 +175,30 @@ export class PersonData implements BackupSettling {
     if (user.length === 0) await this.#take(name);
     if (user.length === 0 && !this.#backups.has(name)) return start({ bases: new Map(), notes: [] });
     await this.#refuseRunning(name);
-    const notes: string[] = [];
-    const backup = this.#backups.get(name) ?? (await this.#bring(wish, user, notes));
+    const context = this.#startContext();
+    const backup = this.#backups.get(name) ?? (await bringData(wish, user, context));
     try {
       return await this.#runner.aside(name, async () => {
-        await this.#prepare(backup, wish, notes);
-        this.#starting.add(name);
-        await this.#disksOf(name).release();
-        return start({ bases: basesOf(backup.state.disks), notes });
+        await prepareData(backup, wish, context);
+        await this.#disks.giveTo(name);
+        return start({ bases: basesOf(backup.state.disks), notes: context.notes });
       });
     } finally {
       this.started(name);
     }
+  }
+
+  #startContext(): StartContext {
+    const { home, session } = this.#options;
+    return {
+      ...{ home, session, person: this.#person, notes: [] },
+      restoreParts: (name, signal) => this.restoreParts(name, signal),
+      parts: (name) => this.#parts(name),
+      overlayOf: (name) => this.#disks.overlayOf(name),
+      takeUp: async (name) => this.#backups.get(await this.#take(name)),
+      inProfile: (name) => this.#inProfile(name),
+      nameHere: (subscription) => this.nameHere(subscription),
+    };
   }
 
   /** Before anything is noted of the version that is to be started: the one that runs writes the disks. Errors: `in-use`. */
@@ -215,59 +210,9 @@ export class PersonData implements BackupSettling {
       throw new CollectiveError('in-use', `${name} is running already.`, { data: { appliance: name } });
   }
 
-  async #prepare(backup: MachineBackup, wish: StartWish, notes: string[]): Promise<void> {
-    const { name, isOnline, job } = wish;
-    // First: what is locked since a reset is neither saved nor brought up to date.
-    const subscription = await Subscription.open(this.#options.home.machinesDirectory, name);
-    chooseDiskKey(this.#options.session.diskKeys, await subscription.keyChecks(), `a disk of ${name}`);
-    let isEnded = false;
-    // After what another device has saved is here: it may have run this version already.
-    const endVersionBefore = async (): Promise<boolean> => {
-      if (isEnded || !isVersionChange(backup, writerOf(wish))) return false;
-      // An undo that has not reached the repository is dropped first: what it leaves is not what a version wrote.
-      await prepareStart(backup, job.signal);
-      await endVersion(backup);
-      isEnded = true;
-      return true;
-    };
-    if (isOnline && backup.state.isRegistered) {
-      this.#refuseDeleted(backup);
-      try {
-        const said = await catchUp(backup, this.restoreParts(name, job.signal));
-        if (said === 'apart') throw apart(backup);
-        if (said === 'caught-up')
-          notes.push(`Your disk is as ${backup.state.head?.deviceName ?? 'another device'} left it.`);
-        await this.#lease(backup, wish);
-        // What the other device saved before it was taken away.
-        if (wish.isTakenOver && (await catchUp(backup, this.restoreParts(name, job.signal))) === 'apart')
-          throw apart(backup);
-        // What the version before wrote is saved and pinned ahead of the start; in an outage that is done later.
-        if ((await endVersionBefore()) && (await drain(backup, job.signal)) === 'apart') throw apart(backup);
-      } catch (error) {
-        // A repository whose disk is full keeps nobody from their machine, as one that is away.
-        if (!isAway(error) && troubleOf(error) !== 'repository-full') throw error;
-        notes.push(`Your disk is as it was here: ${String(error)}`);
-      }
-    }
-    if (backup.state.apart !== null) throw apart(backup);
-    await prepareStart(backup, job.signal);
-    await endVersionBefore();
-    await noteVersion(backup, { ...wish, subscription });
-  }
-
-  /** Nothing of it could be saved. Without the repository it runs, so that the person can take out of it what they need. */
-  #refuseDeleted({ name, state }: MachineBackup): void {
-    const deleted = this.#person.profile?.deletedSubscriptions?.find(({ id }) => id === state.subscription);
-    if (deleted === undefined) return;
-    throw new CollectiveError(
-      'not-found',
-      `${name} was deleted on ${new Date(deleted.deletedAt * 1000).toLocaleString()}, on another of your devices. Within 30 days collective restore ${deleted.was?.name ?? name} brings it back; collective delete ${name} removes what is left of it here.`,
-    );
-  }
-
   /** The machine runs, or could not be started. */
   started(name: string): void {
-    this.#starting.delete(name);
+    this.#disks.started(name);
     if (!this.#backups.has(name)) return;
     this.#presence.watch(name);
     // The first one creates the subscription, or adds a disk to it: nothing is uploaded for what the disk began as.
@@ -301,11 +246,7 @@ export class PersonData implements BackupSettling {
   }
 
   async status(): Promise<ReadonlyMap<string, DataStatus>> {
-    const all = [...this.#backups].map(async ([name, backup]) => {
-      // One machine whose disks cannot be read hides no other one.
-      const status = await backup.status().then(dataStatus, (error: unknown) => unreadable(backup, error));
-      return [name, status] as const;
-    });
+    const all = [...this.#backups].map(async ([name, backup]) => [name, await statusOf(backup)] as const);
     return new Map(await Promise.all(all));
   }
 
@@ -324,8 +265,7 @@ export class PersonData implements BackupSettling {
     await this.#runner.remove(name);
     this.#backups.delete(name);
     this.#presence.forget(name);
-    await this.#disks.get(name)?.release();
-    this.#disks.delete(name);
+    await this.#disks.forget(name);
   }
 
   /** Takes up what is in the machine's files. Its name: another one when it was to move there. */
@@ -338,7 +278,7 @@ export class PersonData implements BackupSettling {
     const { home } = this.#options;
     const done: Renaming[] = [];
     for (const { from, to } of planNames(this.#person.profile, this.#ownMachines())) {
-      const isAtRest = !this.isUp(from) && !this.isSuspended(from) && !this.#starting.has(from);
+      const isAtRest = !this.isUp(from) && !this.isSuspended(from) && !this.#disks.isStarting(from);
       const { movesTo } = this.backup(from).state;
       // It may be about to move, too, or be one that the profile does not have yet: then the next time.
       if (!isAtRest || (movesTo === undefined && existsSync(join(home.machinesDirectory, to)))) continue;
@@ -402,9 +342,9 @@ export class PersonData implements BackupSettling {
     const { home } = this.#options;
     if (!existsSync(join(home.machinesDirectory, found, 'backup.json')) || this.#backups.has(found)) return found;
     const name = await finishMove(home.machinesDirectory, found, {
-      release: async () => this.#disksOf(found).release(),
+      release: async () => this.#disks.of(found).release(),
     });
-    if (name !== found) this.#disks.delete(found);
+    if (name !== found) await this.#disks.forget(found);
     const backup = await MachineBackup.open(this.#parts(name));
     if (backup === undefined) return name;
     this.#backups.set(name, backup);
@@ -418,9 +358,9 @@ export class PersonData implements BackupSettling {
     return {
       name,
       folder: join(home.machinesDirectory, name),
-      overlayOf: this.#overlayOf(name),
+      overlayOf: this.#disks.overlayOf(name),
       person: this.#person,
-      disks: this.#disksOf(name),
+      disks: this.#disks.of(name),
       work: this.#work,
       gate: this.#gate,
       line: this.#line,
@@ -431,111 +371,6 @@ export class PersonData implements BackupSettling {
         if (event.event === 'trouble' || event.event === 'apart') log(`backup: ${JSON.stringify(event)}`);
       },
     };
-  }
-
-  #overlayOf(name: string): (disk: string) => string {
-    return (disk) => join(this.#options.home.machinesDirectory, name, 'overlays', disk);
-  }
-
-  #disksOf(name: string): BlockdDisks {
-    const known = this.#disks.get(name);
-    if (known !== undefined) return known;
-    const { home, session, machines } = this.#options;
-    const disks = new BlockdDisks({
-      name,
-      control: async () => {
-        if (this.#isClosed) throw new CollectiveError('shutting-down', 'The session has ended.');
-        return machines.blockd(async () => session.blocks());
-      },
-      session: (disk) => this.#sessionOf(name, disk),
-      attachment: async (disk) => this.#attachment(name, disk),
-      overlayOf: this.#overlayOf(name),
-      runDirectory: home.runDirectory,
-      blockKeys: () => session.blockKeys,
-      fileSystem: new LocalFileSystem(),
-      isBlockdThere: () => existsSync(home.blockdSocket),
-    });
-    this.#disks.set(name, disks);
-    return disks;
-  }
-
-  /** Who has the disk; undefined: nobody, or the version that runs does not have it. Errors: `suspended`, `in-use` while it is being started: it is tried again afterwards. */
-  #sessionOf(name: string, disk: string): string | undefined {
-    if (this.isUp(name)) {
-      const known = this.#backups.get(name)?.state.disks.find((each) => each.name === disk);
-      return known?.isAttached === false ? undefined : name;
-    }
-    if (this.isSuspended(name)) throw new CollectiveError('suspended', `${name} is suspended.`);
-    if (this.#starting.has(name)) throw new CollectiveError('in-use', `${name} is being started.`);
-    return undefined;
-  }
-
-  /** How a disk of a machine that does not run is attached. */
-  async #attachment(name: string, disk: string): Promise<object> {
-    const { home, session } = this.#options;
-    const subscription = await Subscription.open(home.machinesDirectory, name);
-    const base = this.backup(name).state.disks.find((each) => each.name === disk)?.committed?.base;
-    const path = subscription.overlayPath(disk);
-    const kept = subscription.kept(disk);
-    const key = chooseDiskKey(session.diskKeys, await subscription.keyChecks(), `a disk of ${name}`);
-    const source =
-      base !== undefined
-        ? { kind: 'snapshot', folder: path, base }
-        : kept === undefined || kept.root === null
-          ? { kind: 'zero', diskBytes: kept?.diskBytes ?? 0 }
-          : published({ name: this.applianceOf(name), version: kept.version }, kept, subscription.mapPath(kept.root));
-    const overlay = { path, mode: 'persistent', key };
-    return { source, overlay, diskKey: key, blockKeys: session.blockKeys, waitMs: ATTACHED_WAIT_MS };
-  }
-
-  /** A machine that is not here yet: what another device saved of it, or the beginning. */
-  async #bring(wish: StartWish, user: readonly PlannedDisk[], notes: string[]): Promise<MachineBackup> {
-    const { name, appliance, isOnline, job } = wish;
-    const { home } = this.#options;
-    const folder = join(home.machinesDirectory, name);
-    // One that could not be read at the login is read again, or is the error: never begun anew over what is there.
-    await this.#take(name);
-    const taken = this.#backups.get(name);
-    if (taken !== undefined) return taken;
-    const known = this.#inProfile(name);
-    const here = known === undefined ? undefined : this.nameHere(known.id);
-    if (here !== undefined)
-      throw new CollectiveError(
-        'in-use',
-        `${name} is still called ${here} on this machine, and is running or suspended: stop it first.`,
-      );
-    const subscription = await Subscription.open(home.machinesDirectory, name);
-    if (known?.head !== undefined && known.head !== null && subscription.userDisks.length === 0) {
-      if (!isOnline)
-        throw new CollectiveError(
-          'repository-unreachable',
-          `Your disk of ${name} was saved on ${known.head.deviceName}; it is not on this machine, and the repository cannot be reached.`,
-        );
-      const when = new Date(known.head.savedAt * 1000).toLocaleString();
-      job.emit({ event: 'note', text: `Your disk of ${name} was last saved ${when} on "${known.head.deviceName}".` });
-      await restoreMachine(this.restoreParts(name, job.signal), { folder, subscription: known.id, appliance });
-      notes.push(`Your disk comes from the repository as it is needed; it was last saved ${when}.`);
-    } else {
-      const writer = writerOf(wish);
-      const disks: DiskBeginning[] = [];
-      for (const disk of user)
-        disks.push(await beginningOf(disk, { subscription, writer, overlayOf: this.#overlayOf(name) }));
-      await MachineBackup.create(this.#parts(name), { appliance, disks, writer });
-    }
-    await this.#take(name);
-    return this.backup(name);
-  }
-
-  async #lease(backup: MachineBackup, { name, isTakenOver, job }: StartWish): Promise<void> {
-    // It may have been taken away while nobody asked.
-    if (backup.leases.lease !== null) await backup.leases.beat(job.signal);
-    if (backup.leases.lease !== null || backup.state.apart !== null) return;
-    try {
-      await backup.leases.take(isTakenOver ? 'steal' : 'free', job.signal);
-    } catch (error) {
-      if (!hasCode(error, 'lease-held')) throw error;
-      throw new CollectiveError('lease-held', `${name} ${whereItRuns(error.data)}`, { cause: error, data: error.data });
-    }
   }
 
   #inProfile(name: string) {
@@ -569,62 +404,3 @@ const within = async (ms: number, work: Promise<unknown>): Promise<void> => {
 
 const basesOf = (disks: readonly BackupDisk[]): ReadonlyMap<string, Digest> =>
   new Map(disks.flatMap(({ name, committed }) => (committed === null ? [] : [[name, committed.base] as const])));
-
-const apart = (backup: MachineBackup): CollectiveError => {
-  const { apart: how } = backup.state;
-  const who = how === null || how.deviceName === '' ? 'Another device' : `"${how.deviceName}"`;
-  return new CollectiveError(
-    'apart',
-    `${who} went on with ${backup.name} from an older state, and here is something that it does not have.`,
-  );
-};
-
-/** From what the server says of a lease that another device holds. */
-const whereItRuns = (data: CollectiveError['data']): string => {
-  const device = typeof data['deviceName'] === 'string' ? `"${data['deviceName']}"` : 'another device';
-  const since =
-    typeof data['takenAt'] === 'number' ? ` since ${new Date(data['takenAt'] * 1000).toLocaleString()}` : '';
-  const unsaved = typeof data['unsavedBytes'] === 'number' ? data['unsavedBytes'] : 0;
-  const left =
-    unsaved === 0 ? 'everything of it is saved' : `${(unsaved / 1e6).toFixed(1)} MB of its work are not saved yet`;
-  return `is in use on ${device}${since}; ${left}.`;
-};
-
-/** How much of it is unsaved nobody can tell: `why` says so. */
-const unreadable = ({ state: { head } }: MachineBackup, error: unknown): DataStatus => ({
-  savedAt: head?.committedAt ?? null,
-  savedBy: head?.deviceName ?? null,
-  unsavedBytes: 0,
-  activity: 'waiting',
-  why: `what is here cannot be read: ${error instanceof Error ? error.message : String(error)}`,
-});
-
-const dataStatus = ({ saved, unsavedBytes, activity, trouble, apart: how }: BackupStatus): DataStatus => {
-  const why = how !== null ? `"${how.deviceName}" went on` : trouble?.message;
-  return {
-    savedAt: saved?.at ?? null,
-    savedBy: saved?.deviceName ?? null,
-    unsavedBytes,
-    activity: activity === 'idle' || activity === 'apart' || activity === 'waiting' ? activity : 'saving',
-    ...(why === undefined ? {} : { why }),
-  };
-};
-
-const systemBackupClock: BackupClock = {
-  nowSeconds: () => Math.floor(Date.now() / 1000),
-  nowMs: () => performance.now(),
-  sleep: (ms, signal) =>
-    new Promise((resolve, reject) => {
-      signal.throwIfAborted();
-      const onAbort = (): void => {
-        clearTimeout(timer);
-        reject(signal.reason as Error);
-      };
-      const timer = setTimeout(() => {
-        signal.removeEventListener('abort', onAbort);
-        resolve();
-      }, ms);
-      timer.unref();
-      signal.addEventListener('abort', onAbort, { once: true });
-    }),
-};
