@@ -141,7 +141,8 @@ export class LayerStack implements LayerOwners {
     const { layerId, description } = await addLayer(this.#fileSystem, this.#folder, this.#description);
     this.#description = description;
     const location = { folder: `${this.#folder}/layers`, layerId, diskBytes: this.diskBytes };
-    return Layer.open(this.#fileSystem, location, { isSealed: false, cipher: this.#keys?.cipherOf(layerId) });
+    const cipher = this.#keys?.cipherOf(layerId);
+    return Layer.open(this.#fileSystem, location, { isSealed: false, cipher, isNew: true });
   }
 
   /** From now on `layer`, which `prepareLayer` made, takes the writes. */

@@ -45,8 +45,9 @@ export const loadSums = async (
   fileSystem: FileSystem,
   location: Location,
   map: SectorMap,
-  options: { readonly isSealed: boolean; readonly cipher: SectorCipher | undefined },
+  options: { readonly isSealed: boolean; readonly cipher: SectorCipher | undefined; readonly isNew?: boolean },
 ): Promise<LoadedSums> => {
+  if (options.isNew === true) return { sums: new GranuleSums(granuleCountOf(location.diskBytes)), isKept: false };
   const folder = `${location.folder}/${location.layerId}`;
   const sums = await readSums(fileSystem, location, { map, cipher: options.cipher });
   if (!options.isSealed) {

@@ -96,25 +96,32 @@ export class Layer {
     const path = `${folder}/${layerId}`;
     await fileSystem.makeFolder(path);
     const mapBytes = pageAt(Math.ceil(granuleCountOf(diskBytes) / MAP_PAGE_GRANULES));
-    for (const kind of ['data', 'live', 'durable'] as const) {
-      const file = await fileSystem.open(`${path}/${kind}`, 'create');
-      try {
+    const files: RandomFile[] = [];
+    try {
+      for (const kind of ['data', 'live', 'durable'] as const) {
+        const file = await fileSystem.open(`${path}/${kind}`, 'create');
+        files.push(file);
         await file.setByteLength(kind === 'data' ? granuleCountOf(diskBytes) * GRANULE_BYTES : mapBytes);
         if (kind !== 'data') await file.write(encodeMapFileHeader({ kind, diskBytes, layerId, bootId: '' }), 0);
-        await file.sync();
-      } finally {
-        await file.close();
       }
+      // In any order, so together: one commit of the file system's journal instead of five.
+      const folders = [path, folder].map((each) => fileSystem.syncFolder(each));
+      await allDone([...files.map((file) => file.sync()), ...folders]);
+    } finally {
+      for (const file of files) await file.close();
     }
-    await fileSystem.syncFolder(path);
-    await fileSystem.syncFolder(folder);
   }
 
   /** `isSealed`: nothing is written to it any more. `cipher`: of the layer, where it is encrypted. Errors: `malformed`, `unknown-format`, `not-found`, `local-io`. */
   static async open(
     fileSystem: FileSystem,
     location: LayerLocation,
-    options: { readonly isSealed: boolean; readonly cipher: SectorCipher | undefined },
+    options: {
+      readonly isSealed: boolean;
+      readonly cipher: SectorCipher | undefined;
+      /** `create` has just made it: nobody had it open before. */
+      readonly isNew?: boolean;
+    },
   ): Promise<Layer> {
     const { cipher } = options;
     const opened: RandomFile[] = [];
@@ -329,3 +336,9 @@ export class Layer {
     );
   }
 }
+
+/** Waits for all of them, and fails with the first one's error when one has failed. */
+const allDone = async (all: readonly Promise<void>[]): Promise<void> => {
+  const failed = (await Promise.allSettled(all)).find((result) => result.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
+};

@@ -132,7 +132,13 @@ export class Overlay implements BlockDevice {
    * Where making the frozen layer durable fails the cut is made all the same, and a later flush makes up for it.
    */
   seal(): Promise<string> {
-    return this.#changeLayers(() => this.#sealTimes.during(() => this.#seal()));
+    const sealing = this.#changeLayers(() => this.#sealTimes.during(() => this.#seal()));
+    // Nobody waits for the sums of the frozen layer. They come before any other change of the layers; never without them at a close.
+    this.#changeLayers(async () => {
+      const layerId = await sealing;
+      await this.#stack.keepSums(this.#stack.layers.filter((layer) => layer.layerId === layerId));
+    }).catch(() => undefined);
+    return sealing;
   }
 
   /** Of all seals since it was opened. */
@@ -265,7 +271,6 @@ export class Overlay implements BlockDevice {
     await underWay;
     sealed.publish();
     await this.#stack.flush(sealed);
-    await this.#stack.keepSums([sealed]);
     return sealed.layerId;
   }
 
