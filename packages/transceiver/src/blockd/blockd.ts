@@ -349,13 +349,22 @@ export class Blockd {
       await this.#turns.take(`${session}/${disk}`, () => detachOne(this.#disk({ session, disk })));
       return 1;
     }
-    const disks = this.#disksOf(session);
+    // Those that are being attached too, as above.
+    const keys = new Set([...this.#disks.keys(), ...this.#turns.underWay].filter((key) => key.startsWith(`${session}/`)));
+    let detached = 0;
     const results = await Promise.allSettled(
-      disks.map((each) => this.#turns.take(`${session}/${each.disk}`, () => detachOne(each))),
+      [...keys].map((key) =>
+        this.#turns.take(key, async () => {
+          const attached = this.#disks.get(key);
+          if (attached === undefined) return;
+          detached += 1;
+          await detachOne(attached);
+        }),
+      ),
     );
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
-    return disks.length;
+    return detached;
   }
 
   #disksOf(session: string): AttachedDisk[] {
