@@ -2,6 +2,7 @@
  * The block daemon's state: the cache, the fetching thread and the attached disks. It keeps nothing else: what is attached is
  * told anew by the supervisor after a restart.
  */
+import { lstat, rm } from 'node:fs/promises';
 import type net from 'node:net';
 import { parse as parsePath } from 'node:path';
 import { CollectiveError, hasCode, isDigest, type Digest, type ErrorCode } from '@collective/shared';
@@ -238,7 +239,11 @@ export class Blockd {
       this.#withHandle(listen, async (listener) => {
         if (this.#closed !== undefined) throw new CollectiveError('shutting-down', 'blockd is shutting down');
         if (this.#disks.has(key)) throw new CollectiveError('exists', `${key} is attached already`);
-        const attached = await this.#open(params, listener);
+        const attached = await this.#open(params, async (wanted) => {
+          // Not before: it may be the one on which the disk is being attached now.
+          if ('path' in wanted) await removeSocket(wanted.path);
+          return await listener(wanted);
+        });
         attached.record(this.#recordings.get(session));
         this.#disks.set(key, attached);
         return { byteLength: attached.byteLength };
@@ -404,6 +409,12 @@ export class Blockd {
     }
   }
 }
+
+/** Of somebody who is gone. Anything else that is there stays, and is in the way. */
+const removeSocket = async (path: string): Promise<void> => {
+  const found = await lstat(path).catch(() => undefined);
+  if (found?.isSocket() === true) await rm(path, { force: true });
+};
 
 type TakeListener = (
   listen: Listen,

@@ -39,6 +39,11 @@ const server = net.createServer((socket) => {
     if (method === 'keys' || method === 'attach' || method === 'repository')
       appendFileSync(at('said'), JSON.stringify({ pid: process.pid, method, ...params }) + '\\n');
     if (method === 'attach') {
+      if (existsSync(at('late'))) {
+        // It was being attached for somebody else until now.
+        disks.push({ session: params.session, disk: params.disk });
+        return reply({ error: { code: 'exists', message: 'attached already', data: {} } });
+      }
       if (existsSync(at('full'))) return reply({ error: { code: 'disk-full', message: 'no space', data: {} } });
       disks.push({ session: params.session, disk: params.disk });
     }
@@ -125,6 +130,23 @@ test('a disk that a busy daemon serves is adopted, however long it takes to say 
   await writeFile(at('slow'), '');
   await keeper.adopt(attachment);
   expect((await asked()).match(/attach/g)).toHaveLength(1);
+});
+
+test('a disk that the daemon was just attaching for a killed supervisor is adopted with the socket in whose backlog QEMU waits, and attached again to the next daemon', async () => {
+  const { folder, at, open, attachment, asked, kill } = await setUp();
+  const orphan = fork(at('daemon.mjs'), [folder], { stdio: 'ignore' });
+  await expect.poll(() => readFile(at('blockd.sock')).catch((error: unknown) => String(error))).toContain('ENXIO');
+  await writeFile(at('late'), '');
+  await writeFile(attachment.socketPath, 'the socket that was handed over');
+  const keeper = await open();
+  await keeper.adopt(attachment);
+  expect(keeper.pid).toBe(orphan.pid);
+  expect(await readFile(attachment.socketPath, 'utf8')).toBe('the socket that was handed over');
+  await rm(at('late'));
+  const restarted = once(keeper, 'restarted');
+  await kill(orphan.pid ?? null);
+  await restarted;
+  expect((await asked()).match(/attach/g)).toHaveLength(2);
 });
 
 test('an attach that is given up before the daemon was asked is not asked for behind the detach', async () => {

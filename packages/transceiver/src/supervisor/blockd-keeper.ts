@@ -6,7 +6,6 @@
  * disks get held ones in the same places.
  */
 import { EventEmitter } from 'node:events';
-import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CollectiveError, hasCode } from '@collective/shared';
 import type { ControlClient } from '../blockd/control/control-client.js';
@@ -141,13 +140,21 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     const { machine, disk } = attachment;
     // However long the answer takes: a disk that is attached must not be taken for one that is not.
     const status = await this.#withDaemon(({ client }) => client.request('status', {}));
-    if (status.disks.some((each) => each.session === machine && each.disk === disk)) {
-      // Held already when this is a repetition: an earlier disk of the machine was attached, a later one could not be.
-      const key = keyOf(machine, disk);
-      this.#attached.set(key, { attachment, held: this.#attached.get(key)?.held });
-      return;
+    if (!status.disks.some((each) => each.session === machine && each.disk === disk)) {
+      try {
+        return await this.attach(attachment, { fresh: false });
+      } catch (error) {
+        // The daemon was just attaching it for the supervisor that died.
+        if (!hasCode(error, 'exists')) throw error;
+      }
     }
-    await this.attach(attachment, { fresh: false });
+    // Held already when this is a repetition: an earlier disk of the machine was attached, a later one could not be.
+    const key = keyOf(machine, disk);
+    this.#attached.set(key, { attachment, held: this.#attached.get(key)?.held });
+    // The supervisor that died may not have come to that.
+    await letQemuConnect(attachment.socketPath, attachment.qemuUser).catch((error: unknown) =>
+      this.#options.log(`blockd: the socket of ${disk} of ${machine}: ${String(error)}`),
+    );
   }
 
   async detach(machine: string, disk: string, options: { readonly keepOverlay?: boolean } = {}): Promise<void> {
@@ -355,8 +362,8 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
       attached.attachment;
     // A name of its own each time: one that came too late for a failed attempt is not taken for the next.
     const name = `${machine}.${disk}.${++this.#handedOver}`;
+    // Else the daemon makes its own, in the place of one of an earlier supervisor.
     if (daemon.takesSockets) attached.held ??= await HeldSocket.open(socketPath);
-    else await rm(socketPath, { force: true }); // a socket of an earlier supervisor: the daemon makes its own
     const { held } = attached;
     // Nothing is asked after the signal: it would come to the daemon behind the detach of who gave it.
     signal?.throwIfAborted();
