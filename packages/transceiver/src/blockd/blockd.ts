@@ -355,7 +355,9 @@ export class Blockd {
       return 1;
     }
     // Those that are being attached too, as above.
-    const keys = new Set([...this.#disks.keys(), ...this.#turns.underWay].filter((key) => key.startsWith(`${session}/`)));
+    const keys = new Set(
+      [...this.#disks.keys(), ...this.#turns.underWay].filter((key) => key.startsWith(`${session}/`)),
+    );
     let detached = 0;
     const results = await Promise.allSettled(
       [...keys].map((key) =>
