@@ -204,6 +204,28 @@ test('what the daemon says of a full disk and of a refused token is there for st
   ]);
 });
 
+test('keys of blocks that come while a disk waits for its daemon to start are those that it is attached with', async () => {
+  const { folder, open, at, attachment } = await setUp();
+  const keeper = await open({
+    program: {
+      module: at('daemon.mjs'),
+      words: [folder, '500'],
+      controlSocket: at('blockd.sock'),
+      logFile: at('blockd.log'),
+    },
+  });
+  const keysOf = (epoch: number) => {
+    const key = Buffer.alloc(32, epoch).toString('base64url');
+    return [{ epoch, blockNameKey: key, chunkKey: key }];
+  };
+  const overlay = { path: at('overlay'), mode: 'persistent' as const };
+  const attaching = keeper.attach({ ...attachment, overlay, blockKeys: keysOf(1) }, { fresh: false });
+  await keeper.setBlockKeys('one', keysOf(2));
+  await attaching;
+  const said = (await readFile(at('said'), 'utf8')).trim().split('\n');
+  expect(said.map((line) => JSON.parse(line) as unknown)).toMatchObject([{ method: 'attach', blockKeys: keysOf(2) }]);
+});
+
 test('keys of blocks and the token go to the daemon, with each disk of the person, and again to the next one; the token is in no file', async () => {
   const { open, at, attachment } = await setUp();
   const keeper = await open();

@@ -55,6 +55,7 @@ const UNANSWERED_MAX = 2;
 export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements DiskService {
   readonly #options: BlockdKeeperOptions;
   readonly #attached = new Map<string, Attached>();
+  readonly #attaching = new Set<Attached>();
   #repository: Repository | undefined;
   #daemon: BlockdProcess | undefined;
   readonly #troubles = new BlockdTroubles();
@@ -127,11 +128,14 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     const key = keyOf(attachment.machine, attachment.disk);
     const known = this.#attached.get(key);
     const attached: Attached = { attachment, held: known?.held };
+    this.#attaching.add(attached);
     try {
       await this.#withDaemon((daemon) => this.#attachTo(daemon, attached, options), options.signal);
     } catch (error) {
       if (known === undefined) await attached.held?.close();
       throw error;
+    } finally {
+      this.#attaching.delete(attached);
     }
     this.#attached.set(key, attached);
   }
@@ -178,7 +182,8 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
   }
 
   async setBlockKeys(machine: string, blockKeys: BlockKeys): Promise<void> {
-    for (const attached of this.#attached.values()) {
+    // Also those whose attach waits for a daemon that is being started.
+    for (const attached of [...this.#attached.values(), ...this.#attaching]) {
       const { attachment } = attached;
       if (attachment.machine === machine && isDiskOfPerson(attachment))
         attached.attachment = { ...attachment, blockKeys };
