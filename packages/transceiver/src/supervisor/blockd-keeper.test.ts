@@ -23,6 +23,7 @@ const end = () => { rmSync(at('lock'), { recursive: true }); process.exit(0); };
 process.on('SIGTERM', end);
 process.on('disconnect', () => undefined);
 const disks = [];
+let repository = null;
 const server = net.createServer((socket) => {
   socket.on('error', () => undefined);
   createInterface({ input: socket }).on('line', async (line) => {
@@ -33,11 +34,12 @@ const server = net.createServer((socket) => {
     if (method === 'hello' && existsSync(at('hangs'))) return;
     if (method === 'hello') return reply({ result: { protocol: 1, pid: process.pid, startedAt: 0 } });
     if (method === 'status') {
-      const status = { disks: disks.map((disk) => ({ ...disk, waiting: [] })), lastError: null };
+      const status = { disks: disks.map((disk) => ({ ...disk, waiting: [] })), repository, lastError: null };
       return setTimeout(() => reply({ result: status }), existsSync(at('slow')) ? 2500 : 0);
     }
     if (method === 'keys' || method === 'attach' || method === 'repository')
       appendFileSync(at('said'), JSON.stringify({ pid: process.pid, method, ...params }) + '\\n');
+    if (method === 'repository') repository = params.origin;
     if (method === 'attach') {
       if (existsSync(at('late'))) {
         // It was being attached for somebody else until now.
@@ -147,6 +149,23 @@ test('a disk that the daemon was just attaching for a killed supervisor is adopt
   await kill(orphan.pid ?? null);
   await restarted;
   expect((await asked()).match(/attach/g)).toHaveLength(2);
+});
+
+test('a daemon that its killed supervisor had not told the repository yet is told by the next one; one that knows it keeps it, and its token', async () => {
+  const { folder, at, open } = await setUp();
+  await new RepositoryFile(at('repository.json')).write({ origin: 'http://127.0.0.1:99' });
+  const orphan = fork(at('daemon.mjs'), [folder], { stdio: 'ignore' });
+  await expect.poll(() => readFile(at('blockd.sock')).catch((error: unknown) => String(error))).toContain('ENXIO');
+  const told = async (): Promise<number> =>
+    (await readFile(at('said'), 'utf8').catch(() => '')).split('"method":"repository"').length - 1;
+  const keeper = await open();
+  await expect.poll(told).toBe(1);
+  expect(keeper.pid).toBe(orphan.pid);
+  // As a third supervisor would find it.
+  const next = await open();
+  await next.status();
+  await next.traceStart('one');
+  expect(await told()).toBe(1);
 });
 
 test('an attach that is given up before the daemon was asked is not asked for behind the detach', async () => {

@@ -293,6 +293,10 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
         if (adopted === undefined) await this.#endStranger();
         const daemon = adopted ?? (await BlockdProcess.start(this.#options.program, (event) => this.take(event)));
         if (adopted === undefined) await this.#tellAgain(daemon);
+        else
+          void this.#tellRepositoryIfNone(daemon).catch((error: unknown) =>
+            this.#options.log(`blockd: ${String(error)}`),
+          );
         this.#daemon = daemon;
         for (const waiter of this.#waiters.splice(0)) waiter();
         if (this.#closing) await daemon.stop(STOP_GRACE_MS);
@@ -320,6 +324,15 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     if (stranger === undefined) return;
     this.#options.log(`blockd ${stranger.identity.pid} was started by another supervisor; it is ended`);
     await stranger.stop(STOP_GRACE_MS);
+  }
+
+  /**
+   * An adopted one may have just begun when its supervisor was killed, before it was told. One that knows a repository may have its token
+   * too, which nobody here has.
+   */
+  async #tellRepositoryIfNone({ client }: BlockdProcess): Promise<void> {
+    const { repository } = await client.request('status', {});
+    if (repository === null && this.#repository !== undefined) await client.request('repository', this.#repository);
   }
 
   /** What a daemon that begins knows nothing of: the repository and every disk. One disk's failure is its own. */
