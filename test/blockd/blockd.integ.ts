@@ -100,6 +100,17 @@ describe('blockd', () => {
     expect((await readFile(path.join(blockd.home, 'copy.raw'))).equals(blockd.disk.bytes)).toBe(true);
   });
 
+  it('detaches a whole session with the disk that is just being attached to it, for an agent that was killed, say', async () => {
+    await using blockd = await BlockdUnderTest.open(size);
+    const attaching = blockd.client.request('attach', {
+      ...{ session: 's', disk: 'system', source: blockd.source, waitMs: 1000, listen: { path: blockd.socket } },
+    });
+    expect(await blockd.client.request('detach', { session: 's' })).toEqual({ detached: 1 });
+    await attaching;
+    expect((await blockd.client.request('status', {})).disks).toEqual([]);
+    expect(await blockd.client.request('detach', { session: 's' })).toEqual({ detached: 0 });
+  });
+
   it('answers EIO after the waiting time, says what it waits for and why, tells when the block has come, and serves it', async () => {
     await using blockd = await BlockdUnderTest.open(size);
     await blockd.attach({ waitMs: 400 });

@@ -58,3 +58,18 @@ test('a socket that blockd makes, in whatever folder, is for its owner alone', a
   await blockd.attach({ overlay: 'temporary', fresh: true });
   expect((await stat(blockd.socket)).mode & 0o077).toBe(0);
 });
+
+test('a disk is served on a new socket in the place of one that a killed process left; a disk that is attached keeps its own', async () => {
+  await using blockd = await BlockdUnderTest.open({ diskBytes: 1 << 20, blockBytes: 65_536 });
+  const attach = (source: Parameters<typeof blockd.client.request<'attach'>>[1]['source']) =>
+    blockd.client.request('attach', {
+      ...{ session: 's', disk: 'system', source, waitMs: 5_000, listen: { path: blockd.socket } },
+    });
+  const left = await HeldSocket.open(blockd.socket);
+  await attach(blockd.source);
+  const { ino } = await stat(blockd.socket);
+  await expect(attach(blockd.source)).rejects.toMatchObject({ code: 'exists' });
+  expect((await stat(blockd.socket)).ino).toBe(ino);
+  expect(await run('timeout', ['20', 'nbdinfo', '--size', blockd.uri])).toMatchObject({ code: 0, stdout: '1048576\n' });
+  await left.close();
+});

@@ -1,7 +1,8 @@
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { readlinkSync } from 'node:fs';
+import { type FileHandle, mkdtemp, open, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { DiskMap, sha256, type Digest } from '@collective/shared';
 import type { BaseFile } from '../blockd/base/base-file.js';
 import { BaseFolder, initialState } from './base-file.js';
@@ -39,7 +40,36 @@ const written = async (): Promise<{ readonly file: BaseFile; readonly state: Dis
   return { file, state: second, initial };
 };
 
+/** The paths that are synced from now on. */
+const watchSyncs = async (): Promise<Set<string>> => {
+  const probe = await open(folder);
+  const handles = Object.getPrototypeOf(probe) as Pick<FileHandle, 'sync'>;
+  await probe.close();
+  const { sync } = handles;
+  const synced = new Set<string>();
+  const spy = vi.spyOn(handles, 'sync').mockImplementation(function (this: FileHandle) {
+    synced.add(path.relative(folder, readlinkSync(`/proc/self/fd/${this.fd}`)));
+    return sync.call(this);
+  });
+  onTestFinished(() => spy.mockRestore());
+  return synced;
+};
+
 describe('a base file', () => {
+  it('is durable when it was put, also when one who was killed before he had synced its folder, or made that, was here before', async () => {
+    const { file } = await written();
+    await bases.putBase(file);
+    const synced = await watchSyncs();
+    const later = await BaseFolder.open(folder);
+    expect([...synced]).toEqual(['']); // the names of `bases` and `maps`
+    synced.clear();
+    await later.putMap(DiskMap.empty(SHAPE).changesSince(undefined));
+    synced.clear();
+    await later.putMap(DiskMap.empty(SHAPE).changesSince(undefined));
+    await later.putBase(file);
+    expect([...synced]).toEqual(['maps', 'bases']);
+  });
+
   it('leads to the state and to the initial disk', async () => {
     const { file, state, initial } = await written();
     const named = await bases.putBase(file);

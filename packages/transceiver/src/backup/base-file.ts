@@ -3,8 +3,8 @@
  * named by its SHA-256 and lies at `<overlay>/bases/<sha256>.json`; the maps that it names are lists of changed pairs in
  * `<overlay>/maps/`, named by the SHA-256 of their bytes, so that writing one again changes nothing.
  */
-import { mkdir, readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import {
   CollectiveError,
   DiskMap,
@@ -16,7 +16,14 @@ import {
   type DiskShape,
 } from '@collective/shared';
 import { decodeBaseFile, encodeBaseFile, type BaseFile } from '../blockd/base/base-file.js';
-import { isErrno, readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
+import {
+  isErrno,
+  makeFolderDurably,
+  readIfThere,
+  removeIfThere,
+  syncFolder,
+  writeDurably,
+} from '../storage/durable-file.js';
 
 /** A base file that is on the disk. */
 export type NamedBase = { readonly name: Digest; readonly file: BaseFile };
@@ -34,7 +41,7 @@ export class BaseFolder {
   }
 
   static async open(folder: string): Promise<BaseFolder> {
-    for (const made of ['bases', 'maps']) await mkdir(join(folder, made), { recursive: true, mode: 0o700 });
+    for (const made of ['bases', 'maps']) await makeFolderDurably(join(folder, made));
     return new BaseFolder(folder);
   }
 
@@ -96,8 +103,9 @@ export class BaseFolder {
     const name = sha256(bytes);
     const path = join(this.folder, pathOf(name));
     const held = await readIfThere(path);
-    // What is there whole was renamed into place after its bytes were durable; the folder may not be.
     if (held === undefined || sha256(held) !== name) await writeDurably(path, bytes);
+    // What is there whole was renamed into place after its bytes were durable; whoever did that may have been killed before the folder was.
+    else await syncFolder(dirname(path));
     return name;
   }
 

@@ -2,6 +2,7 @@
  * The block daemon's state: the cache, the fetching thread and the attached disks. It keeps nothing else: what is attached is
  * told anew by the supervisor after a restart.
  */
+import { lstat, rm } from 'node:fs/promises';
 import type net from 'node:net';
 import { parse as parsePath } from 'node:path';
 import { CollectiveError, hasCode, isDigest, type Digest, type ErrorCode } from '@collective/shared';
@@ -238,7 +239,11 @@ export class Blockd {
       this.#withHandle(listen, async (listener) => {
         if (this.#closed !== undefined) throw new CollectiveError('shutting-down', 'blockd is shutting down');
         if (this.#disks.has(key)) throw new CollectiveError('exists', `${key} is attached already`);
-        const attached = await this.#open(params, listener);
+        const attached = await this.#open(params, async (wanted) => {
+          // Not before: it may be the one on which the disk is being attached now.
+          if ('path' in wanted) await removeSocket(wanted.path);
+          return await listener(wanted);
+        });
         attached.record(this.#recordings.get(session));
         this.#disks.set(key, attached);
         return { byteLength: attached.byteLength };
@@ -349,13 +354,24 @@ export class Blockd {
       await this.#turns.take(`${session}/${disk}`, () => detachOne(this.#disk({ session, disk })));
       return 1;
     }
-    const disks = this.#disksOf(session);
+    // Those that are being attached too, as above.
+    const keys = new Set(
+      [...this.#disks.keys(), ...this.#turns.underWay].filter((key) => key.startsWith(`${session}/`)),
+    );
+    let detached = 0;
     const results = await Promise.allSettled(
-      disks.map((each) => this.#turns.take(`${session}/${each.disk}`, () => detachOne(each))),
+      [...keys].map((key) =>
+        this.#turns.take(key, async () => {
+          const attached = this.#disks.get(key);
+          if (attached === undefined) return;
+          detached += 1;
+          await detachOne(attached);
+        }),
+      ),
     );
     const failed = results.find((result) => result.status === 'rejected');
     if (failed !== undefined) throw failed.reason;
-    return disks.length;
+    return detached;
   }
 
   #disksOf(session: string): AttachedDisk[] {
@@ -395,6 +411,12 @@ export class Blockd {
     }
   }
 }
+
+/** Of somebody who is gone. Anything else that is there stays, and is in the way. */
+const removeSocket = async (path: string): Promise<void> => {
+  const found = await lstat(path).catch(() => undefined);
+  if (found?.isSocket() === true) await rm(path, { force: true });
+};
 
 type TakeListener = (
   listen: Listen,

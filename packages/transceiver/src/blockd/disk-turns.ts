@@ -5,6 +5,11 @@
 export class DiskTurns {
   readonly #last = new Map<string, Promise<unknown>>();
 
+  /** Keys of which some work is not over. */
+  get underWay(): readonly string[] {
+    return [...this.#last.keys()];
+  }
+
   /** Resolves or rejects as the work does. */
   async take<T>(key: string, work: () => Promise<T>): Promise<T> {
     const before = this.#last.get(key) ?? Promise.resolve();

@@ -23,6 +23,7 @@ const end = () => { rmSync(at('lock'), { recursive: true }); process.exit(0); };
 process.on('SIGTERM', end);
 process.on('disconnect', () => undefined);
 const disks = [];
+let repository = null;
 const server = net.createServer((socket) => {
   socket.on('error', () => undefined);
   createInterface({ input: socket }).on('line', async (line) => {
@@ -33,12 +34,18 @@ const server = net.createServer((socket) => {
     if (method === 'hello' && existsSync(at('hangs'))) return;
     if (method === 'hello') return reply({ result: { protocol: 1, pid: process.pid, startedAt: 0 } });
     if (method === 'status') {
-      const status = { disks: disks.map((disk) => ({ ...disk, waiting: [] })), lastError: null };
+      const status = { disks: disks.map((disk) => ({ ...disk, waiting: [] })), repository, lastError: null };
       return setTimeout(() => reply({ result: status }), existsSync(at('slow')) ? 2500 : 0);
     }
     if (method === 'keys' || method === 'attach' || method === 'repository')
       appendFileSync(at('said'), JSON.stringify({ pid: process.pid, method, ...params }) + '\\n');
+    if (method === 'repository') repository = params.origin;
     if (method === 'attach') {
+      if (existsSync(at('late'))) {
+        // It was being attached for somebody else until now.
+        disks.push({ session: params.session, disk: params.disk });
+        return reply({ error: { code: 'exists', message: 'attached already', data: {} } });
+      }
       if (existsSync(at('full'))) return reply({ error: { code: 'disk-full', message: 'no space', data: {} } });
       disks.push({ session: params.session, disk: params.disk });
     }
@@ -127,6 +134,40 @@ test('a disk that a busy daemon serves is adopted, however long it takes to say 
   expect((await asked()).match(/attach/g)).toHaveLength(1);
 });
 
+test('a disk that the daemon was just attaching for a killed supervisor is adopted with the socket in whose backlog QEMU waits, and attached again to the next daemon', async () => {
+  const { folder, at, open, attachment, asked, kill } = await setUp();
+  const orphan = fork(at('daemon.mjs'), [folder], { stdio: 'ignore' });
+  await expect.poll(() => readFile(at('blockd.sock')).catch((error: unknown) => String(error))).toContain('ENXIO');
+  await writeFile(at('late'), '');
+  await writeFile(attachment.socketPath, 'the socket that was handed over');
+  const keeper = await open();
+  await keeper.adopt(attachment);
+  expect(keeper.pid).toBe(orphan.pid);
+  expect(await readFile(attachment.socketPath, 'utf8')).toBe('the socket that was handed over');
+  await rm(at('late'));
+  const restarted = once(keeper, 'restarted');
+  await kill(orphan.pid ?? null);
+  await restarted;
+  expect((await asked()).match(/attach/g)).toHaveLength(2);
+});
+
+test('a daemon that its killed supervisor had not told the repository yet is told by the next one; one that knows it keeps it, and its token', async () => {
+  const { folder, at, open } = await setUp();
+  await new RepositoryFile(at('repository.json')).write({ origin: 'http://127.0.0.1:99' });
+  const orphan = fork(at('daemon.mjs'), [folder], { stdio: 'ignore' });
+  await expect.poll(() => readFile(at('blockd.sock')).catch((error: unknown) => String(error))).toContain('ENXIO');
+  const told = async (): Promise<number> =>
+    (await readFile(at('said'), 'utf8').catch(() => '')).split('"method":"repository"').length - 1;
+  const keeper = await open();
+  await expect.poll(told).toBe(1);
+  expect(keeper.pid).toBe(orphan.pid);
+  // As a third supervisor would find it.
+  const next = await open();
+  await next.status();
+  await next.traceStart('one');
+  expect(await told()).toBe(1);
+});
+
 test('an attach that is given up before the daemon was asked is not asked for behind the detach', async () => {
   const { at, open, attachment, asked } = await setUp();
   const keeper = await open();
@@ -180,6 +221,28 @@ test('what the daemon says of a full disk and of a refused token is there for st
     { code: 'disk-full', machine: 'one', disk: 'user', message: 'still no space' },
     { code: 'not-logged-in' },
   ]);
+});
+
+test('keys of blocks that come while a disk waits for its daemon to start are those that it is attached with', async () => {
+  const { folder, open, at, attachment } = await setUp();
+  const keeper = await open({
+    program: {
+      module: at('daemon.mjs'),
+      words: [folder, '500'],
+      controlSocket: at('blockd.sock'),
+      logFile: at('blockd.log'),
+    },
+  });
+  const keysOf = (epoch: number) => {
+    const key = Buffer.alloc(32, epoch).toString('base64url');
+    return [{ epoch, blockNameKey: key, chunkKey: key }];
+  };
+  const overlay = { path: at('overlay'), mode: 'persistent' as const };
+  const attaching = keeper.attach({ ...attachment, overlay, blockKeys: keysOf(1) }, { fresh: false });
+  await keeper.setBlockKeys('one', keysOf(2));
+  await attaching;
+  const said = (await readFile(at('said'), 'utf8')).trim().split('\n');
+  expect(said.map((line) => JSON.parse(line) as unknown)).toMatchObject([{ method: 'attach', blockKeys: keysOf(2) }]);
 });
 
 test('keys of blocks and the token go to the daemon, with each disk of the person, and again to the next one; the token is in no file', async () => {

@@ -6,7 +6,6 @@
  * disks get held ones in the same places.
  */
 import { EventEmitter } from 'node:events';
-import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CollectiveError, hasCode } from '@collective/shared';
 import type { ControlClient } from '../blockd/control/control-client.js';
@@ -56,6 +55,7 @@ const UNANSWERED_MAX = 2;
 export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements DiskService {
   readonly #options: BlockdKeeperOptions;
   readonly #attached = new Map<string, Attached>();
+  readonly #attaching = new Set<Attached>();
   #repository: Repository | undefined;
   #daemon: BlockdProcess | undefined;
   readonly #troubles = new BlockdTroubles();
@@ -128,11 +128,14 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     const key = keyOf(attachment.machine, attachment.disk);
     const known = this.#attached.get(key);
     const attached: Attached = { attachment, held: known?.held };
+    this.#attaching.add(attached);
     try {
       await this.#withDaemon((daemon) => this.#attachTo(daemon, attached, options), options.signal);
     } catch (error) {
       if (known === undefined) await attached.held?.close();
       throw error;
+    } finally {
+      this.#attaching.delete(attached);
     }
     this.#attached.set(key, attached);
   }
@@ -141,13 +144,21 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     const { machine, disk } = attachment;
     // However long the answer takes: a disk that is attached must not be taken for one that is not.
     const status = await this.#withDaemon(({ client }) => client.request('status', {}));
-    if (status.disks.some((each) => each.session === machine && each.disk === disk)) {
-      // Held already when this is a repetition: an earlier disk of the machine was attached, a later one could not be.
-      const key = keyOf(machine, disk);
-      this.#attached.set(key, { attachment, held: this.#attached.get(key)?.held });
-      return;
+    if (!status.disks.some((each) => each.session === machine && each.disk === disk)) {
+      try {
+        return await this.attach(attachment, { fresh: false });
+      } catch (error) {
+        // The daemon was just attaching it for the supervisor that died.
+        if (!hasCode(error, 'exists')) throw error;
+      }
     }
-    await this.attach(attachment, { fresh: false });
+    // Held already when this is a repetition: an earlier disk of the machine was attached, a later one could not be.
+    const key = keyOf(machine, disk);
+    this.#attached.set(key, { attachment, held: this.#attached.get(key)?.held });
+    // The supervisor that died may not have come to that.
+    await letQemuConnect(attachment.socketPath, attachment.qemuUser).catch((error: unknown) =>
+      this.#options.log(`blockd: the socket of ${disk} of ${machine}: ${String(error)}`),
+    );
   }
 
   async detach(machine: string, disk: string, options: { readonly keepOverlay?: boolean } = {}): Promise<void> {
@@ -171,7 +182,8 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
   }
 
   async setBlockKeys(machine: string, blockKeys: BlockKeys): Promise<void> {
-    for (const attached of this.#attached.values()) {
+    // Also those whose attach waits for a daemon that is being started.
+    for (const attached of [...this.#attached.values(), ...this.#attaching]) {
       const { attachment } = attached;
       if (attachment.machine === machine && isDiskOfPerson(attachment))
         attached.attachment = { ...attachment, blockKeys };
@@ -281,6 +293,10 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
         if (adopted === undefined) await this.#endStranger();
         const daemon = adopted ?? (await BlockdProcess.start(this.#options.program, (event) => this.take(event)));
         if (adopted === undefined) await this.#tellAgain(daemon);
+        else
+          void this.#tellRepositoryIfNone(daemon).catch((error: unknown) =>
+            this.#options.log(`blockd: ${String(error)}`),
+          );
         this.#daemon = daemon;
         for (const waiter of this.#waiters.splice(0)) waiter();
         if (this.#closing) await daemon.stop(STOP_GRACE_MS);
@@ -308,6 +324,15 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     if (stranger === undefined) return;
     this.#options.log(`blockd ${stranger.identity.pid} was started by another supervisor; it is ended`);
     await stranger.stop(STOP_GRACE_MS);
+  }
+
+  /**
+   * An adopted one may have just begun when its supervisor was killed, before it was told. One that knows a repository may have its token
+   * too, which nobody here has.
+   */
+  async #tellRepositoryIfNone({ client }: BlockdProcess): Promise<void> {
+    const { repository } = await client.request('status', {});
+    if (repository === null && this.#repository !== undefined) await client.request('repository', this.#repository);
   }
 
   /** What a daemon that begins knows nothing of: the repository and every disk. One disk's failure is its own. */
@@ -355,8 +380,8 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
       attached.attachment;
     // A name of its own each time: one that came too late for a failed attempt is not taken for the next.
     const name = `${machine}.${disk}.${++this.#handedOver}`;
+    // Else the daemon makes its own, in the place of one of an earlier supervisor.
     if (daemon.takesSockets) attached.held ??= await HeldSocket.open(socketPath);
-    else await rm(socketPath, { force: true }); // a socket of an earlier supervisor: the daemon makes its own
     const { held } = attached;
     // Nothing is asked after the signal: it would come to the daemon behind the detach of who gave it.
     signal?.throwIfAborted();

@@ -45,7 +45,7 @@
  * diskKey: 64 bytes as base64url, with which the cache of private blocks is encrypted; the overlay's key when absent and the overlay is persistent. blockKeys:
  * [{epoch, blockNameKey, chunkKey}], 32 bytes each as base64url, of the epochs of the person's ring. `wrong-key` when private blocks are there and one of the two is not.
  *
- * listen: {"path"} a unix socket that blockd makes, {"fd"} one that it inherited, or {"handle": NAME}: a net.Server that the parent process
+ * listen: {"path"} a unix socket that blockd makes (at `attach` in the place of one that is there, whose owner is gone), {"fd"} one that it inherited, or {"handle": NAME}: a net.Server that the parent process
  * sends over the IPC channel as `process.send({listener: NAME}, server)`.
  *
  * events: block-unavailable {session, disk, blockIndex, reason}: a read was answered EIO, the machine is paused. block-arrived

@@ -11,7 +11,7 @@ export class ListeningHandles {
     string,
     { readonly take: (server: net.Server) => void; readonly giveUp: (error: Error) => void }
   >();
-  /** Names of sockets that are still on their way and whose request has failed. */
+  /** Names of sockets that are still on their way and whose request has failed or has given up waiting. */
   readonly #unwanted = new Set<string>();
   #isSenderGone = false;
 
@@ -46,6 +46,9 @@ export class ListeningHandles {
         this.#waiters.set(name, { take: resolve, giveUp: reject });
         timer = setTimeout(() => reject(notHandedOver(name)), WAIT_MS);
       });
+    } catch (error) {
+      this.#unwanted.add(name); // it may still come: a process that stood still finds the time over before it finds the socket
+      throw error;
     } finally {
       clearTimeout(timer);
       this.#waiters.delete(name);
