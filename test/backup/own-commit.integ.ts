@@ -94,3 +94,29 @@ test('what another device has put upon it is another device’s: then the person
   expect(home.backup.state.apart).toMatchObject({ head: { number: 4 } });
   expect(home.content.equals(content)).toBe(true);
 });
+
+// Seen in review: the second undo met the first one as the head, what was here was saved upon that instead, and the person was told that
+// the old state is back.
+test('another undo after it: the old state is what is here, and what was here is in the history', async () => {
+  const { home, subscription, ofFirst } = await undoneUnheard();
+  const { content } = home;
+  isAway(home, false);
+  lab.clock.seconds += 60;
+  await undo(home.backup, home.restoreParts, 1);
+  const { head } = home.backup.state;
+  expect(home.content.equals(ofFirst)).toBe(true);
+  expect((await lab.head(subscription))?.number).toBe(head?.number);
+  expect((await lab.manifest(subscription, head?.number ?? 0)).reason).toBe('undo');
+  expect((await lab.snapshotBytes(subscription, head?.number ?? 0)).equals(ofFirst)).toBe(true);
+  expect((await lab.snapshotBytes(subscription, (head?.number ?? 0) - 1)).equals(content)).toBe(true);
+});
+
+test('nothing was written meanwhile: what is here follows it, and does not change under the person at a later start', async () => {
+  const { home, subscription } = await undoneUnheard();
+  const { content } = home;
+  isAway(home, false);
+  expect(await catchUp(home.backup, home.restoreParts)).toBe('current');
+  expect(home.backup.state).toMatchObject({ apart: null, pending: null, mustCommit: false, head: { number: 4 } });
+  expect(home.content.equals(content)).toBe(true);
+  expect((await lab.snapshotBytes(subscription, 4)).equals(content)).toBe(true);
+});

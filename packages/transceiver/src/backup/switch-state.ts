@@ -15,8 +15,9 @@ import {
   type RestoreParts,
 } from './restore.js';
 import { sealedAgain } from './pending-seals.js';
+import { remoteSubscription } from './remote-head.js';
 import { signManifest, snapshotDisks } from './sign-snapshot.js';
-import { openPending } from './upload-step.js';
+import { followGivenUp, openPending } from './upload-step.js';
 
 export type CaughtUp =
   /** The newest snapshot is what is here. */
@@ -153,8 +154,21 @@ async function isCurrent({ state }: MachineBackup, parts: RestoreParts): Promise
 export async function saveHere(backup: MachineBackup, signal: AbortSignal | undefined): Promise<boolean> {
   if ((await drain(backup, signal)) === 'apart') return false;
   await backup.seal('request');
-  return (await drain(backup, signal)) === 'idle';
+  if ((await drain(backup, signal)) === 'apart') return false;
+  return !(await followArrived(backup, signal)) || (await drain(backup, signal)) === 'idle';
 }
+
+/**
+ * When nothing had to be saved nobody has met an undo yet that was dropped here and arrived all the same. What is here follows it
+ * first: else the next undo would meet it, and be taken for what is here.
+ */
+const followArrived = async (backup: MachineBackup, signal: AbortSignal | undefined): Promise<boolean> =>
+  backup.alone(async (context) => {
+    const { givenUp, subscription } = context.file.state;
+    if (givenUp === undefined) return false;
+    const head = (await remoteSubscription(context.parts.person.client, subscription, signal))?.head ?? null;
+    return head !== null && followGivenUp(context, head);
+  });
 
 /** Steps until nothing is on its way. Errors: those of the steps. */
 export async function drain(backup: MachineBackup, signal: AbortSignal | undefined): Promise<'idle' | 'apart'> {
