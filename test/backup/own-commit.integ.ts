@@ -48,7 +48,8 @@ const undoneUnheard = async (): Promise<{
   expect(home.backup.state).toMatchObject({ head: { number: 2 }, pending: { kind: 'packed', reason: 'undo' } });
   isAway(home, true);
   await home.restart();
-  await prepareStart(home.backup);
+  expect(await prepareStart(home.backup)).toBe(true);
+  expect(await prepareStart(home.backup)).toBe(false);
   return { home, subscription, ofFirst };
 };
 
@@ -93,4 +94,51 @@ test('what another device has put upon it is another device’s: then the person
   expect(await home.save()).toBe('apart');
   expect(home.backup.state.apart).toMatchObject({ head: { number: 4 } });
   expect(home.content.equals(content)).toBe(true);
+});
+
+// Seen in review: the second undo met the first one as the head, what was here was saved upon that instead, and the person was told that
+// the old state is back.
+test('another undo after it: the old state is what is here, and what was here is in the history', async () => {
+  const { home, subscription, ofFirst } = await undoneUnheard();
+  const { content } = home;
+  isAway(home, false);
+  lab.clock.seconds += 60;
+  await undo(home.backup, home.restoreParts, 1);
+  const { head } = home.backup.state;
+  expect(home.content.equals(ofFirst)).toBe(true);
+  expect((await lab.head(subscription))?.number).toBe(head?.number);
+  expect((await lab.manifest(subscription, head?.number ?? 0)).reason).toBe('undo');
+  expect((await lab.snapshotBytes(subscription, head?.number ?? 0)).equals(ofFirst)).toBe(true);
+  expect((await lab.snapshotBytes(subscription, (head?.number ?? 0) - 1)).equals(content)).toBe(true);
+});
+
+test('nothing was written meanwhile: what is here follows it, and does not change under the person at a later start', async () => {
+  const { home, subscription } = await undoneUnheard();
+  const { content } = home;
+  isAway(home, false);
+  expect(await catchUp(home.backup, home.restoreParts)).toBe('current');
+  expect(home.backup.state).toMatchObject({ apart: null, pending: null, mustCommit: false, head: { number: 4 } });
+  expect(home.content.equals(content)).toBe(true);
+  expect((await lab.snapshotBytes(subscription, 4)).equals(content)).toBe(true);
+});
+
+// Seen in review: an undo that the network broke off vanished, unsaid, with a start a moment later, though the repository was there again.
+test('an undo that could not be sent is done by the next start with the repository', async () => {
+  const home = lab.emptyHome(device);
+  await home.create();
+  home.write(1, 84_001);
+  await home.save();
+  const ofFirst = home.content;
+  home.write(1, 84_002);
+  await home.save();
+  home.client.beforeCall = (name) => {
+    if (name === 'commitSnapshot') throw unreachable();
+  };
+  await expect(undo(home.backup, home.restoreParts, 1)).rejects.toMatchObject({ code: 'repository-unreachable' });
+  await home.restart();
+  isAway(home, false);
+  expect(await catchUp(home.backup, home.restoreParts)).toBe('current');
+  expect(await prepareStart(home.backup)).toBe(false);
+  expect(home.content.equals(ofFirst)).toBe(true);
+  expect(home.backup.state).toMatchObject({ pending: null, head: { number: 3 } });
 });

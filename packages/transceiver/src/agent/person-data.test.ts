@@ -201,6 +201,24 @@ describe('a suspended machine, with which another device went on', () => {
   });
 });
 
+describe('at a logout', () => {
+  // Seen in review: the choice was made, the block daemon could not be reached, and everything was said to be saved.
+  it('what the person has chosen to keep and nothing has sealed yet is only here', async () => {
+    await makeMachine('tiny', S1, { isRegistered: false, head: null, mustResend: true, mustCommit: true });
+    const data = await open();
+    const left = await data.settle({ signal: AbortSignal.timeout(10_000), onProgress: () => undefined });
+    expect(left.machines.map(({ name }) => name)).toEqual(['tiny']);
+  });
+
+  it('what is saved and has no other head is not', async () => {
+    await makeMachine('tiny', S1);
+    const data = await open();
+    expect(await data.settle({ signal: AbortSignal.timeout(10_000), onProgress: () => undefined })).toMatchObject({
+      unsavedBytes: 0,
+    });
+  });
+});
+
 describe('two machines of one name', () => {
   beforeEach(() => {
     profile = { ...profile, subscriptions: [listed(S1, 'tiny'), listed(S2, 'tiny-2')] };

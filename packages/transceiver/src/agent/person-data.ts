@@ -326,8 +326,11 @@ export class PersonData implements BackupSettling {
     const machines = (await this.#runner.status())
       .map(({ machine, unsavedBytes, pending }) => ({
         name: machine,
-        // What is sealed and holds nothing (trims) is still not there.
-        unsavedBytes: pending === null || pending.reason === 'start' ? unsavedBytes : Math.max(1, unsavedBytes),
+        // What is sealed and holds nothing (trims) is still not there; nor is a choice (apart) of which nothing is sealed yet.
+        unsavedBytes:
+          (pending === null || pending.reason === 'start') && this.#backups.get(machine)?.state.mustCommit !== true
+            ? unsavedBytes
+            : Math.max(1, unsavedBytes),
       }))
       .filter(({ unsavedBytes }) => unsavedBytes > 0);
     // What nobody backs up (a machine of before the backup, or whose backup.json cannot be read) is only here.

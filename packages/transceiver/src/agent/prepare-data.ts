@@ -55,12 +55,16 @@ export async function prepareData(backup: MachineBackup, wish: StartWish, contex
   // First: what is locked since a reset is neither saved nor brought up to date.
   const subscription = await Subscription.open(home.machinesDirectory, name);
   chooseDiskKey(session.diskKeys, await subscription.keyChecks(), `a disk of ${name}`);
+  const prepare = async (): Promise<void> => {
+    if (await prepareStart(backup, job.signal))
+      notes.push('The undo had not reached the repository and was dropped: your disk is as it was before it.');
+  };
   let isEnded = false;
   // After what another device has saved is here: it may have run this version already.
   const endVersionBefore = async (): Promise<boolean> => {
     if (isEnded || !isVersionChange(backup, writerOf(wish))) return false;
-    // An undo that has not reached the repository is dropped first: what it leaves is not what a version wrote.
-    await prepareStart(backup, job.signal);
+    // First: what an undo that is dropped leaves is not what a version wrote.
+    await prepare();
     await endVersion(backup);
     isEnded = true;
     return true;
@@ -85,7 +89,7 @@ export async function prepareData(backup: MachineBackup, wish: StartWish, contex
     }
   }
   if (backup.state.apart !== null) throw apart(backup);
-  await prepareStart(backup, job.signal);
+  await prepare();
   await endVersionBefore();
   await noteVersion(backup, { ...wish, subscription });
 }

@@ -336,8 +336,8 @@ export class MachineBackup {
    * snapshot goes on.
    */
   async settled(signal: AbortSignal): Promise<SettledAs> {
-    const { pending, apart, toPin } = this.state;
-    if (pending === null && apart === null && toPin.length === 0) return 'saved';
+    const { pending, apart, toPin, mustCommit } = this.state;
+    if (pending === null && apart === null && toPin.length === 0 && !mustCommit) return 'saved';
     const settled = this.#wakeup.settled(signal);
     this.kick();
     return settled;

@@ -10,7 +10,7 @@ import type { CommittedDisks } from './committed-disks.js';
 import { localFailure } from './local-failure.js';
 import { planObjects, type ObjectPlan } from './object-plan.js';
 import { packSnapshot, type PackFigures, type Packed } from './pack-snapshot.js';
-import { sealedOf, withJoined, withPin } from './pending-seals.js';
+import { isSealedLater, sealedOf, withCarried, withJoined, withPin } from './pending-seals.js';
 import { manifestOf, signManifest } from './sign-snapshot.js';
 import type { SnapshotObjects } from './snapshot-objects.js';
 
@@ -59,22 +59,17 @@ const layeredDisks = ({ disks }: BackupState, { layers }: SealedPending): Backup
   disks.filter(({ name }) => layers.some(({ disk }) => disk === name));
 
 /**
- * What is sent again though nobody wrote it is read through a layer: a disk that only an earlier version had gets one. Before
- * another version is started every disk gets one (`MachineBackup.endVersion`), so here nothing later lies below it.
+ * What is sent again though nobody wrote it is read through a layer: a disk that only an earlier version had gets one, or that
+ * which it has got since, before another version was started (`endVersion`). Nothing later lies below it.
  */
 async function sealCarried({ parts, file }: StepContext, plan: ObjectPlan): Promise<void> {
   const { pending, mustResend } = file.state;
   if (pending?.kind !== 'sealed' || (!mustResend && plan.givenUp.size === 0)) return;
-  const added: SealedPending['layers'] = [];
+  const carried = new Map<string, string | undefined>();
   for (const { name, committed } of file.state.disks)
     if (committed !== null && pending.layers.every(({ disk }) => disk !== name))
-      added.push({ disk: name, layer: (await parts.disks.seal(name)).layer });
-  if (added.length === 0) return;
-  await file.update((now) =>
-    now.pending?.kind === 'sealed'
-      ? { ...now, pending: { ...now.pending, layers: [...now.pending.layers, ...added] } }
-      : now,
-  );
+      carried.set(name, isSealedLater(file.state, name) ? undefined : (await parts.disks.seal(name)).layer);
+  if (carried.size > 0) await file.update((now) => withCarried(now, carried));
 }
 
 async function pack(

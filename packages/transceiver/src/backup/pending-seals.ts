@@ -57,6 +57,37 @@ export const withJoined = (state: BackupState): BackupState => {
   return taken === 0 ? state : { ...state, pending: { kind: 'sealed', ...joined }, next: next.slice(taken) };
 };
 
+/** Is it sealed in what comes after `pending`? */
+export const isSealedLater = ({ next }: BackupState, name: string): boolean =>
+  next.some(({ layers }) => layers.some(({ disk }) => disk === name));
+
+/**
+ * The state in which what is about to be packed has these disks, too: with the layer that was `sealed` for it, or with the lowest one of
+ * what comes after. Nobody had written to the disk by then, because all are sealed before another version is started; a new layer would lie
+ * above what later versions wrote.
+ */
+export const withCarried = (state: BackupState, disks: ReadonlyMap<string, string | undefined>): BackupState => {
+  const { pending } = state;
+  if (pending?.kind !== 'sealed') return state;
+  const layers = [...pending.layers];
+  let { mustPin } = pending;
+  let { next } = state;
+  for (const [disk, sealed] of disks) {
+    const at = next.findIndex((later) => later.layers.some((one) => one.disk === disk));
+    const lowest = next[at]?.layers.find((one) => one.disk === disk)?.layer;
+    const layer = lowest ?? sealed;
+    if (layer === undefined) continue;
+    layers.push({ disk, layer });
+    next = next.map((later, which) =>
+      which === at ? { ...later, layers: later.layers.filter((one) => one.disk !== disk) } : later,
+    );
+  }
+  // One that has nothing else is this very state.
+  mustPin ||= next.some((later) => later.layers.length === 0 && later.mustPin);
+  next = next.filter((later) => later.layers.length > 0);
+  return { ...state, next, pending: { ...pending, layers, mustPin } };
+};
+
 /**
  * The state in which the last that is on its way, or else the head, is the end of what a version wrote: it is to be pinned,
  * and what is sealed from now on goes into another snapshot.

@@ -15,8 +15,9 @@ import {
   type RestoreParts,
 } from './restore.js';
 import { sealedAgain } from './pending-seals.js';
+import { remoteSubscription } from './remote-head.js';
 import { signManifest, snapshotDisks } from './sign-snapshot.js';
-import { openPending } from './upload-step.js';
+import { followGivenUp, openPending } from './upload-step.js';
 
 export type CaughtUp =
   /** The newest snapshot is what is here. */
@@ -34,7 +35,8 @@ export async function catchUp(backup: MachineBackup, parts: RestoreParts): Promi
   requireStopped(backup);
   const { state } = backup;
   if (state.apart !== null) return 'apart';
-  if (await isCurrent(backup, parts)) return 'current';
+  // An undo that is on its way goes first: the start that follows would drop it.
+  if ((await isCurrent(backup, parts)) && !isUndone(backup.state)) return 'current';
   if (!(await saveHere(backup, parts.signal))) return 'apart';
   // What was saved just now is the newest, unless there was nothing to save.
   if (await isCurrent(backup, parts)) return 'current';
@@ -118,9 +120,11 @@ export async function undo(backup: MachineBackup, parts: RestoreParts, number: n
  * Before a start, with or without a network: a state that is to be taken over is, and an undo that has not reached the
  * repository is dropped, because the machine is about to write to the state that it would have left. It may have got there
  * all the same, its answer lost: its name is kept, so that it is known as this device's own when it turns out to be the head
- * (upload-step.ts). Then `backup.state` says what each disk lies over. Errors: those of the block path, `block-unavailable` among them.
+ * (upload-step.ts). Then `backup.state` says what each disk lies over. True when an undo was dropped: the person is to know. Errors: those of
+ * the block path, `block-unavailable` among them.
  */
-export async function prepareStart(backup: MachineBackup, signal?: AbortSignal): Promise<void> {
+export async function prepareStart(backup: MachineBackup, signal?: AbortSignal): Promise<boolean> {
+  const isDropped = isUndone(backup.state);
   await backup.alone(async ({ file }) => {
     await file.update((state) => {
       const { pending } = state;
@@ -131,7 +135,11 @@ export async function prepareStart(backup: MachineBackup, signal?: AbortSignal):
   });
   while (backup.state.pending?.kind === 'committed' && backup.state.pending.isAnew)
     await backup.step(signal ?? new AbortController().signal);
+  return isDropped;
 }
+
+/** An undo has not reached the repository yet, as far as anybody knows. */
+const isUndone = ({ pending }: BackupState): boolean => pending?.kind === 'packed' && pending.isAnew;
 
 /** There is nothing newer than what is here. Errors: as newestSnapshot. */
 async function isCurrent({ state }: MachineBackup, parts: RestoreParts): Promise<boolean> {
@@ -153,8 +161,21 @@ async function isCurrent({ state }: MachineBackup, parts: RestoreParts): Promise
 export async function saveHere(backup: MachineBackup, signal: AbortSignal | undefined): Promise<boolean> {
   if ((await drain(backup, signal)) === 'apart') return false;
   await backup.seal('request');
-  return (await drain(backup, signal)) === 'idle';
+  if ((await drain(backup, signal)) === 'apart') return false;
+  return !(await followArrived(backup, signal)) || (await drain(backup, signal)) === 'idle';
 }
+
+/**
+ * When nothing had to be saved nobody has met an undo yet that was dropped here and arrived all the same. What is here follows it
+ * first: else the next undo would meet it, and be taken for what is here.
+ */
+const followArrived = async (backup: MachineBackup, signal: AbortSignal | undefined): Promise<boolean> =>
+  backup.alone(async (context) => {
+    const { givenUp, subscription } = context.file.state;
+    if (givenUp === undefined) return false;
+    const head = (await remoteSubscription(context.parts.person.client, subscription, signal))?.head ?? null;
+    return head !== null && followGivenUp(context, head);
+  });
 
 /** Steps until nothing is on its way. Errors: those of the steps. */
 export async function drain(backup: MachineBackup, signal: AbortSignal | undefined): Promise<'idle' | 'apart'> {

@@ -137,7 +137,7 @@ async function explain(
  * The head is an undo of this very device, which was given up here because nobody knew that it had arrived (prepareStart). Nobody else went
  * on: what is here follows it. True when it was that.
  */
-async function followGivenUp({ parts, file }: StepContext, head: FoundCommit): Promise<boolean> {
+export async function followGivenUp({ parts, file }: StepContext, head: FoundCommit): Promise<boolean> {
   const { givenUp } = file.state;
   if (givenUp?.number !== head.number || givenUp.manifest !== head.manifest) return false;
   await file.update(({ givenUp: _known, ...state }) => ({
