@@ -14,6 +14,7 @@ import { tinyPlaces } from './tiny-places.js';
 
 const READY = /TINY READY .* home=\S+/;
 const GOES_ON_MS_MAX = 3_000;
+const ANSWER_MS_MAX = 1_000;
 /** Longer than a read waits, and than three attempts. */
 const TROUBLE_MS = 9_000;
 
@@ -22,6 +23,12 @@ const showsNoDiskError = async (lab: MachineLab): Promise<void> => {
   console.type('dmesg; echo end-of-l""og');
   await console.sees(/end-of-log/);
   expectNoDiskErrors(console.text);
+};
+
+const isAnsweredSoon = async (what: string, ask: () => Promise<unknown>): Promise<void> => {
+  const askedAtMs = performance.now();
+  await ask();
+  expect(performance.now() - askedAtMs, what).toBeLessThan(ANSWER_MS_MAX * crowding());
 };
 
 const TROUBLES = [
@@ -106,7 +113,12 @@ test('a full local disk: the cache gives way, then the machine is paused with th
         const state = await lab.reaches('one', 'paused');
         expect(state).toMatchObject({ cause: 'disk', why: 'the local disk is full' });
         const pausedAtMs = performance.now();
-        await lab.client.request('screendump', { machine: 'one' });
+        await isAnsweredSoon('status', () => lab.client.request('status', {}));
+        await isAnsweredSoon('the display', () => lab.client.request('screendump', { machine: 'one' }));
+        // There is no room for its memory: that is said, and nothing else happens.
+        await isAnsweredSoon('suspend', async () =>
+          expect(lab.client.request('suspend', { machine: 'one' })).rejects.toMatchObject({ code: 'disk-full' }),
+        );
         await eventually('it stays so', async () => {
           const now = await lab.state('one');
           // Once in a while it is tried whether the disk is as full as it says.
@@ -124,6 +136,19 @@ test('a full local disk: the cache gives way, then the machine is paused with th
         console.type('echo 3 >/proc/sys/vm/drop_caches; echo "ag""ain" $(md5sum </home/big)');
         await console.sees(new RegExp(`again ${written ?? 'nothing'}`));
         await showsNoDiskError(lab);
+        // And once more, to be stopped in it.
+        await eventually('the cache has given way again', async () => {
+          await fillTo(LEFT_BYTES);
+          return (await cacheBytes()) < 4e6;
+        });
+        await fillTo(LEFT_BYTES);
+        console.type('dd if=/dev/urandom of=/home/more bs=1M count=40 && sync');
+        await lab.reaches('one', 'paused');
+        const stopped = lab.reaches('one', 'stopped');
+        await isAnsweredSoon('stop', async () => {
+          await lab.client.request('stop', { machine: 'one' });
+          await stopped;
+        });
       },
       { parent: mount },
     );

@@ -14,8 +14,11 @@ import { type Bus, type Firmware, type Flavour, tinyPlaces } from './tiny-places
 
 export const PHASES = ['firmware', 'boot loader', 'kernel', 'after login'] as const;
 export type Phase = (typeof PHASES)[number];
-/** `reset`: connections are closed and new ones refused. `silence`: they stay open, also new ones, and carry nothing. */
-export type Outage = 'reset' | 'silence';
+/**
+ * `reset`: connections are closed and new ones refused. `silence`: they stay open, also new ones, and carry nothing. `503` and `401`: the server
+ * answers every request so.
+ */
+export type Outage = 'reset' | 'silence' | '503' | '401';
 
 /** What becomes of the machine in the outage. */
 export type Ending = 'goes on' | 'stop' | 'suspend';
@@ -97,7 +100,7 @@ export class OutageScene {
     this.#cell = cell;
     lab.repository.behave = (digest) => {
       if (this.#awaited === undefined && this.#isPhase(digest)) this.#cut(digest);
-      if (this.#isAway) return 'silent'; // the signal may take a moment to reach the link
+      if (this.#isAway) return this.#answer;
       if (digest === this.#awaited) this.#servedAtMs ??= performance.now();
       return 'serve';
     };
@@ -163,8 +166,7 @@ export class OutageScene {
     const askedAtMs = performance.now();
     await this.lab.client.request('suspend', { machine: this.machine });
     const suspendedMs = Math.round(performance.now() - askedAtMs);
-    this.#isAway = false;
-    this.lab.link.up();
+    this.#end();
     const resumedAtMs = performance.now();
     await this.lab.resume(this.machine);
     await this.lab.reaches(this.machine, 'running');
@@ -175,8 +177,7 @@ export class OutageScene {
   /** The link is back; resolves with how long it took until the guest has its block and goes on. */
   async comeBack(): Promise<{ readonly goesOnAfterMs: number }> {
     const going = this.lab.reaches(this.machine, 'running', 120_000);
-    this.#isAway = false;
-    this.lab.link.up();
+    this.#end();
     const backAtMs = performance.now();
     await going;
     const runningAtMs = performance.now();
@@ -204,12 +205,24 @@ export class OutageScene {
     };
   }
 
+  /** Of the link it is the end, which the signal may take a moment to bring. */
+  get #answer(): 'silent' | { readonly status: number } {
+    const { outage } = this.#cell;
+    return outage === '503' || outage === '401' ? { status: Number(outage) } : 'silent';
+  }
+
+  #end(): void {
+    const { outage } = this.#cell;
+    this.#isAway = false;
+    if (outage === 'reset' || outage === 'silence') this.lab.link.up();
+  }
+
   #cut(digest: Digest): void {
     this.#awaited = digest;
     this.#isAway = true;
     this.cutAtMs = performance.now();
     if (this.#cell.outage === 'reset') this.lab.link.down();
-    else this.lab.link.silence();
+    else if (this.#cell.outage === 'silence') this.lab.link.silence();
   }
 }
 

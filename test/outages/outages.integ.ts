@@ -15,7 +15,7 @@ import { cellName, type Cell, type CellResult, PHASES, runCell } from './outage-
 
 const BUSES = ['virtio', 'sata', 'ide'] as const;
 const FIRMWARES = ['bios', 'uefi'] as const;
-const OUTAGES = ['reset', 'silence'] as const;
+const OUTAGES = ['reset', 'silence', '503', '401'] as const;
 
 /** Longer than the 5 s that a read waits on virtio, and than one attempt that falls silent after that. */
 const SHORT_MS = 8_000;
@@ -26,7 +26,15 @@ const ANSWER_MS_MAX = 1_000;
 const GOES_ON_MS_MAX = 3_000;
 const CELLS_AT_ONCE = Number(process.env['OUTAGES_AT_ONCE'] ?? 2);
 
-const cover: readonly Cell[] = PHASES.flatMap((phase, p) =>
+/** A server that answers, but not with blocks: each phase, ending, answer, bus and firmware. */
+const answering: readonly Cell[] = [
+  { phase: 'firmware', bus: 'ide', firmware: 'uefi', outage: '503', ending: 'goes on', outageMs: SHORT_MS },
+  { phase: 'boot loader', bus: 'sata', firmware: 'bios', outage: '401', ending: 'stop', outageMs: AT_ONCE_MS },
+  { phase: 'kernel', bus: 'virtio', firmware: 'uefi', outage: '503', ending: 'suspend', outageMs: AT_ONCE_MS },
+  { phase: 'after login', bus: 'ide', firmware: 'bios', outage: '401', ending: 'suspend', outageMs: AT_ONCE_MS },
+];
+
+const cuts: readonly Cell[] = PHASES.flatMap((phase, p) =>
   BUSES.flatMap((bus, b): Cell[] => {
     const firmware = (p + b) % 2 === 0 ? 'bios' : 'uefi';
     const outage = ((p >> 1) + b) % 2 === 0 ? 'reset' : 'silence';
@@ -44,6 +52,8 @@ const cover: readonly Cell[] = PHASES.flatMap((phase, p) =>
     ];
   }),
 );
+
+const cover: readonly Cell[] = [...cuts, ...answering];
 
 const long: readonly Cell[] = [
   {

@@ -49,8 +49,12 @@ export async function saveDeviceState(
         socket.destroy();
       }
     });
-    received.catch(() => undefined);
-    await untilDone(qmp, signal);
+    let unreceived: unknown;
+    received.catch((error: unknown) => (unreceived = error));
+    await untilDone(qmp, signal).catch((error: unknown) => {
+      // QEMU knows only that nobody reads any more, not that the disk is full.
+      throw unreceived ?? error;
+    });
     return await received;
   } finally {
     server.close();
