@@ -10,6 +10,8 @@ export type ScrubWorkerData = {
   readonly files: readonly { readonly memory: SlotMemory; readonly path: string }[];
   readonly from: ScrubPosition;
   readonly bytesPerSecond: number;
+  /** Shared; not 0: end after the slot that is being checked. */
+  readonly stop: Int32Array<SharedArrayBuffer>;
   /** Of the private cache. */
   readonly secrets?: PrivateSecrets | undefined;
 };

@@ -43,6 +43,10 @@ const scrub = async (data: ScrubWorkerData, say: (message: FromScrub) => void): 
       };
       const first = memory.blockBytes === data.from.blockBytes ? data.from.slot : 0;
       for (let slot = first; slot < memory.capacity; slot += 1) {
+        if (Atomics.load(data.stop, 0) !== 0) {
+          report(slot);
+          return;
+        }
         if (!scrubber.isUsed(slot)) continue;
         const verdict = scrubber.check(slot);
         if (verdict === 'free' || verdict === 'gone') continue;

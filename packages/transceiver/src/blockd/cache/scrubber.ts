@@ -2,6 +2,7 @@
  * The scrub as the fetching thread runs it: decides when a pass begins (scrub-plan.ts), starts its thread, forgets the blocks that
  * it finds damaged, and remembers where it was (scrub-record.ts). A forgotten block is fetched again when somebody reads it.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import type { FileSystem } from '../../storage/file-system.js';
 import type { PrivateSecrets } from '../private/private-secrets.js';
@@ -47,7 +48,15 @@ export type ScrubberOptions = {
 const DUE_CHECK_MS = 15_000;
 const SAVE_MS = 10_000;
 
-type Running = { readonly worker: Worker; pass: NonNullable<ScrubRecord['pass']>; readonly bytesExpected: number };
+/** How long a thread may take to end by itself: one read of the medium, usually. */
+const STOP_MS = 5_000;
+
+type Running = {
+  readonly worker: Worker;
+  readonly stop: ScrubWorkerData['stop'];
+  pass: NonNullable<ScrubRecord['pass']>;
+  readonly bytesExpected: number;
+};
 
 export class Scrubber {
   readonly #options: ScrubberOptions;
@@ -144,7 +153,9 @@ export class Scrubber {
     const files = [...cache.slotFiles].sort((a, b) => a.blockBytes - b.blockBytes);
     const fresh = { startedAt: this.#nowS(), blocks: 0, bytes: 0, damaged: 0, at: { blockBytes: 0, slot: 0 } };
     const pass = { ...(options.before ?? fresh), isAsked: options.isAsked };
+    const stop = new Int32Array(new SharedArrayBuffer(4));
     const workerData: ScrubWorkerData = {
+      stop,
       files: files.map(({ blockBytes, memory }) => ({ memory, path: `${folder}/${slotFileName(blockBytes)}` })),
       from: pass.at,
       bytesPerSecond: options.bytesPerSecond,
@@ -153,7 +164,12 @@ export class Scrubber {
     this.#wasUnclean = false;
     this.#failure = null;
     const worker = new Worker(script ?? new URL('./scrub-worker.js', import.meta.url), { workerData, name: 'scrub' });
-    const running: Running = { worker, pass, bytesExpected: files.reduce((sum, file) => sum + file.usedBytes, 0) };
+    const running: Running = {
+      worker,
+      stop,
+      pass,
+      bytesExpected: files.reduce((sum, file) => sum + file.usedBytes, 0),
+    };
     this.#running = running;
     worker.on('message', (message: FromScrub) => {
       if (this.#running === running) this.#take(running, message);
@@ -199,10 +215,16 @@ export class Scrubber {
     this.#save();
   }
 
-  #stopWorker(): Promise<unknown> {
+  /** A thread that is ended in the middle of a check would hold its slot for ever: it is asked first. */
+  async #stopWorker(): Promise<void> {
     const running = this.#running;
     this.#running = undefined;
-    return running === undefined ? Promise.resolve() : running.worker.terminate();
+    if (running === undefined) return;
+    const { worker, stop } = running;
+    const ended = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
+    Atomics.store(stop, 0, 1);
+    await Promise.race([ended, delay(STOP_MS, undefined, { ref: false })]);
+    await worker.terminate();
   }
 
   #save(): void {
