@@ -12,6 +12,9 @@ export type SealStatus = {
   readonly writeWaitMs: DurationCounts;
 };
 
+/** So much, twice, a write may be said to have waited that did not wait at all. */
+const LOOK_MS = 1;
+
 export class SealTimes {
   readonly #seals = new DurationHistogram();
   readonly #waits = new DurationHistogram();
@@ -20,7 +23,7 @@ export class SealTimes {
   /** When the event loop went to look at the sockets, the last time and the time before. */
   #lookedMs = 0;
   #lookedBeforeMs = 0;
-  #looking: NodeJS.Immediate | undefined;
+  #looking: NodeJS.Timeout | undefined;
 
   get isUnderWay(): boolean {
     return this.#looking !== undefined;
@@ -38,7 +41,7 @@ export class SealTimes {
     try {
       return await seal();
     } finally {
-      clearImmediate(this.#looking);
+      clearTimeout(this.#looking);
       this.#looking = undefined;
       this.#endedMs = performance.now();
       this.#seals.add(this.#endedMs - this.#beganMs);
@@ -58,10 +61,10 @@ export class SealTimes {
     if (waitedMs > 0) this.#waits.add(waitedMs);
   }
 
-  /** Before each look at the sockets; only for the few hundredths of a second that a seal lasts, because it keeps the loop turning. */
+  /** Each millisecond, and late by as much as a turn of the loop is long; only while a seal lasts. */
   #look(): void {
     this.#lookedBeforeMs = this.#lookedMs;
     this.#lookedMs = performance.now();
-    this.#looking = setImmediate(() => this.#look());
+    this.#looking = setTimeout(() => this.#look(), LOOK_MS);
   }
 }
