@@ -1,4 +1,5 @@
 /** The backup's worker process, as built: the same as on the calling thread; one that dies is replaced. */
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -53,6 +54,17 @@ describe('the worker', () => {
       (await ends).map((end) => (end.status === 'rejected' ? (end.reason as { code: string }).code : 'done')),
     ).toEqual(['internal', 'internal']);
     expect((await pool.run(NAME)).kind).toBe('name');
+  });
+
+  test('stands behind the guests, as a session of its own, and ends with its pool', async () => {
+    const inline = (): { run: typeof runPackTask } => ({ run: runPackTask });
+    const behind: PackWork = ProcessPool.open({ script, inline, workers: 1, isBackground: true });
+    await behind.run(NAME);
+    const [pid = 0] = behind.pids;
+    const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ');
+    expect({ session: Number(fields[3]), niceness: Number(fields[16]) }).toEqual({ session: pid, niceness: 10 });
+    await behind.close();
+    await expect(readFile(`/proc/${pid}/stat`)).rejects.toMatchObject({ code: 'ENOENT' });
   });
 
   test('a task that cannot be sent fails alone', async () => {

@@ -56,6 +56,7 @@ export type PackWork = ProcessPool<PackTask, PackResult>;
 /** One worker is enough for what a person writes, and leaves the other cores to the machines. `workers: 0`: on the calling thread. */
 export const openPackWork = (options: { readonly workers?: number } = {}): PackWork =>
   ProcessPool.open({
+    isBackground: true,
     script: new URL('./backup-worker.js', import.meta.url),
     inline: () => ({ run: runPackTask }),
     workers: options.workers ?? 1,

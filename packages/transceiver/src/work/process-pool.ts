@@ -28,6 +28,8 @@ export type PoolOptions<T, R> = {
   readonly inline: () => TaskRunner<T, R>;
   /** Default the machine's cores, at most 4; 0 runs tasks on the calling thread. */
   readonly workers?: number;
+  /** A session of its own for each worker, so that it can stand behind the others (background.ts). */
+  readonly isBackground?: boolean;
 };
 
 type Waiting<T, R> = {
@@ -40,6 +42,7 @@ type Slot<T, R> = { readonly worker: ChildProcess; current: Waiting<T, R> | unde
 export class ProcessPool<T, R> {
   readonly workers: number;
   readonly #script: URL;
+  readonly #isBackground: boolean;
   readonly #slots: Slot<T, R>[] = [];
   readonly #queue: Waiting<T, R>[] = [];
   readonly #inline: TaskRunner<T, R> | undefined;
@@ -48,6 +51,7 @@ export class ProcessPool<T, R> {
   private constructor(options: PoolOptions<T, R>) {
     this.workers = options.workers ?? Math.min(WORKERS_MAX, availableParallelism());
     this.#script = options.script;
+    this.#isBackground = options.isBackground ?? false;
     this.#inline = this.workers === 0 ? options.inline() : undefined;
   }
 
@@ -87,6 +91,7 @@ export class ProcessPool<T, R> {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
       execArgv: [],
+      detached: this.#isBackground,
     });
     const slot: Slot<T, R> = { worker, current: undefined };
     const finish = (settle: (waiting: Waiting<T, R>) => void): void => {
