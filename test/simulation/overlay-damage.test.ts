@@ -231,6 +231,7 @@ describe.each(KEYS)('a bit that flips in the %s data of a layer on the medium', 
     await write(GRANULE, GRANULE, 3);
     await decay(100, dataOf(layerId));
     await expectDamaged(read(0, GRANULE));
+    await overlay.changedBlocks(layerId, GRANULE); // comes after the sums, which come after the seal
     disk.crash();
     disk.dropPages();
     await open();
