@@ -80,10 +80,21 @@ test('spoilt manifests are refused, whatever byte is wrong, and the whole one is
   );
   await fc.assert(
     fc.asyncProperty(spoilt(file), async (bytes) => {
-      if (!bytes.equals(file)) expect(REFUSALS).toContain((await publisher.commit(upload, bytes)).status);
+      // White space between tokens says the same, and is accepted (docs/formats/envelope.md).
+      if (isSameJson(bytes, file)) return;
+      expect(REFUSALS).toContain((await publisher.commit(upload, bytes)).status);
     }),
     { numRuns: 300 },
   );
   expect(await server.repository.catalogue.versions.appliances()).toEqual([]);
   expect((await publisher.commit(upload, file)).status).toBe(201);
 });
+
+const isSameJson = (a: Uint8Array, b: Uint8Array): boolean => {
+  try {
+    const [left, right] = [a, b].map((bytes) => JSON.stringify(JSON.parse(Buffer.from(bytes).toString('utf8'))));
+    return left === right;
+  } catch {
+    return false;
+  }
+};
