@@ -15,6 +15,7 @@ export default defineConfig({
   },
   test: {
     testTimeout: 20_000,
+    setupFiles: [source('test/support/property-seed.ts')],
     projects: [
       {
         extends: true,
