@@ -56,17 +56,17 @@ type Data = {
   readonly activity: string;
   readonly why?: string;
 };
-const dataOf = async (who: Person): Promise<Data> => {
+const dataOf = async (who: Person, wanted: string): Promise<Data> => {
   const { machines } = (await who.json(['status'])) as unknown as {
     readonly machines: readonly { readonly name: string; readonly data?: Data }[];
   };
-  const data = machines.find(({ name }) => name === 'tiny')?.data;
+  const data = machines.find(({ name }) => name === wanted)?.data;
   if (data === undefined) throw new Error(`status says nothing of the data: ${JSON.stringify(machines)}`);
   return data;
 };
-const isSaved = async (who: Person): Promise<void> => {
+const isSaved = async (who: Person, name = 'tiny'): Promise<void> => {
   await eventually('everything is saved', 120_000, async () => {
-    const { savedAt, unsavedBytes, activity } = await dataOf(who);
+    const { savedAt, unsavedBytes, activity } = await dataOf(who, name);
     return savedAt !== null && unsavedBytes === 0 && activity === 'idle' ? true : undefined;
   });
 };
@@ -185,6 +185,8 @@ it('what was deleted is brought back beside what has its name now, and every dev
   await person.json(['start', 'tiny-2', ...start.slice(2)]);
   await onConsole(person, 'echo "is $(cat /home/file)"', /is five/, 'tiny-2');
   await person.json(['stop', 'tiny-2'], { timeoutMs: 120_000 });
+  // Until then it is in use there.
+  await isSaved(person, 'tiny-2');
 });
 
 it('a device that has what is called something else now follows, and says so', async () => {
