@@ -92,7 +92,7 @@ class Run {
       if (code === 0) this.counts.takes += 1;
     });
     const collections = again(COLLECT_EVERY_MS, async () => {
-      const killAfterMs = ofCollector.chance(0.5) ? 1 + ofCollector.int(COLLECTOR_KILLED_WITHIN_MS) : undefined;
+      const killAfterMs = ofCollector.chance(0.3) ? 1 + ofCollector.int(COLLECTOR_KILLED_WITHIN_MS) : undefined;
       this.#add(await lab.collect(killAfterMs), killAfterMs !== undefined);
     });
     try {
