@@ -12,6 +12,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   dirty: () => import('./dirty/bench.js'),
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),
+  restore: () => import('./restore/bench.js'),
   trace: () => import('./trace-player/bench.js'),
 };
 

@@ -20,10 +20,10 @@ const AFTER_MS_MAX = 2_500;
  * Without end. In each five points every process is killed alone once, in a random order, and one pair at once: so each
  * is hit by at least a fifth of the points, however few there are.
  */
-export function* killPoints(random: Random): Generator<KillPoint, never> {
+export function* killPoints(random: Random, { afterMsMax = AFTER_MS_MAX } = {}): Generator<KillPoint, never> {
   for (;;) {
     const singles = VICTIMS.map((victim): readonly Victim[] => [victim]);
     const pair = random.shuffled(VICTIMS).slice(0, 2);
-    for (const victims of random.shuffled([...singles, pair])) yield { victims, afterMs: random.int(AFTER_MS_MAX) };
+    for (const victims of random.shuffled([...singles, pair])) yield { victims, afterMs: random.int(afterMsMax) };
   }
 }

@@ -7,31 +7,21 @@
  * shelf of packages; `field` is a user disk of random bytes, where each write lands on ground that must be fetched, and
  * `scratch` an ephemeral one.
  */
-import { createCipheriv } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { CollectiveError, deriveEpochKeys, derivePersonKeys, type PersonKeys } from '@collective/shared';
-import { ControlClient } from '@collective/transceiver';
 import { runOrThrow } from '../support/child.js';
 import { Person, Repository, repositoryCommand } from '../support/collective.js';
-import { eventually } from '../support/eventually.js';
 import { Link } from '../support/link.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { GuestShell } from './guest-shell.js';
+import { readKeptDisk } from './kept-disk.js';
+import { seededBytes } from './seeded-bytes.js';
 
 export const APPLIANCE = 'kills';
 export const FIELD_BYTES = 48 << 20;
 const SCRATCH_BYTES = 256 << 20;
 const BOOT_MS = 400_000;
-
-type KeptDisk = {
-  readonly name: string;
-  readonly version: number;
-  readonly diskBytes: number;
-  readonly blockBytes: number;
-  readonly root: string | null;
-};
 
 export class KillsLab implements AsyncDisposable {
   readonly folder: string;
@@ -70,7 +60,7 @@ export class KillsLab implements AsyncDisposable {
       [path.join(ROOT, 'images/package-shelf/build.sh'), shelf, path.join(debian, 'system.raw')],
       { timeoutMs: 900_000 },
     );
-    const field = randomField(seed);
+    const field = seededBytes(seed, FIELD_BYTES);
     const recipe = await writeRecipe(path.join(folder, 'recipe'), { debian, shelf, field });
     await repositoryCommand(['init', path.join(folder, 'repository')]);
     const repository = await Repository.serve(path.join(folder, 'repository'));
@@ -111,72 +101,11 @@ export class KillsLab implements AsyncDisposable {
     await this.person.json(['stop', APPLIANCE], { timeoutMs: 180_000 });
   }
 
-  /**
-   * Writes what a kept disk of the stopped machine holds here into a sparse file, as block daemon and nbdcopy read it: its layers over what
-   * the backup has committed of it. The backup lets go of it when it has nothing more to do.
-   */
+  /** A kept disk of the stopped machine as it lies here, in a sparse file. */
   async readDisk(name: string): Promise<string> {
-    const machine = path.join(this.person.home, 'machines', APPLIANCE);
-    const { disks } = JSON.parse(await readFile(path.join(machine, 'subscription.json'), 'utf8')) as {
-      readonly disks: readonly KeptDisk[];
-    };
-    const disk = disks.find((each) => each.name === name);
-    if (disk === undefined) throw new Error(`no kept disk ${name}`);
-    const { version, diskBytes, blockBytes, root } = disk;
     const file = path.join(this.folder, `${name}.raw`);
-    const socket = path.join(this.folder, `${name}.sock`);
-    const client = await ControlClient.connect(path.join(this.person.home, 'run/blockd.sock'), { waitMs: 30_000 });
-    const person = await this.#person();
-    const diskKey = person.diskKey.toString('base64url');
-    const { blockNameKey, chunkKey } = deriveEpochKeys(person.firstEpochSecret);
-    const [nameKey, key] = [blockNameKey.toString('base64url'), chunkKey.toString('base64url')];
-    const attach = async (): Promise<void> => {
-      await client.request('attach', {
-        session: 'kills-check',
-        disk: name,
-        source:
-          root === null
-            ? { kind: 'zero', diskBytes }
-            : {
-                kind: 'published',
-                ...{ appliance: APPLIANCE, version, diskBytes, blockBytes, root },
-                map: path.join(machine, 'maps', root),
-              },
-        overlay: {
-          path: path.join(machine, 'overlays', name),
-          mode: 'persistent',
-          fresh: false,
-          key: diskKey,
-        },
-        diskKey,
-        blockKeys: [{ epoch: 1, blockNameKey: nameKey, chunkKey: key }],
-        waitMs: 60_000,
-        listen: { path: socket },
-      });
-    };
-    try {
-      await eventually(`the backup lets go of disk ${name}`, BOOT_MS, async () =>
-        attach().then(
-          () => true,
-          (error: unknown) => {
-            if (error instanceof CollectiveError && error.code === 'in-use') return undefined;
-            throw error;
-          },
-        ),
-      );
-      await runOrThrow('nbdcopy', [`nbd+unix:///${name}?socket=${socket}`, file], { timeoutMs: 600_000 });
-      await client.request('detach', { session: 'kills-check' });
-    } finally {
-      client.close();
-    }
+    await readKeptDisk(this.person.home, { machine: APPLIANCE, appliance: APPLIANCE, disk: name, file });
     return file;
-  }
-
-  /** Of the person who is logged in, from what a restarted agent would find. */
-  async #person(): Promise<PersonKeys> {
-    const session = await readFile(path.join(this.person.home, 'run/session.json'), 'utf8');
-    const { personSecret } = JSON.parse(session) as { readonly personSecret: string };
-    return derivePersonKeys(Buffer.from(personSecret, 'base64url'));
   }
 
   /** What agent, supervisor and block daemon wrote. */
@@ -196,13 +125,6 @@ export class KillsLab implements AsyncDisposable {
     await rm(this.folder, { recursive: true, force: true });
   }
 }
-
-/** Bytes that no compression makes smaller and no other disk has. */
-const randomField = (seed: number): Buffer => {
-  const key = Buffer.alloc(16);
-  key.writeUInt32LE(seed >>> 0);
-  return createCipheriv('aes-128-ctr', key, Buffer.alloc(16)).update(Buffer.alloc(FIELD_BYTES));
-};
 
 const writeRecipe = async (
   folder: string,

@@ -5,7 +5,7 @@ import type { Person, Repository } from '../support/collective.js';
 import { eventually } from '../support/eventually.js';
 import type { Victim } from './kill-plan.js';
 
-const BACK_MS = 60_000;
+const BACK_MS = 120_000;
 
 const PROGRAMS = {
   blockd: 'dist/blockd/main.js',
@@ -49,7 +49,11 @@ export class Victims {
     );
     for (const { pid } of killed) process.kill(pid, 'SIGKILL');
     if (victims.includes('server')) await this.#repository.restart();
-    if (victims.includes('agent')) await this.#person.json(['appliances']);
+    if (victims.includes('agent'))
+      // On a machine that is very busy it may not be ready in the time that a command waits for it, and says to try again.
+      await eventually('a command is answered', BACK_MS, async () =>
+        (await this.#person.run(['appliances', '--json'])).code === 0 ? true : undefined,
+      );
     for (const { victim, pid } of killed)
       await eventually(`${victim} is back`, BACK_MS, async () => {
         const now = await this.pid(victim);

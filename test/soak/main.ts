@@ -66,7 +66,7 @@ const perform = async (part: SoakPart, { seed, units }: SoakRun): Promise<boolea
 const describe = (part: SoakPart, state: SoakState): string => {
   const goal = part.goal === null ? '' : ` of ${part.goal}`;
   const failing = state.failed.map(({ seed }) => seed).join(', ');
-  return `${part.name.padEnd(11)} ${state.done}${goal} ${part.unit}${isComplete(part, state) ? ', complete' : ''}${failing === '' ? '' : `; failing seeds: ${failing}`}`;
+  return `${part.name.padEnd(14)} ${state.done}${goal} ${part.unit}${isComplete(part, state) ? ', complete' : ''}${failing === '' ? '' : `; failing seeds: ${failing}`}`;
 };
 
 /** Runs the part until its time is over or nothing is left; gives the state. */
@@ -121,7 +121,7 @@ await mkdir(FOLDER, { recursive: true });
 const parts = SOAK_PARTS.filter(({ name }) => values.part.length === 0 || values.part.includes(name));
 if (values.list) {
   for (const part of parts)
-    console.log(`${describe(part, await load(part))}\n            ${part.what} (${part.minutes} min)`);
+    console.log(`${describe(part, await load(part))}\n               ${part.what} (${part.minutes} min)`);
 } else {
   const lines: string[] = [];
   for (const part of parts) {

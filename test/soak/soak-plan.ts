@@ -37,6 +37,17 @@ export const SOAK_PARTS: readonly SoakPart[] = [
     minutes: 60,
   },
   {
+    name: 'snapshot-kills',
+    what: 'the same kills, and of the collector, around the snapshots of a tiny guest: seal, upload, commit, forget, thin, collect',
+    project: 'integ',
+    paths: ['test/kills/snapshot-kills'],
+    unit: 'kills',
+    goal: 500,
+    runUnits: ({ units }) => Math.min(KILLS_PER_RUN, units),
+    environment: (seed, units) => ({ KILLS: String(units), KILLS_SEED: String(seed) }),
+    minutes: 40,
+  },
+  {
     name: 'outages',
     what: 'the link goes down in every phase of a boot, on every bus, with both firmwares, in both ways',
     project: 'integ',

@@ -28,25 +28,34 @@ const textField = (record: Readonly<Record<string, unknown>>, name: string): str
 export class Repository implements AsyncDisposable {
   readonly folder: string;
   readonly port: number;
-  readonly #words: readonly string[];
+  readonly #spawnAt: (port: number) => Child;
   #child: Child;
 
-  private constructor(folder: string, port: number, child: Child, words: readonly string[]) {
-    this.#words = words;
+  private constructor(folder: string, port: number, child: Child, spawnAt: (port: number) => Child) {
+    this.#spawnAt = spawnAt;
     this.folder = folder;
     this.port = port;
     this.#child = child;
   }
 
-  /** Serves `folder`, made by `init`, with more `words` for `serve`. Port 0 takes a free one. */
-  static async serve(folder: string, port = 0, words: readonly string[] = []): Promise<Repository> {
-    const child = Repository.#spawn(folder, port, words);
-    return new Repository(folder, Repository.#portOf(await child.waitFor(/^(\{.*"origin".*\})$/m)), child, words);
+  /**
+   * Serves `folder`, made by `init`, with more `words` for `serve`. Port 0 takes a free one. `program`: one of a test's own, which is
+   * called as collective-repository is and says where it listens.
+   */
+  static async serve(
+    folder: string,
+    port = 0,
+    words: readonly string[] = [],
+    program = COLLECTIVE_REPOSITORY,
+  ): Promise<Repository> {
+    const spawn = (at: number): Child => Repository.#spawn(program, folder, at, words);
+    const child = spawn(port);
+    return new Repository(folder, Repository.#portOf(await child.waitFor(/^(\{.*"origin".*\})$/m)), child, spawn);
   }
 
-  static #spawn(folder: string, port: number, words: readonly string[]): Child {
+  static #spawn(program: string, folder: string, port: number, words: readonly string[]): Child {
     return new Child('repository', process.execPath, [
-      ...[COLLECTIVE_REPOSITORY, 'serve', folder, '--listen', `127.0.0.1:${port}`, '--log-level', 'warn', '--json'],
+      ...[program, 'serve', folder, '--listen', `127.0.0.1:${port}`, '--log-level', 'warn', '--json'],
       ...words,
     ]);
   }
@@ -62,7 +71,7 @@ export class Repository implements AsyncDisposable {
   /** kill -9, then the same folder on the same port again. */
   async restart(): Promise<void> {
     await this.#child.stop('SIGKILL');
-    this.#child = Repository.#spawn(this.folder, this.port, this.#words);
+    this.#child = this.#spawnAt(this.port);
     await this.#child.waitFor(/^(\{.*"origin".*\})$/m);
   }
 

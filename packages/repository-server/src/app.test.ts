@@ -1,5 +1,6 @@
 import { Writable } from 'node:stream';
 import { randomBytes } from 'node:crypto';
+import Database from 'better-sqlite3';
 import { newSigningKeySeed, signingKeyFromSeed } from '@collective/shared';
 import { pino } from 'pino';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -47,6 +48,13 @@ describe('the application', () => {
     server.repository.blobStore.read = () => Promise.reject(new Error('/secret/path is broken'));
     const reply = await server.request('trust', { params: { number: 1 } });
     expect([reply.status, reply.body.toString()]).toEqual([500, '{"code":"internal","message":"The server failed"}']);
+  });
+  test('says that its disk is full when it is the catalogue that finds it so', async () => {
+    // It was 'internal', which transceivers take for a server that is away: nobody was told to make room.
+    server.repository.blobStore.read = () =>
+      Promise.reject(new Database.SqliteError('database or disk is full', 'SQLITE_FULL'));
+    const reply = await server.request('trust', { params: { number: 1 } });
+    expect([reply.status, reply.json()]).toMatchObject([507, { code: 'disk-full' }]);
   });
   test('logs route, status and account, and never a token, a secret or a body', async () => {
     const lines: string[] = [];

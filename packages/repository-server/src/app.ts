@@ -154,19 +154,21 @@ const errorBody = (error: CollectiveError): ErrorBody => {
   };
 };
 
-const FASTIFY_CODES: Readonly<Record<string, ErrorCode>> = {
+/** What others that work here throw: Fastify, and SQLite, whose catalogue finds the disk full as files do. */
+const FOREIGN_CODES: Readonly<Record<string, ErrorCode>> = {
   FST_ERR_CTP_BODY_TOO_LARGE: 'too-large',
   FST_ERR_CTP_INVALID_MEDIA_TYPE: 'bad-request',
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: 'bad-request',
   FST_ERR_CTP_EMPTY_JSON_BODY: 'bad-request',
   FST_ERR_BAD_URL: 'bad-request',
   FST_ERR_MAX_PARAM_LENGTH: 'bad-request',
+  SQLITE_FULL: 'disk-full',
 };
 
 const toCollectiveError = (error: unknown): CollectiveError => {
   if (error instanceof CollectiveError) return error;
   const text = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : '';
-  const code = FASTIFY_CODES[text] ?? (text === 'ECONNRESET' ? 'bad-request' : 'internal');
+  const code = FOREIGN_CODES[text] ?? (text === 'ECONNRESET' ? 'bad-request' : 'internal');
   return new CollectiveError(code, ERROR_TABLE[code].sentence, { cause: error });
 };
 

@@ -41,11 +41,11 @@ export const ERROR_TABLE = {
     hint: 'Check the network; it goes on by itself when the repository answers again.',
   }),
   'read-only': row('The disk is read-only', 403, { nbdErrno: 1 }),
-  'disk-full': row('The local disk is full', 507, {
+  'disk-full': row('The disk is full', 507, {
     nbdErrno: 28,
     hint: 'Free some space; the machine goes on by itself.',
   }),
-  'local-io': row('The local disk failed', 500),
+  'local-io': row('The disk failed', 500),
   'wrong-key': row('What lies on the local disk is encrypted with another key', 403, {
     hint: 'It belongs to another account, or nobody is logged in: log in as the person it belongs to. After a reset of your account collective unlock opens what was yours. Nothing was changed.',
   }),

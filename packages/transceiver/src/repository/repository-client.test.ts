@@ -88,6 +88,17 @@ describe('RepositoryClient', () => {
     });
   });
 
+  it("says of the server's disk that it is the server's: its own words would be taken for this machine's disk", async () => {
+    // `status` said "The local disk is full" while the repository's was: the person would have cleared the wrong one.
+    for (const [code, words] of [
+      ['disk-full', 'The disk of the repository is full.'],
+      ['local-io', 'The disk of the repository has failed.'],
+    ]) {
+      answer = (_request, response) => json(response, 507, { code, message: 'The disk is full' });
+      await expect(client.call('trust', { params: { number: 9 } })).rejects.toMatchObject({ code, message: words });
+    }
+  });
+
   it('takes an answer that is not ours for an unreachable repository or a bad request', async () => {
     answer = (_request, response) => response.writeHead(502).end('<html>');
     await expect(client.call('identity', {})).rejects.toMatchObject({ code: 'repository-unreachable' });

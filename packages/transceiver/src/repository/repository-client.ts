@@ -262,10 +262,8 @@ export class RepositoryClient {
         typeof value.code === 'string' &&
         isErrorCode(value.code)
       ) {
-        const message =
-          'message' in value && typeof value.message === 'string'
-            ? value.message.slice(0, 2000)
-            : ERROR_TABLE[value.code].sentence;
+        const said = 'message' in value && typeof value.message === 'string' ? value.message : undefined;
+        const message = OF_ITS_DISK[value.code] ?? said?.slice(0, 2000) ?? ERROR_TABLE[value.code].sentence;
         return new CollectiveError(value.code, message, { data: 'data' in value ? plainData(value.data) : {} });
       }
     } catch {
@@ -275,6 +273,12 @@ export class RepositoryClient {
     return new CollectiveError(code, `${where} answers with status ${String(status)}.`);
   }
 }
+
+/** The sentence of the table is of the disk of whoever says it: here it would be taken for this machine's. */
+const OF_ITS_DISK: Partial<Readonly<Record<ErrorCode, string>>> = {
+  'disk-full': 'The disk of the repository is full.',
+  'local-io': 'The disk of the repository has failed.',
+};
 
 const isStaleToken = (error: unknown): boolean =>
   error instanceof CollectiveError && (error.code === 'token-expired' || error.code === 'not-logged-in');

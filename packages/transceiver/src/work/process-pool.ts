@@ -154,7 +154,8 @@ const ended = (): CollectiveError => new CollectiveError('shutting-down', 'The w
 /** In the worker's main program: runs what the pool sends, and ends with its parent. */
 export const serveTasks = <T, R>(run: (task: T) => Promise<R>): void => {
   const reply = (message: WorkerReply<R>): void => {
-    process.send?.(message);
+    // Whoever wanted it may have been killed: then nobody hears it, and `disconnect` follows.
+    process.send?.(message, undefined, undefined, () => undefined);
   };
   process.on('message', (message) => {
     run(message as T).then(
