@@ -49,11 +49,21 @@ export class SnapshotsLab implements AsyncDisposable {
     await repositoryCommand(['init', repositoryFolder]);
     const program = path.join(ROOT, 'test/dist/kills/thinning-server.js');
     const repository = await Repository.serve(repositoryFolder, 0, [], program);
-    const person = await Person.temporary();
+    const lab = new SnapshotsLab(folder, repository, await Person.temporary(), history);
+    try {
+      await lab.#publish(recipe);
+    } catch (error) {
+      await lab[Symbol.asyncDispose]();
+      throw error;
+    }
+    return lab;
+  }
+
+  async #publish(recipe: string): Promise<void> {
+    const { person, repository } = this;
     await person.login(await repository.invite('paula', 'publisher'), 'paula');
     await repository.allow('paula', NAME);
     await person.json(['publish', NAME, '--machine', recipe, '--no-boot-test'], { timeoutMs: 280_000 });
-    return new SnapshotsLab(folder, repository, person, history);
   }
 
   /** Starts the guest and its writes. */
