@@ -68,9 +68,7 @@ it('is suspended, and another one takes it over and saves', async () => {
   // Three guests' worth of starting and stopping on a machine that is busy with other things took 240 s.
 }, 600_000);
 
-// Passed three times before two lines of work were merged; after it the first device was not told of as apart within 120 s (2026-12-01).
-// Not understood yet: see the closing note. Skipped, not removed: it is the next thing to mend.
-it.skip('is apart, and the person lets it go on here: it stays suspended', async () => {
+it('is apart, and the person lets it go on here: it stays suspended', async () => {
   await eventually('the first one has learnt of it', 120_000, async () =>
     (await machineOf(person))?.data?.['activity'] === 'apart' ? true : undefined,
   );
@@ -79,7 +77,7 @@ it.skip('is apart, and the person lets it go on here: it stays suspended', async
   expect(await machineOf(person)).toMatchObject({ state: 'suspended' });
 });
 
-it.skip('is resumed with its memory and its disk as they were, and saved; nothing of the other one is lost', async () => {
+it('is resumed with its memory and its disk as they were, and saved; nothing of the other one is lost', async () => {
   await person.json(['start', 'tiny']);
   await onConsole(
     person,

@@ -357,7 +357,7 @@ export class MachineBackup {
     const { subscription, appliance, head, pending, lease, apart, periodSeconds } = this.state;
     return {
       ...{ machine: this.name, subscription, appliance, lease, apart, periodSeconds },
-      activity: apart !== null && pending?.kind !== 'committed' ? 'apart' : this.#activity,
+      activity: apart === null ? this.#activity : 'apart',
       saved: head === null ? null : { number: head.number, at: head.committedAt, deviceName: head.deviceName },
       unsavedBytes: await this.unsavedBytes(),
       pending:
