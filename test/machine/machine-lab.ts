@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   identifyProcess,
   isOver,
@@ -57,6 +58,18 @@ export class GuestConsole {
 
   type(line: string): void {
     this.#write(`${line}\n`);
+  }
+
+  /** Ends the program in the foreground. A ^C between two programs of a shell's loop reaches neither, so it is typed until the shell answers. */
+  async interrupt(): Promise<void> {
+    const from = this.#text.length;
+    await eventually('the shell answers a ^C', async () => {
+      this.#write('\x03');
+      this.type('echo inter""rupted');
+      const answered = (): boolean => this.#text.slice(from).includes('interrupted');
+      for (let waitedMs = 0; !answered() && waitedMs < 2_000; waitedMs += 100) await sleep(100);
+      return answered();
+    });
   }
 
   /** Waits until the console has shown the pattern `times` times. */

@@ -67,7 +67,7 @@ test('collective upgrade replaces agent, supervisor and block daemon under a gue
       expect(after.blockd.pid).not.toBe(before.blockd.pid);
       const again = await lab.console('one');
       await again.sees(/round=\d+\r/, 5);
-      again.type('\x03');
+      await again.interrupt();
       again.type('dmesg | grep -ci "error" ; echo do""ne');
       await again.sees(/\n0\r\n.*done/s);
       expect(console.text + again.text).not.toContain('BAD');

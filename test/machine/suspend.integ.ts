@@ -90,7 +90,7 @@ for (const bus of ['virtio', 'sata'] as const) {
       await countsOn(lab, 'one', last);
       expect(existsSync(image)).toBe(false);
       const again = await lab.console('one');
-      again.type('\x03');
+      await again.interrupt();
       const look = `echo 3 >/proc/sys/vm/drop_caches; cat /home/file /etc/mark; dd if=${disk} bs=512 skip=90000 count=1 2>/dev/null | tr -d '\\000'; echo do""ne`;
       again.type(look);
       await again.sees(/kept\s+in-memory\s+on-system\s+done/);
