@@ -3,6 +3,7 @@
  * while the disk is in use; a stopped machine goes back to an older snapshot, and starts over it.
  */
 import path from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { deriveEpochKeys, type Digest } from '@collective/shared';
 import { BLOCK_BYTES, INITIAL, blockOf, mapOf } from '@collective/repository-server';
@@ -14,14 +15,17 @@ import {
   MachineBackup,
   SnapshotTrust,
   UploadGate,
-  openPackWork,
+  ProcessPool,
+  runPackTask,
   undo,
   type BackupPerson,
   type ControlParams,
   type MachineParts,
+  type PackWork,
 } from '@collective/transceiver';
 import { BLOCK_KEYS, DISK_BYTES, DISK_KEY, SnapshotHome } from '../blockd/snapshot-home.js';
 import { nbdsh } from '../blockd/blockd-process.js';
+import { ROOT } from '../support/paths.js';
 import { LabClock } from './backup-lab.js';
 import { InjectedClient } from './injected-client.js';
 
@@ -33,7 +37,12 @@ let backup: MachineBackup;
 let initialMap: string;
 let session: string | undefined;
 
+/** A process of its own, as in earnest. */
+const script = pathToFileURL(path.join(ROOT, 'packages/transceiver/dist/backup/backup-worker.js'));
+let work: PackWork;
+
 beforeEach(async () => {
+  work = ProcessPool.open({ script, inline: () => ({ run: runPackTask }), workers: 1, isBackground: true });
   home = await SnapshotHome.open();
   session = undefined;
   // The fixture made a subscription of its own; this is another one.
@@ -49,7 +58,10 @@ beforeEach(async () => {
     ],
   });
 });
-afterEach(async () => home[Symbol.asyncDispose]());
+afterEach(async () => {
+  await work.close();
+  await home[Symbol.asyncDispose]();
+});
 
 const person = (): BackupPerson => {
   const { person: who, server } = home.world;
@@ -87,7 +99,7 @@ const parts = (): MachineParts => ({
     ...{ overlayOf: () => home.overlay, runDirectory: home.home, fileSystem: new LocalFileSystem() },
     blockKeys: () => BLOCK_KEYS,
   }),
-  ...{ work: openPackWork({ workers: 0 }), gate: new UploadGate(), line: new LineMeter(), clock: new LabClock() },
+  ...{ work, gate: new UploadGate(), line: new LineMeter(), clock: new LabClock() },
   isRunning: () => session !== undefined,
 });
 

@@ -3,14 +3,11 @@
  * server with files and SQLite behind HTTP, and the emulated link between them. What is not there: the agent's login, QEMU, and the
  * profile's heads, which are kept in memory here.
  */
-import { createServer, type Server } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { deriveEpochKeys, type Profile } from '@collective/shared';
-import { FolderBlobStore, openSubscriber, SqliteCatalogue, type Subscriber } from '@collective/repository-server';
 import {
   BackupRunner,
   BlockdDisks,
@@ -32,6 +29,7 @@ import {
 import { Child } from '../../support/child.js';
 import { freePort, Link, type LinkRates } from '../../support/link.js';
 import { ROOT } from '../../support/paths.js';
+import { RepositoryProcess } from './repository-process.js';
 
 const BLOCKD = path.join(ROOT, 'packages/transceiver/dist/blockd/main.js');
 export const DISK = 'user';
@@ -61,8 +59,7 @@ export type RigOptions = {
 /** In the order in which they were made; closed the other way round. */
 type Parts = {
   readonly folder: string;
-  readonly world: Subscriber;
-  readonly server: Server;
+  readonly repository: RepositoryProcess;
   readonly blockd: Child;
   readonly control: ControlClient;
   readonly work: PackWork;
@@ -95,18 +92,14 @@ export class BackupRig implements AsyncDisposable {
   static async open(options: RigOptions): Promise<BackupRig> {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'bench-rig-'));
     for (const name of ['repository', 'machine', 'blockd']) await mkdir(path.join(folder, name));
-    const world = await openWorld(path.join(folder, 'repository'));
-    const server = await listen(world, options.clock);
-    const link = await Link.open({
-      ...{ toPort: (server.address() as AddressInfo).port, profile: 'none' },
-      port: await freePort(),
-    });
+    const repository = await RepositoryProcess.open(path.join(folder, 'repository'));
+    const link = await Link.open({ toPort: repository.is.port, profile: 'none', port: await freePort() });
     const home = path.join(folder, 'blockd');
     const blockd = new Child('blockd', process.execPath, [BLOCKD, '--home', home, '--cache-reserve-bytes', '0']);
     const control = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: WAIT_MS });
-    await control.request('repository', { origin: `http://127.0.0.1:${link.port}`, token: world.person.token });
+    await control.request('repository', { origin: `http://127.0.0.1:${link.port}`, token: repository.is.token });
     const work = openPackWork();
-    const rig = new BackupRig({ folder, world, server, blockd, control, work }, options, link);
+    const rig = new BackupRig({ folder, repository, blockd, control, work }, options, link);
     await rig.#begin();
     return rig;
   }
@@ -164,8 +157,7 @@ export class BackupRig implements AsyncDisposable {
    */
   async setLink(rates: LinkRates, factor = 1): Promise<void> {
     await this.#link.close();
-    const { server } = this.#parts;
-    const toPort = (server.address() as AddressInfo).port;
+    const toPort = this.#parts.repository.is.port;
     const scaled = {
       downBitsPerSecond: rates.downBitsPerSecond * factor,
       upBitsPerSecond: rates.upBitsPerSecond * factor,
@@ -176,16 +168,14 @@ export class BackupRig implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const { folder, world, server, blockd, control, work } = this.#parts;
+    const { folder, repository, blockd, control, work } = this.#parts;
     await this.#runner?.close();
     await this.#client?.close();
     await work.close();
     control.close();
     await blockd.stop();
     await this.#link[Symbol.asyncDispose]();
-    server.closeAllConnections();
-    await new Promise((resolve) => server.close(resolve));
-    await world.server.close();
+    await repository[Symbol.asyncDispose]();
     await rm(folder, { recursive: true, force: true });
   }
 
@@ -195,7 +185,7 @@ export class BackupRig implements AsyncDisposable {
 
   async #begin(): Promise<void> {
     const { diskBytes, periodSeconds, clock, onError, onEvent } = this.#options;
-    const { control, world } = this.#parts;
+    const { control, repository } = this.#parts;
     await control.request('attach', {
       ...{ session: SESSION, disk: DISK, source: { kind: 'zero', diskBytes }, waitMs: WAIT_MS },
       overlay: { path: this.#overlay, mode: 'persistent', key: DISK_KEY },
@@ -206,11 +196,11 @@ export class BackupRig implements AsyncDisposable {
     const parts = {
       ...{ name: 'debian', folder: path.join(this.folder, 'machine'), overlayOf: () => this.#overlay, person, clock },
       ...{ disks: this.#disks(), work: this.#parts.work, gate: new UploadGate(), line: new LineMeter() },
-      ...{ writtenBy: () => world.version, isRunning: () => true },
+      isRunning: () => true,
       ...(onEvent === undefined ? {} : { onEvent }),
     };
     this.#backup = await MachineBackup.create(parts, {
-      ...{ appliance: 'debian', periodSeconds },
+      ...{ appliance: 'debian', periodSeconds, writer: repository.is.version },
       disks: [{ name: DISK, bus: 'virtio', diskBytes, blockBytes: BLOCK_BYTES, base: null }],
     });
     this.#runner = new BackupRunner({ person, clock, ...(onError === undefined ? {} : { onError }) });
@@ -248,14 +238,16 @@ export class BackupRig implements AsyncDisposable {
   }
 
   #person(): BackupPerson {
-    const { person, server } = this.#parts.world;
-    let { token } = person;
+    const { repository } = this.#parts;
+    const { clock } = this.#options;
+    const { account, deviceId, identity, personKey } = repository.is;
+    let { token } = repository.is;
     const client = new RepositoryClient(
       { origin: `http://127.0.0.1:${this.#linkPort}` },
       {
         tokens: {
           token: async (refused) => {
-            if (refused === token) token = await server.deviceLogin(person.device);
+            if (refused === token) token = await repository.login(clock.nowSeconds());
             return token;
           },
         },
@@ -263,23 +255,25 @@ export class BackupRig implements AsyncDisposable {
     );
     this.#client = client;
     let profile: Profile = {
-      ...{ format: 1, number: 1, account: person.account, devices: [], epochs: [], formerIdentities: [] },
-      repository: { identity: server.repository.identity, origin: 'http://127.0.0.1:1', pin: null },
+      ...{ format: 1, number: 1, account, devices: [], epochs: [], formerIdentities: [] },
+      repository: { identity, origin: 'http://127.0.0.1:1', pin: null },
       subscriptions: [],
     };
     const counting: BackupClient = {
       call: async (name, options) =>
         this.#counted(
-          name === 'uploadSnapshotPart'
-            ? this.#onLink(async () => client.call(name, options))
-            : delay(this.#callMs).then(async () => client.call(name, options)),
+          repository.setClock(clock.nowSeconds()).then(async () => {
+            if (name === 'uploadSnapshotPart') return this.#onLink(async () => client.call(name, options));
+            await delay(this.#callMs);
+            return client.call(name, options);
+          }),
         ),
       objectRange: async (of) => this.#counted(client.objectRange(of)),
     };
     return {
-      ...{ client: counting, account: person.account, repository: server.repository.identity },
-      ...{ device: person.deviceId, deviceName: 'here', deviceKey: person.device },
-      identityKeys: [person.identity.publicKey],
+      ...{ client: counting, account, repository: identity },
+      ...{ device: deviceId, deviceName: 'here', deviceKey: repository.device },
+      identityKeys: [personKey],
       packKeys: { epoch: 1, chunkKey: keys.chunkKey, nameKeys: [keys.blockNameKey] },
       epochKeys: () => keys,
       get profile() {
@@ -313,26 +307,6 @@ export class BackupRig implements AsyncDisposable {
     }
   }
 }
-
-const openWorld = async (folder: string): Promise<Subscriber> => {
-  const paths = { database: path.join(folder, 'catalogue.sqlite'), lock: path.join(folder, 'lock.sqlite') };
-  const world = await openSubscriber({
-    blobStore: await FolderBlobStore.open(folder),
-    catalogue: await SqliteCatalogue.open(paths),
-  });
-  await world.server.app.ready();
-  return world;
-};
-
-/** The server's clock goes with that of the replay. */
-const listen = async ({ server: { app, clock: serverClock } }: Subscriber, clock: BackupClock): Promise<Server> => {
-  const server = createServer((request, response) => {
-    serverClock.advance(Math.max(0, clock.nowSeconds() - serverClock.nowSeconds()));
-    app.routing(request, response);
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return server;
-};
 
 const allocatedBytes = async (folder: string): Promise<number> => {
   let bytes = 0;

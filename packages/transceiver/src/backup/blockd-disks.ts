@@ -77,7 +77,11 @@ export class BlockdDisks implements SnapshotDisks {
       try {
         const reader = await NbdReader.open(path);
         try {
-          return await work(reader);
+          return await work({
+            diskBytes: reader.diskBytes,
+            socketPath: path,
+            read: async (target, byteOffset) => reader.read(target, byteOffset),
+          });
         } finally {
           reader.close();
         }

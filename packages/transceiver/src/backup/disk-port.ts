@@ -7,6 +7,8 @@ import type { NamedBase } from './base-file.js';
 /** The disk as it was when a layer was sealed; good only while the call that gave it runs. */
 export interface DiskView {
   readonly diskBytes: number;
+  /** A Unix socket at which any process of this user reads it over NBD; undefined: there is none. */
+  readonly socketPath?: string;
   /** Fills `target`. Calls may overlap. Errors: `block-unavailable`, `local-io`. */
   read(target: Buffer, byteOffset: number): Promise<void>;
 }

@@ -1,13 +1,14 @@
 /**
  * A sealed layer becomes a snapshot object: the changed blocks are read twice through the view, first to name them, then
  * those that no listed object holds to be compressed and encrypted. So map pages can come first in the object, nothing
- * is compressed in vain, and what is held in memory is a batch and the maps, never the data.
+ * is compressed in vain, and what is held in memory are the maps: the data goes through a worker process (backup-work.ts).
  *
  * Blocks of zeroes become zero, blocks as on the initial user disk inherit, and a block that was written again with what it
  * had keeps its name, also by an older epoch.
  */
-import { open, rename, type FileHandle } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { randomBytes } from 'node:crypto';
+import { open, readdir, rename, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import {
   ChangedPairs,
   CollectiveError,
@@ -20,14 +21,22 @@ import {
   type DiskMap,
 } from '@collective/shared';
 import { removeIfThere } from '../storage/durable-file.js';
-import type { ChunksResult, Entries, NameResult, PackWork } from './backup-work.js';
+import type {
+  Blocks,
+  ChunksResult,
+  EncodeResult,
+  Entries,
+  NameResult,
+  PackResult,
+  PackTask,
+  PackWork,
+} from './backup-work.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
 import { localFailure } from './local-failure.js';
 
-/** Blocks of one task; two are on their way. */
-const BATCH_BYTES = 1_048_576;
+/** Of blocks; between two tasks the worker is another machine's. */
+const TASK_BYTES = 16 << 20;
 const PAGES_A_TASK = 256;
-const IN_FLIGHT_MAX = 2;
 const LEVEL = 3;
 
 export type PackKeys = {
@@ -115,21 +124,19 @@ async function nameDisk(disk: PackOptions['disks'][number], options: PackOptions
   const columns = mapColumns(blockIndexes.length);
   await port.view(disk.name, disk.layer, async (view) => {
     requireSize(view, committed, disk.name);
-    await inBatches(untilAborted(view, signal), { blockIndexes, blockBytes }, async (bytes, from, to) => {
-      signal.throwIfAborted();
-      const indexes = blockIndexes.subarray(from, to);
-      const result = (await work.run({
+    for (const [from, to] of tasksOf(blockIndexes.length, blockBytes)) {
+      const indexes = blockIndexes.slice(from, to);
+      const result = await untilAborted<NameResult>(work, signal, {
         kind: 'name',
-        bytes,
-        blockBytes,
+        blocks: { view: sourceOf(view), blockBytes, blockIndexes: indexes },
         committed: entriesOf(committed, indexes),
         base: baseMap === undefined ? undefined : entriesOf(baseMap, indexes),
-        forced: forced.subarray(from, to),
+        forced: forced.slice(from, to),
         nameKeys: keys.nameKeys,
-      })) as NameResult;
+      });
       columns.kinds.set(result.kinds, from);
       columns.digests.set(result.digests, from * DIGEST_BYTES);
-    });
+    }
   });
   const pairs = new ChangedPairs(committed, blockIndexes, columns);
   const map = committed.clone().apply(pairs);
@@ -220,45 +227,34 @@ async function writeObject(
   options: PackOptions,
 ): Promise<number> {
   const { port, work, keys, path, signal } = options;
-  const temporary = `${path}.tmp`;
-  const file = await open(temporary, 'w', 0o600);
+  const temporary = await temporaryOf(path);
+  const file = await open(temporary, 'wx', 0o600);
   try {
     const writer = new SnapshotObjectWriter();
-    const append = async (digest: Digest, chunk: Uint8Array): Promise<void> => {
-      const at = writer.byteLength;
-      writer.add(digest, chunk.length);
-      await writeAt(file, chunk, at);
-    };
     await writeAt(file, writer.head, 0);
     for (let from = 0; from < parts.pages.length; from += PAGES_A_TASK) {
       const some = parts.pages.slice(from, from + PAGES_A_TASK);
-      const { chunks } = (await work.run({
-        kind: 'pages',
-        pages: some.map(([, page]) => page),
-        level: LEVEL,
-      })) as ChunksResult;
-      for (const [at, [digest]] of some.entries()) await append(digest, chunkAt(chunks, at));
+      const pages = some.map(([, page]) => page);
+      const { chunks } = await untilAborted<ChunksResult>(work, signal, { kind: 'pages', pages, level: LEVEL });
+      await writeAt(file, Buffer.concat(chunks), writer.byteLength);
+      for (const [at, [digest]] of some.entries()) writer.add(digest, chunks[at]?.length ?? 0);
     }
     for (const { named, blockIndexes, digests } of parts.blocks) {
       if (blockIndexes.length === 0) continue;
       const { blockBytes } = named.map;
       await port.view(named.disk.name, named.disk.layer, async (view) => {
-        await inBatches(untilAborted(view, signal), { blockIndexes, blockBytes }, async (bytes, from, to) => {
-          signal.throwIfAborted();
-          const wanted = digests.subarray(from * DIGEST_BYTES, to * DIGEST_BYTES);
+        for (const [from, to] of tasksOf(blockIndexes.length, blockBytes)) {
+          const wanted = Buffer.from(digests.subarray(from * DIGEST_BYTES, to * DIGEST_BYTES));
           const { epoch, chunkKey, nameKeys } = keys;
-          const { chunks } = (await work.run({
+          const { chunkBytes } = await untilAborted<EncodeResult>(work, signal, {
             kind: 'encode',
-            ...{ bytes, blockBytes, digests: wanted, nameKey: nameKeys[0], chunkKey, epoch, level: LEVEL },
-          })) as ChunksResult;
-          return async () => {
-            for (let at = 0; at < to - from; at += 1)
-              await append(
-                digestFromBytes(wanted.subarray(at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES)),
-                chunkAt(chunks, at),
-              );
-          };
-        });
+            blocks: { view: sourceOf(view), blockBytes, blockIndexes: blockIndexes.slice(from, to) },
+            target: { path: temporary, byteOffset: writer.byteLength },
+            ...{ digests: wanted, nameKey: nameKeys[0], chunkKey, epoch, level: LEVEL },
+          });
+          for (const [at, bytes] of chunkBytes.entries())
+            writer.add(digestFromBytes(wanted.subarray(at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES)), bytes);
+        }
       });
     }
     const end = writer.finish();
@@ -275,62 +271,39 @@ async function writeObject(
   }
 }
 
+/** From and to of each task's part of a list of blocks. */
+function* tasksOf(count: number, blockBytes: number): Generator<readonly [number, number]> {
+  const perTask = Math.max(1, Math.floor(TASK_BYTES / blockBytes));
+  for (let from = 0; from < count; from += perTask) yield [from, Math.min(count, from + perTask)];
+}
+
+/** Another process can be told of a socket, and not of a function. */
+const sourceOf = (view: DiskView): Blocks['view'] =>
+  view.socketPath === undefined ? view : { diskBytes: view.diskBytes, socketPath: view.socketPath };
+
 /**
- * Reads the blocks in batches and hands each to `work`; so many are under way at once. What `work` gives back is called in
- * the order of the batches, one at a time.
+ * In an outage a worker waits for minutes for a block that is not here; a start, and a logout, do not wait for that. A task
+ * that is given up ends with the view that it reads; until then it may go on writing, to a file that nobody else has.
  */
-async function inBatches(
-  view: DiskView,
-  list: { readonly blockIndexes: Uint32Array; readonly blockBytes: number },
-  work: (bytes: Buffer, from: number, to: number) => Promise<(() => Promise<void>) | void>,
-): Promise<void> {
-  const { blockIndexes, blockBytes } = list;
-  const perBatch = Math.max(1, BATCH_BYTES / blockBytes);
-  const underWay: Promise<(() => Promise<void>) | void>[] = [];
-  const finishFirst = async (): Promise<void> => (await underWay.shift())?.();
-  try {
-    for (let from = 0; from < blockIndexes.length; from += perBatch) {
-      const to = Math.min(blockIndexes.length, from + perBatch);
-      const bytes = await readBlocks(view, blockIndexes.subarray(from, to), blockBytes);
-      underWay.push(work(bytes, from, to));
-      if (underWay.length >= IN_FLIGHT_MAX) await finishFirst();
-    }
-    while (underWay.length > 0) await finishFirst();
-  } finally {
-    // After a failure nothing may go on reading the view.
-    await Promise.allSettled(underWay);
-  }
-}
+const untilAborted = async <R extends PackResult>(work: PackWork, signal: AbortSignal, task: PackTask): Promise<R> => {
+  signal.throwIfAborted();
+  return new Promise<R>((resolve, reject) => {
+    const abort = (): void => reject(signal.reason as Error);
+    signal.addEventListener('abort', abort, { once: true });
+    work
+      .run(task)
+      .then((result) => resolve(result as R), reject)
+      .finally(() => signal.removeEventListener('abort', abort));
+  });
+};
 
-/** In an outage a read waits for minutes for a block that is not here; a start, and a logout, do not wait for that. */
-export const untilAborted = (view: DiskView, signal: AbortSignal): DiskView => ({
-  diskBytes: view.diskBytes,
-  read: async (target, byteOffset) => {
-    signal.throwIfAborted();
-    await new Promise<void>((resolve, reject) => {
-      const abort = (): void => reject(signal.reason as Error);
-      signal.addEventListener('abort', abort, { once: true });
-      view
-        .read(target, byteOffset)
-        .then(resolve, reject)
-        .finally(() => signal.removeEventListener('abort', abort));
-    });
-  },
-});
-
-/** Blocks back to back, zeroes where the last one lies beyond the disk; neighbours are read together. */
-async function readBlocks(view: DiskView, blockIndexes: Uint32Array, blockBytes: number): Promise<Buffer> {
-  const bytes = Buffer.alloc(blockIndexes.length * blockBytes);
-  for (let first = 0; first < blockIndexes.length;) {
-    let after = first + 1;
-    while (after < blockIndexes.length && blockIndexes[after] === (blockIndexes[after - 1] ?? 0) + 1) after += 1;
-    const byteOffset = (blockIndexes[first] ?? 0) * blockBytes;
-    const byteLength = Math.min((after - first) * blockBytes, view.diskBytes - byteOffset);
-    await view.read(bytes.subarray(first * blockBytes, first * blockBytes + byteLength), byteOffset);
-    first = after;
-  }
-  return bytes;
-}
+/** A name that no object had before; what was left of earlier ones is removed. */
+const temporaryOf = async (path: string): Promise<string> => {
+  const [folder, prefix] = [dirname(path), `${basename(path)}.`];
+  for (const name of await readdir(folder))
+    if (name.startsWith(prefix) && name.endsWith('.tmp')) await removeIfThere(join(folder, name));
+  return `${path}.${randomBytes(6).toString('hex')}.tmp`;
+};
 
 const entriesOf = (map: DiskMap, blockIndexes: Uint32Array): Entries => {
   const kinds = new Uint8Array(blockIndexes.length);
@@ -345,12 +318,6 @@ const entriesOf = (map: DiskMap, blockIndexes: Uint32Array): Entries => {
 /** A digest as 32 characters: half the memory of hexadecimal digits. */
 export const keyAt = (digests: Buffer, at: number): string =>
   digests.toString('latin1', at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES);
-
-const chunkAt = (chunks: readonly Uint8Array[], at: number): Uint8Array => {
-  const chunk = chunks[at];
-  if (chunk === undefined) throw new CollectiveError('internal', 'A worker gave back fewer chunks than it got blocks.');
-  return chunk;
-};
 
 const requireSize = (view: DiskView, { diskBytes }: DiskMap, name: string): void => {
   if (view.diskBytes === diskBytes) return;

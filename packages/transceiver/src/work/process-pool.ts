@@ -13,7 +13,8 @@ import { CollectiveError, isErrorCode } from '@collective/shared';
 /** More workers than this only fight for the disk. */
 const WORKERS_MAX = 4;
 
-type WorkerReply<R> = { readonly ok: R } | { readonly failed: { readonly code: string; readonly message: string } };
+type Failure = { readonly code: string; readonly message: string; readonly data?: CollectiveError['data'] };
+type WorkerReply<R> = { readonly ok: R } | { readonly failed: Failure };
 
 /** What runs the tasks of one worker, one after the other. */
 export type TaskRunner<T, R> = {
@@ -104,10 +105,10 @@ export class ProcessPool<T, R> {
       const reply = message as WorkerReply<R>;
       finish((waiting) => {
         if ('ok' in reply) waiting.resolve(reply.ok);
-        else
-          waiting.reject(
-            new CollectiveError(isErrorCode(reply.failed.code) ? reply.failed.code : 'internal', reply.failed.message),
-          );
+        else {
+          const { code, message: text, data = {} } = reply.failed;
+          waiting.reject(new CollectiveError(isErrorCode(code) ? code : 'internal', text, { data }));
+        }
       });
     });
     worker.on('error', (error) => {
@@ -162,7 +163,12 @@ export const serveTasks = <T, R>(run: (task: T) => Promise<R>): void => {
       (ok) => reply({ ok }),
       (error: unknown) => {
         const text = error instanceof Error ? error.message : String(error);
-        reply({ failed: { code: error instanceof CollectiveError ? error.code : 'internal', message: text } });
+        reply({
+          failed:
+            error instanceof CollectiveError
+              ? { code: error.code, message: text, data: error.data }
+              : { code: 'internal', message: text },
+        });
       },
     );
   });
