@@ -9,6 +9,7 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { deriveEpochKeys, type Profile } from '@collective/shared';
 import {
+  BLOCKD_V8_OPTIONS,
   BackupRunner,
   BlockdDisks,
   ControlClient,
@@ -95,7 +96,14 @@ export class BackupRig implements AsyncDisposable {
     const repository = await RepositoryProcess.open(path.join(folder, 'repository'));
     const link = await Link.open({ toPort: repository.is.port, profile: 'none', port: await freePort() });
     const home = path.join(folder, 'blockd');
-    const blockd = new Child('blockd', process.execPath, [BLOCKD, '--home', home, '--cache-reserve-bytes', '0']);
+    const blockd = new Child('blockd', process.execPath, [
+      ...BLOCKD_V8_OPTIONS,
+      BLOCKD,
+      '--home',
+      home,
+      '--cache-reserve-bytes',
+      '0',
+    ]);
     const control = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: WAIT_MS });
     await control.request('repository', { origin: `http://127.0.0.1:${link.port}`, token: repository.is.token });
     const work = openPackWork();

@@ -2,6 +2,7 @@
  * One disk of one session as blockd serves it: what lies below, its overlay, its NBD server, and the views of it that are open.
  */
 import type net from 'node:net';
+import { setImmediate, setTimeout } from 'node:timers/promises';
 import { CollectiveError, encodeBootTrace, isBlockBytes, isDigest, type Digest } from '@collective/shared';
 import { AttachedViews } from './attached-views.js';
 import type { BlockDevice } from './block-device.js';
@@ -23,6 +24,10 @@ export type AttachContext = BelowContext & {
   ) => Promise<{ readonly path: string } | { readonly fd: number } | { readonly server: net.Server }>;
   readonly onFailed: (error: unknown) => void;
 };
+
+/** Between two blocks of work in the background, while the guest uses the disk. */
+const REST_MS = 1;
+const IN_USE_MS = 50;
 
 export class AttachedDisk {
   readonly session: string;
@@ -233,7 +238,15 @@ export class AttachedDisk {
       if (map === undefined || map.diskBytes !== this.byteLength)
         throw new CollectiveError('bad-image', `base ${base} is not of a disk of ${this.byteLength} bytes`);
       const changed = await overlay.changedBlocks(layer, map.blockBytes);
-      await checkCommit({ view, changed, from: from.map, to: map, fill: privateUse?.fill, placementTag });
+      await checkCommit({
+        view,
+        changed,
+        from: from.map,
+        to: map,
+        fill: privateUse?.fill,
+        placementTag,
+        rest: this.#rest(),
+      });
       for (const image of to.images) image.setWaitMs(this.#waitMs); // it may be another by now
       this.#belows = [from, to];
       await overlay.rebase(layer, { base, below: to.device });
@@ -249,6 +262,16 @@ export class AttachedDisk {
     const lost = from.images.flatMap(({ waiting }) => waiting.filter(({ isUnavailable }) => isUnavailable));
     await from.close();
     for (const { blockIndex, waitedMs } of lost) this.#context.onArrived(blockIndex, waitedMs);
+  }
+
+  /** For work in the background: while the guest uses the disk most of the thread is its. */
+  #rest(): () => Promise<void> {
+    const { busy } = this.#export;
+    let before = { busyMs: busy.totalMs, atMs: performance.now() };
+    return async () => {
+      if (busy.totalMs !== before.busyMs) before = { busyMs: busy.totalMs, atMs: performance.now() };
+      await (performance.now() - before.atMs < IN_USE_MS ? setTimeout(REST_MS) : setImmediate());
+    };
   }
 
   get #below(): DiskBelow {

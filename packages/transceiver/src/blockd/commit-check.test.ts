@@ -36,6 +36,7 @@ const check = async (options: {
     ...options,
     changed: Uint32Array.from(options.changed),
     placementTag: 1,
+    rest: async () => undefined,
     fill: ({ digest }, block) => {
       if (privateName(block) !== digest) return Promise.reject(new CollectiveError('digest-mismatch'));
       filled.push(digest);

@@ -23,14 +23,20 @@ export type CommitCheck = {
   /** Undefined: there are no private blocks. */
   readonly fill: FetchClient['fill'] | undefined;
   readonly placementTag: number;
+  /** Before each block: where the guest's requests get their turn. */
+  readonly rest: () => Promise<void>;
 };
 
 /** Errors: `digest-mismatch` (a block is not what the base says), `block-unavailable` (it cannot be read just now), `local-io`. */
 export const checkCommit = async (check: CommitCheck): Promise<void> => {
   const doubtful = blocksToRead(check);
+  let resting = Promise.resolve();
   const work = async (): Promise<void> => {
     try {
-      for (const block of doubtful) await checkBlock(check, block);
+      for (const block of doubtful) {
+        await (resting = resting.then(check.rest));
+        await checkBlock(check, block);
+      }
     } finally {
       doubtful.return(undefined); // after a failure the others need not go on
     }

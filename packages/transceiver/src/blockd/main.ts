@@ -13,6 +13,7 @@ import net from 'node:net';
 import { parseArgs } from 'node:util';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { LocalFileSystem } from '../storage/local-file-system.js';
+import { takeShortTurns } from '../work/short-turns.js';
 import { Blockd } from './blockd.js';
 import { ControlServer } from './control/control-server.js';
 import { keepEarlyConnections } from './control/handed-listener.js';
@@ -129,6 +130,7 @@ const run = async ({ home, cacheBytesMax, reserveBytes, privateBytesMax }: Argum
 
 process.umask(0o077); // a person's files and sockets are nobody else's, wherever the person puts them
 survive();
+takeShortTurns(); // before the first thread of ours
 try {
   await run(readArguments());
 } catch (error) {

@@ -25,7 +25,7 @@ const READY_WAIT_MS = 30_000;
  * coming at 12 MB/s it collected seven times a second, in both threads. Garbage may be four times what lives instead.
  * With a cache fill beside, that is a tenth more reads a second (docs/PERFORMANCE.md).
  */
-const V8_OPTIONS = ['--heap-growing-percent=400'];
+export const BLOCKD_V8_OPTIONS = ['--heap-growing-percent=400'];
 
 export class BlockdProcess {
   readonly identity: ProcessIdentity;
@@ -59,7 +59,7 @@ export class BlockdProcess {
       child = fork(program.module, [...program.words], {
         detached: true,
         stdio: ['ignore', log.fd, log.fd, 'ipc'],
-        execArgv: V8_OPTIONS,
+        execArgv: BLOCKD_V8_OPTIONS,
       });
     } finally {
       await log.close();

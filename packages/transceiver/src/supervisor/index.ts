@@ -10,3 +10,4 @@ export type {
   SupervisorResults,
   SupervisorStatus,
 } from './supervisor-protocol.js';
+export { BLOCKD_V8_OPTIONS } from './blockd-process.js';

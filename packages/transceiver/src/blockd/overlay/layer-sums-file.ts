@@ -7,8 +7,9 @@
  *
  * A sum of what one guesses would tell whether the guess is right: in an encrypted layer they are encrypted, too.
  */
+import { setImmediate } from 'node:timers/promises';
 import { crc32 } from 'node:zlib';
-import { CollectiveError, hasCode } from '@collective/shared';
+import { CollectiveError, hasCode, isAllZero } from '@collective/shared';
 import type { FileSystem, RandomFile } from '../../storage/file-system.js';
 import { CIPHER_SECTOR_BYTES, type SectorCipher } from '../../storage/sector-cipher.js';
 import { GRANULE_BYTES, granuleCountOf } from './geometry.js';
@@ -102,7 +103,8 @@ const writeSums = async (file: RandomFile, location: Location, { map, sums, ciph
     const entry = Buffer.alloc(ENTRY_HEAD_BYTES + (isZeroes ? 0 : PAGE_BYTES) + 4);
     entry.writeUInt32LE(pageIndex, 0);
     entry.writeUInt32LE(isZeroes ? ENTRY.zeroes : ENTRY.sums, 4);
-    if (!isZeroes) page.forEach((sum, index) => entry.writeUInt32LE(sum, ENTRY_HEAD_BYTES + index * 4));
+    // Little-endian, as every machine that this runs on. Some guest may be waiting for this thread: element by element took 8 ms.
+    if (!isZeroes) entry.set(new Uint8Array(page.buffer, page.byteOffset, PAGE_BYTES), ENTRY_HEAD_BYTES);
     if (!isZeroes && cipher !== undefined) {
       const bytes = sumsIn(entry);
       cipher.encrypt(bytes, bytes, FIRST_SECTOR + pageIndex * PAGE_SECTORS);
@@ -110,6 +112,7 @@ const writeSums = async (file: RandomFile, location: Location, { map, sums, ciph
     entry.writeUInt32LE(crcOfEntry(header, entry), entry.length - 4);
     await file.write(entry, byteOffset);
     byteOffset += entry.length;
+    await setImmediate();
   }
 };
 
@@ -218,7 +221,7 @@ const crcOfMap = (map: SectorMap): number => {
   const number = Buffer.alloc(4);
   for (let pageIndex = 0; pageIndex < map.pageCount; pageIndex += 1) {
     const bytes = map.pageBytes(pageIndex);
-    if (bytes === undefined || bytes.every((mask) => mask === 0)) continue;
+    if (bytes === undefined || isAllZero(bytes)) continue;
     number.writeUInt32LE(pageIndex);
     crc = crc32(bytes, crc32(number, crc));
   }

@@ -129,10 +129,14 @@ export class Overlay implements BlockDevice {
    * durable and will never change. The cut lies between two acknowledged writes: every write that was acknowledged before the
    * call is in it, none that began after the call resolved; of those at the same time, none without all that were acknowledged before
    * it began. No write waits for it. Errors: `too-large` (too many layers), `shutting-down`, `disk-full`, `local-io`.
-   * Where making the frozen layer durable fails the cut is made all the same, and a later flush makes up for it.
+   * Where making the frozen layer durable fails after the cut it is made all the same, and a later flush makes up for it.
    */
   seal(): Promise<string> {
-    const sealing = this.#changeLayers(() => this.#sealTimes.during(() => this.#seal()));
+    const sealing = this.#changeLayers(async () => {
+      // What was written before is made durable first, so that between the cut and its durability there is little left to do.
+      await this.flush();
+      return await this.#sealTimes.during(() => this.#seal());
+    });
     // Nobody waits for the sums of the frozen layer. They come before any other change of the layers; never without them at a close.
     this.#changeLayers(async () => {
       const layerId = await sealing;
