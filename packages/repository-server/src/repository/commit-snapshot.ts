@@ -51,7 +51,7 @@ export const commitSnapshot = async (
   commit: { readonly upload: string; readonly bytes: Uint8Array },
 ): Promise<CommittedSnapshot> =>
   // No part may change the object while it is looked at.
-  repository.snapshotUploads.alone(commit.upload, async () => {
+  repository.snapshotUploads.take(commit.upload, async () => {
     const { catalogue } = repository;
     const upload = await ownSnapshotUpload(repository, of, commit.upload);
     const envelope = openEnvelope(commit.bytes, { payloadType: PAYLOAD_TYPES.snapshot });

@@ -2,7 +2,7 @@
  * A repository as the routes see it: the two seams, the trust chain, the heads, the maps. It holds no state of its own
  * that another server over the same seams would miss.
  */
-import { type Digest, type SigningKey } from '@collective/shared';
+import { type Digest, type SigningKey, Turns } from '@collective/shared';
 import { type Catalogue } from '../catalogue/catalogue.js';
 import { type Clock } from '../clock.js';
 import { type Limits } from '../limits.js';
@@ -12,7 +12,6 @@ import { healSubscriptions } from './heal-subscriptions.js';
 import { HeadsSigner } from './heads-signer.js';
 import { MapStore } from './map-store.js';
 import { TrustStore } from './trust-store.js';
-import { UploadTurns } from './upload-turns.js';
 
 export type ServerKeys = {
   readonly heads: SigningKey;
@@ -33,8 +32,11 @@ export type Repository = RepositoryParts & {
   readonly trust: TrustStore;
   readonly heads: HeadsSigner;
   readonly maps: MapStore;
-  /** Within this process: others do not serve the folder. */
-  readonly snapshotUploads: UploadTurns;
+  /**
+   * Parts and the commit, by upload: two parts at one offset would mix in the file. Within this process: others do not
+   * serve the folder.
+   */
+  readonly snapshotUploads: Turns;
   /** What could not be healed at the start, a sentence each. */
   readonly problems: readonly string[];
 };
@@ -61,5 +63,5 @@ export const assembleRepository = async (parts: RepositoryParts): Promise<Reposi
     await heads.signIfNeeded();
     return found;
   });
-  return { ...parts, identity: trust.identity, trust, heads, maps, snapshotUploads: new UploadTurns(), problems };
+  return { ...parts, identity: trust.identity, trust, heads, maps, snapshotUploads: new Turns(), problems };
 };
