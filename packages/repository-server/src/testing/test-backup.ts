@@ -23,6 +23,7 @@ import { type TestPerson, type TestReply, type TestRequest, type TestRepository 
 
 const EPOCH = 1;
 const KEYS = deriveEpochKeys(Buffer.alloc(32, 7));
+const CHUNKS = new Map<number, StoredRecord>();
 
 /** Of each block: `inherit`, a number as in a DiskPlan (0 is zero) that is private, or `p` and a number that is public. */
 export type UserPlan = readonly (number | 'inherit' | `p${number}`)[];
@@ -46,10 +47,15 @@ export type SnapshotOptions = {
 };
 type Head = { readonly number: number; readonly manifest: Digest };
 
+/** Made once for each seed, as a device has it from its committed map. */
 export const privateChunkOf = (seed: number): StoredRecord => {
+  const known = CHUNKS.get(seed);
+  if (known !== undefined) return known;
   const plain = blockOf(seed);
   const digest = privateBlockDigest(KEYS.blockNameKey, plain);
-  return { digest, chunk: encodePrivateChunk(plain, { key: KEYS.chunkKey, epoch: EPOCH, digest }) };
+  const made = { digest, chunk: encodePrivateChunk(plain, { key: KEYS.chunkKey, epoch: EPOCH, digest }) };
+  CHUNKS.set(seed, made);
+  return made;
 };
 
 export const userMapOf = (plan: UserPlan): DiskMap => {
