@@ -69,7 +69,8 @@ export const commitSnapshot = async (
     const head = await catalogue.subscriptions.head(of);
     requireNext(manifest, head);
     const object = await wholeObject(repository, upload, manifest);
-    const before = await catalogue.versions.collectionNumber();
+    // Under the lock: a collector that is between the number and what it deletes would have counted already.
+    const before = await catalogue.exclusively(() => catalogue.versions.collectionNumber());
     await checkSnapshotChunks(repository, { record, manifest, head, object, readable });
     return catalogue.exclusively(async () => {
       await settlePending(repository, of);

@@ -11,6 +11,7 @@ import { healCatalogue } from './heal-catalogue.js';
 import { healSubscriptions } from './heal-subscriptions.js';
 import { HeadsSigner } from './heads-signer.js';
 import { MapStore } from './map-store.js';
+import { SnapshotIndexMemory } from './snapshot-index-memory.js';
 import { TrustStore } from './trust-store.js';
 
 export type ServerKeys = {
@@ -37,6 +38,7 @@ export type Repository = RepositoryParts & {
    * serve the folder.
    */
   readonly snapshotUploads: Turns;
+  readonly snapshotIndexes: SnapshotIndexMemory;
   /** What could not be healed at the start, a sentence each. */
   readonly problems: readonly string[];
 };
@@ -63,5 +65,14 @@ export const assembleRepository = async (parts: RepositoryParts): Promise<Reposi
     await heads.signIfNeeded();
     return found;
   });
-  return { ...parts, identity: trust.identity, trust, heads, maps, snapshotUploads: new Turns(), problems };
+  return {
+    ...parts,
+    identity: trust.identity,
+    trust,
+    heads,
+    maps,
+    snapshotUploads: new Turns(),
+    snapshotIndexes: new SnapshotIndexMemory({ bytesMax: limits.snapshotIndexBytesMax }),
+    problems,
+  };
 };
