@@ -11,6 +11,7 @@ import { healCatalogue } from './heal-catalogue.js';
 import { healSubscriptions } from './heal-subscriptions.js';
 import { HeadsSigner } from './heads-signer.js';
 import { MapStore } from './map-store.js';
+import { type Retention } from './retention-file.js';
 import { SnapshotIndexMemory } from './snapshot-index-memory.js';
 import { TrustStore } from './trust-store.js';
 
@@ -26,6 +27,8 @@ export type RepositoryParts = {
   readonly keys: ServerKeys;
   readonly limits: Limits;
   readonly clock: Clock;
+  /** What the administrator has set, as of now; absent or undefined: what the limits say. Errors: `malformed`. */
+  readonly readRetention?: () => Promise<Retention | undefined>;
 };
 
 export type Repository = RepositoryParts & {
