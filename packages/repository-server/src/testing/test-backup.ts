@@ -116,15 +116,14 @@ export class TestBackup {
   make(options: SnapshotOptions): MadeSnapshot {
     const number = (this.head?.number ?? 0) + 1;
     const { root, pages } = userMapOf(options.plan).build();
-    const all = new Map<Digest, Buffer>([...pages].map(([digest, page]) => [digest, encodeChunk(page)]));
+    const wanted = new Map<Digest, Buffer>();
+    for (const [digest, page] of pages) if (!this.#stored.has(digest)) wanted.set(digest, encodeChunk(page));
     for (const entry of options.plan) {
       if (typeof entry !== 'number' || entry === 0) continue;
       const { digest, chunk } = privateChunkOf(entry);
-      all.set(digest, chunk);
+      if (!this.#stored.has(digest)) wanted.set(digest, chunk);
     }
-    const added = [...all]
-      .filter(([digest]) => !this.#stored.has(digest))
-      .map(([digest, chunk]) => ({ digest, chunk }));
+    const added = [...wanted].map(([digest, chunk]) => ({ digest, chunk }));
     const records = options.records?.(added) ?? added;
     const listed = options.objects ?? this.objects;
     const manifest: SnapshotManifest = {
