@@ -9,6 +9,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   backup: () => import('./backup/bench.js'),
   boot: () => import('./boot/bench.js'),
   cache: () => import('./cache/bench.js'),
+  commit: () => import('./commit/bench.js'),
   dirty: () => import('./dirty/bench.js'),
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),

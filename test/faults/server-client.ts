@@ -10,23 +10,20 @@ import {
   encodeChangedPairs,
   encodeChunk,
   encodeChunkBatch,
-  encodeVersionManifest,
   keyId,
   newPasswordParameters,
   newSigningKeySeed,
   parseJoinLink,
-  PAYLOAD_TYPES,
   publishingKeyMessage,
   type RouteName,
   ROUTES,
   routePath,
   sha256,
   signDeviceCertificate,
-  signEnvelope,
   type SigningKey,
   signingKeyFromSeed,
-  type VersionManifest,
 } from '@collective/shared';
+import { signManifest, systemManifest } from '@collective/repository-server';
 import { Pool } from 'undici';
 
 export const BLOCK_BYTES = 65_536;
@@ -151,38 +148,13 @@ export class ServerClient {
   }
 
   manifest(appliance: string, version: number, parent: Head | null, seeds: readonly number[]): Buffer {
-    const manifest: VersionManifest = {
-      format: 1,
-      appliance,
-      version,
-      parent,
-      createdAt: 0,
-      title: `${appliance} ${version}`,
-      notes: '',
-      machine: {
-        memoryBytes: 268_435_456,
-        cpus: 1,
-        chipset: 'q35',
-        firmware: 'bios',
-        network: 'virtio',
-        display: 'none',
-        guestAgent: false,
-        clock: 'utc',
-      },
-      disks: [
-        {
-          name: 'system',
-          kind: 'system',
-          bus: 'virtio',
-          diskBytes: seeds.length * BLOCK_BYTES,
-          blockBytes: BLOCK_BYTES,
-          root: mapOf(seeds).build().root,
-          base: null,
-        },
-      ],
+    const disk = {
+      diskBytes: seeds.length * BLOCK_BYTES,
+      blockBytes: BLOCK_BYTES,
+      root: mapOf(seeds).build().root,
     };
-    const payload = encodeVersionManifest(manifest);
-    return signEnvelope({ payloadType: PAYLOAD_TYPES.version, payload, signers: [this.#publishing] });
+    const title = `${appliance} ${version}`;
+    return signManifest(systemManifest({ appliance, version, parent, title, disk }), this.#publishing);
   }
 
   /** Everything before the commit: session, lacking chunks, disk. `onStep` is called before each request. */

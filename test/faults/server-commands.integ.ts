@@ -75,6 +75,40 @@ describe('collective-repository', () => {
     expect((await repository.process.stop()).code).toBe(0);
   });
 
+  test('retention: is shown and set beside a running server; what would lose snapshots is refused and changes nothing', async () => {
+    await repositoryCommand(['init', folder]);
+    const DEFAULT = { keep: '1h:all,1d:5m,1w:1h,30d:1d,rest:1w', newest: 10, deleted: '30d' };
+    expect(await repositoryCommand(['retention', folder])).toMatchObject({ ...DEFAULT, keptInAYear: 660 });
+    await using repository = await Repository.serve(folder);
+    const words = ['--keep', '7d:all,rest:none', '--deleted', '90d'];
+    const set = { keep: '1w:all,rest:none', newest: 10, deleted: '90d' };
+    expect(await repositoryCommand(['retention', folder, ...words])).toMatchObject(set);
+    for (const [wrong, what] of [
+      [['--newest', '9'], /at least the last 10/],
+      [['--keep', '1h:all'], /does not end with rest:TIME/],
+      [['--deleted', '1h'], /from 1d/],
+      [['--default', '--newest', '20'], /give it alone/],
+    ] as const) {
+      const { code, stderr } = await command('retention', folder, ...wrong);
+      expect([code, stderr]).toEqual([2, expect.stringMatching(what)]);
+    }
+    expect(await repositoryCommand(['retention', folder])).toMatchObject(set);
+    const file = join(folder, 'server', 'retention.json');
+    expect((await stat(file)).mode & 0o777).toBe(0o600);
+    await writeFile(file, '{"format":1,"keep":"rest:1d","newest":0,"deleted":"30d"}');
+    for (const words of [
+      ['retention', folder],
+      ['gc', folder],
+      ['serve', join(home, 'repository')],
+    ]) {
+      if (words[0] === 'serve') await repository.process.stop();
+      const { code, stderr } = await command(...words);
+      expect([words[0], code, stderr]).toEqual([words[0], 1, expect.stringMatching(/retention\.json.*set it anew/)]);
+    }
+    expect(await repositoryCommand(['retention', folder, '--default'])).toMatchObject(DEFAULT);
+    await repository.restart();
+  });
+
   test('wrong use ends with 2, a folder that is no repository with 1', async () => {
     for (const words of [
       [],

@@ -5,45 +5,30 @@
 import {
   compareHeads,
   type Digest,
-  DiskMap,
   encodeChunk,
-  encodeVersionManifest,
   openHeads,
-  PAYLOAD_TYPES,
   type SeenHeads,
   sha256,
-  signEnvelope,
   type SigningKey,
   type TrustFile,
   type VersionManifest,
 } from '@collective/shared';
-import { type VersionRecord } from '@collective/repository-server';
+import {
+  BLOCK_BYTES,
+  chunkOf as testChunkOf,
+  mapOf,
+  signManifest,
+  systemManifest,
+  type DiskPlan,
+  type VersionRecord,
+} from '@collective/repository-server';
 import { FOLDER, type RepositoryWorld } from './repository-world.js';
 
-export const BLOCK_BYTES = 4_096;
+export { BLOCK_BYTES, mapOf } from '@collective/repository-server';
 /** Blocks by position, by seed; 0 is a zero block. */
-export type Plan = readonly number[];
-export type Content = { readonly digest: Digest; readonly chunk: Buffer };
-
-const blocks = new Map<number, Content>();
+export type Plan = DiskPlan;
 /** A block that says which it is. */
-export const blockOf = (seed: number): Content => {
-  const known = blocks.get(seed);
-  if (known !== undefined) return known;
-  const block = Buffer.alloc(BLOCK_BYTES, seed);
-  block.writeUInt32LE(seed, 0);
-  const content = { digest: sha256(block), chunk: encodeChunk(block, { level: 1 }) };
-  blocks.set(seed, content);
-  return content;
-};
-
-export const mapOf = (plan: Plan): DiskMap => {
-  const map = DiskMap.empty({ diskBytes: plan.length * BLOCK_BYTES, blockBytes: BLOCK_BYTES });
-  plan.forEach((seed, index) => {
-    if (seed !== 0) map.set(index, { kind: 'public', digest: blockOf(seed).digest });
-  });
-  return map;
-};
+export const blockOf = testChunkOf;
 
 type Built = { readonly root: Digest | null; readonly chunks: ReadonlyMap<Digest, Buffer> };
 const built = new Map<string, Built>();
@@ -75,38 +60,8 @@ export const attemptOf = (
   key: SigningKey,
 ): Attempt => {
   const { appliance, version, plan, title } = options;
-  const { root } = buildOf(plan);
-  const payload = encodeVersionManifest({
-    format: 1,
-    appliance,
-    version,
-    parent,
-    createdAt: 1_800_000_000,
-    title,
-    notes: '',
-    machine: {
-      memoryBytes: 268_435_456,
-      cpus: 1,
-      chipset: 'q35',
-      firmware: 'bios',
-      network: 'virtio',
-      display: 'none',
-      guestAgent: false,
-      clock: 'utc',
-    },
-    disks: [
-      {
-        name: 'system',
-        kind: 'system',
-        bus: 'virtio',
-        diskBytes: plan.length * BLOCK_BYTES,
-        blockBytes: BLOCK_BYTES,
-        root,
-        base: null,
-      },
-    ],
-  });
-  const bytes = signEnvelope({ payloadType: PAYLOAD_TYPES.version, payload, signers: [key] });
+  const disk = { diskBytes: plan.length * BLOCK_BYTES, blockBytes: BLOCK_BYTES, root: buildOf(plan).root };
+  const bytes = signManifest(systemManifest({ appliance, version, parent, title, disk }), key);
   return { appliance, version, plan, bytes, digest: sha256(bytes) };
 };
 

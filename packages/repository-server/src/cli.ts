@@ -8,6 +8,7 @@ import { EXIT, exitCodeOf, printError } from './commands/command-io.js';
 import { addInitCommand } from './commands/init-command.js';
 import { addInviteCommand } from './commands/invite-command.js';
 import { addResetCommand } from './commands/reset-command.js';
+import { addRetentionCommand } from './commands/retention-command.js';
 import { addServeCommand } from './commands/serve-command.js';
 import { addTrustCommands } from './commands/trust-commands.js';
 
@@ -21,6 +22,7 @@ addInitCommand(program);
 addServeCommand(program);
 addInviteCommand(program);
 addResetCommand(program);
+addRetentionCommand(program);
 addTrustCommands(program);
 addCareCommands(program);
 

@@ -45,12 +45,22 @@ export { MemoryCatalogue, MemoryTables } from './testing/memory-catalogue.js';
 export { snapshotDataName } from './storage/blob-names.js';
 export {
   privateChunkOf,
+  TestBackup,
   userMapOf,
   type MadeSnapshot,
   type StoredRecord,
   type UserPlan,
 } from './testing/test-backup.js';
-export { blockOf, BLOCK_BYTES, mapOf, type DiskPlan } from './testing/test-publisher.js';
+export {
+  blockOf,
+  BLOCK_BYTES,
+  chunkOf,
+  mapOf,
+  signManifest,
+  systemManifest,
+  type DiskPlan,
+  type TestChunk,
+} from './testing/test-publisher.js';
 export { newKey, TestRepository, type TestPerson } from './testing/test-repository.js';
 export {
   INITIAL,

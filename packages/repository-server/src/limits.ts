@@ -18,6 +18,8 @@ export type Limits = {
   readonly openUploadsPerAccountMax: number;
   /** Chunks and pages of one snapshot object (2^21: 32 GiB in 16 KiB blocks); 48 bytes of memory each at its commit. */
   readonly snapshotRecordsMax: number;
+  /** Memory for the indexes of snapshot objects that were used last, all persons together. */
+  readonly snapshotIndexBytesMax: number;
   /** A lease that nothing was heard of for so long has expired. Clients beat three times in it. */
   readonly leaseSeconds: number;
   /** Which snapshots stay. */
@@ -57,6 +59,7 @@ export const DEFAULT_LIMITS: Limits = {
   uploadBytesMax: 2 ** 40,
   openUploadsPerAccountMax: 16,
   snapshotRecordsMax: 2 ** 21,
+  snapshotIndexBytesMax: 128 * MIB,
   leaseSeconds: 120,
   retention: RETENTION_DEFAULT,
   appliancesMax: 1_000,

@@ -54,6 +54,8 @@ export const startServer = async (options: ServeOptions): Promise<RunningServer>
   let app: FastifyInstance | undefined;
   try {
     if (!serving.tryHoldUntilClosed()) throw new CollectiveError('in-use', `Another server serves ${options.folder}`);
+    // Said now, not at the first commit of a person.
+    await open.readRetention();
     // Under the lock: commands beside the server write state, trust and heads files under it.
     await open.catalogue.exclusively(() => open.blobStore.emptyTempFolder());
     const { limits, clock, logger } = options;

@@ -44,4 +44,5 @@ export * from './strict-json.js';
 export * from './subscription-routes.js';
 export * from './trace.js';
 export * from './trust-file.js';
+export * from './turns.js';
 export * from './zstd.js';

@@ -63,7 +63,7 @@ export const subscriptionState = strictObject({
   subscription: subscriptionField,
   appliance: nameField,
   createdAt: secondsField,
-  /** Since when it has been deleted; it can be brought back for 30 days. */
+  /** Since when it has been deleted; it can be brought back for 30 days, or as long as the repository keeps it. */
   deletedAt: nullable(secondsField),
   head: nullable(strictObject({ number: numberField, manifest: digestField, committedAt: secondsField })),
   lease: nullable(leaseState),
@@ -81,7 +81,7 @@ export const snapshotSummary = strictObject({
   /** What its object had when it was committed. */
   addedBytes: byteCountField,
   pinned: Type.Boolean(),
-  /** Since when it has been deleted; it can be brought back for 30 days. */
+  /** Since when it has been deleted; it can be brought back for 30 days, or as long as the repository keeps it. */
   deletedAt: nullable(secondsField),
 });
 export type SnapshotSummary = Static<typeof snapshotSummary>;

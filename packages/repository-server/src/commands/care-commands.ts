@@ -1,6 +1,6 @@
 /** `check DIR` and `gc DIR`: verify everything, delete what nothing names. Both work beside a running server. */
 import { type Command } from 'commander';
-import { CollectiveError } from '@collective/shared';
+import { parseSeconds } from '../duration.js';
 import { DEFAULT_LIMITS, GRACE_SECONDS_DEFAULT } from '../limits.js';
 import { checkRepository } from '../repository/check-repository.js';
 import { collectGarbage } from '../repository/collector.js';
@@ -9,7 +9,6 @@ import { type CommonOptions, EXIT, print } from './command-io.js';
 import { withFolder, withRepository } from './repository-command.js';
 
 const PROBLEMS_SHOWN = 100;
-const UNIT_SECONDS: Readonly<Record<string, number>> = { s: 1, m: 60, h: 3_600, d: 86_400 };
 
 export const addCareCommands = (program: Command): void => {
   program
@@ -38,11 +37,15 @@ export const addCareCommands = (program: Command): void => {
     .command('gc')
     .description('delete what no version or snapshot names, and forget what has been deleted for the grace time')
     .argument('<dir>', 'repository folder')
-    .option('--grace <time>', 'how long what is withdrawn or deleted keeps its blocks: 30d, 12h, 0s', '30d')
+    .option(
+      '--grace <time>',
+      'how long what is withdrawn or deleted keeps its blocks: 30d, 12h, 0s (default: as set by retention)',
+    )
     .option('--json', 'print JSON')
-    .action(async (dir: string, flags: CommonOptions & { readonly grace: string }) => {
-      const graceSeconds = flags.grace === '30d' ? GRACE_SECONDS_DEFAULT : parseSeconds(flags.grace);
-      await withRepository(dir, async (repository) => {
+    .action(async (dir: string, flags: CommonOptions & { readonly grace?: string }) => {
+      const asked = flags.grace === undefined ? undefined : parseSeconds(flags.grace);
+      await withRepository(dir, async (repository, open) => {
+        const graceSeconds = asked ?? (await open.readRetention())?.deletedSeconds ?? GRACE_SECONDS_DEFAULT;
         const result = await collectGarbage(repository, { graceSeconds });
         print(flags, result, [
           `Of persons: thinned ${result.snapshotsThinned} snapshots, forgot ${result.snapshotsForgotten}, deleted ${result.objectsDeleted} objects and rewrote ${result.objectsRewritten} (${result.objectBytesDeleted} bytes).`,
@@ -50,13 +53,4 @@ export const addCareCommands = (program: Command): void => {
         ]);
       });
     });
-};
-
-/** `30d`, `12h`, `15m`, `0s`. Errors: `usage`. */
-export const parseSeconds = (text: string): number => {
-  const [, count, unit = ''] = /^([0-9]{1,6})([smhd])$/.exec(text) ?? [];
-  const unitSeconds = UNIT_SECONDS[unit];
-  if (count === undefined || unitSeconds === undefined)
-    throw new CollectiveError('usage', `${text} is not a time like 30d, 12h or 0s`);
-  return Number(count) * unitSeconds;
 };

@@ -5,11 +5,11 @@ import { CollectiveError } from '@collective/shared';
 import { type FastifyBaseLogger } from 'fastify';
 import { pino } from 'pino';
 import { systemClock } from '../clock.js';
+import { parseSeconds } from '../duration.js';
 import { DEFAULT_LIMITS } from '../limits.js';
 import { collectPeriodically, type PeriodicCollection } from '../periodic-collection.js';
 import { parseOrigin } from '../repository/settings.js';
 import { startServer } from '../server.js';
-import { parseSeconds } from './care-commands.js';
 import { type CommonOptions, print } from './command-io.js';
 
 type ServeFlags = CommonOptions & {
@@ -20,7 +20,7 @@ type ServeFlags = CommonOptions & {
   readonly insecureHttp?: true;
   readonly logLevel: string;
   readonly collectEvery: string;
-  readonly grace: string;
+  readonly grace?: string;
 };
 
 const TIMER_SECONDS_MAX = 2_000_000;
@@ -42,7 +42,7 @@ export const addServeCommand = (program: Command): void => {
       'how often what no version names is deleted (as gc does): 1d, 12h; 0s: never',
       '1d',
     )
-    .option('--grace <time>', 'how long withdrawn and deleted versions keep their blocks', '30d')
+    .option('--grace <time>', 'how long what is withdrawn or deleted keeps its blocks (default: as set by retention)')
     .option('--log-level <level>', LOG_LEVELS.join(', '), 'info')
     .option('--json', 'print JSON')
     .action(async (dir: string, flags: ServeFlags) => {
@@ -50,7 +50,7 @@ export const addServeCommand = (program: Command): void => {
       if (!LOG_LEVELS.includes(flags.logLevel))
         throw new CollectiveError('usage', `${flags.logLevel} is not a log level`);
       const collectSeconds = parseSeconds(flags.collectEvery);
-      parseSeconds(flags.grace);
+      if (flags.grace !== undefined) parseSeconds(flags.grace);
       if (collectSeconds > TIMER_SECONDS_MAX)
         throw new CollectiveError('usage', `--collect-every ${flags.collectEvery}: at most ${TIMER_SECONDS_MAX} s`);
       const logger = pino({ level: flags.logLevel, base: null }, pino.destination({ dest: 2, sync: true }));
@@ -79,11 +79,12 @@ export const addServeCommand = (program: Command): void => {
 
 const startCollector = (
   folder: string,
-  options: { readonly collectSeconds: number; readonly grace: string; readonly logger: FastifyBaseLogger },
+  options: { readonly collectSeconds: number; readonly grace: string | undefined; readonly logger: FastifyBaseLogger },
 ): PeriodicCollection | undefined => {
   const [, program] = process.argv;
   if (options.collectSeconds === 0 || program === undefined) return undefined;
-  const words = [program, 'gc', folder, '--grace', options.grace, '--json'];
+  const grace = options.grace === undefined ? [] : ['--grace', options.grace];
+  const words = [program, 'gc', folder, ...grace, '--json'];
   const everyMs = options.collectSeconds * 1_000;
   return collectPeriodically([process.execPath, ...words], { everyMs, logger: options.logger });
 };

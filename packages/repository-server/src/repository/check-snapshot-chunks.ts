@@ -2,10 +2,12 @@
  * Is everything there that a snapshot names? Pages and private chunks in the objects that it lists, public ones in a
  * version that the person may read or in the parent. The walk leaves out what is the same at the same place in the parent,
  * or in the snapshot that an undo goes back to: that was checked when it was committed. This holds only while every object
- * of it is listed; else everything is looked at.
+ * of it is listed. Else every page is read, and of what the parent has at the same place it is asked only whether an object
+ * that is listed holds it: for many chunks at once, so that this costs a look at each index and no byte of the data.
  */
 import {
   CollectiveError,
+  decodePageColumns,
   DIGEST_BYTES,
   type Digest,
   digestFromBytes,
@@ -15,7 +17,7 @@ import {
   type SnapshotManifest,
 } from '@collective/shared';
 import { type SnapshotRecord } from '../catalogue/subscriptions.js';
-import { type BlobName } from '../storage/blob-names.js';
+import { type BlobName, type SubscriptionName } from '../storage/blob-names.js';
 import { checkUserBase } from './check-snapshot-base.js';
 import { type Repository } from './repository.js';
 import { requireSnapshotFile } from './snapshot-file.js';
@@ -23,6 +25,8 @@ import { SnapshotObjects } from './snapshot-objects.js';
 import { type PageReader, pageReader, walkMap } from './snapshot-pages.js';
 
 const PLAIN_STATE_BYTES_MAX = 1_048_576;
+/** Digests that are looked for together; about 150 bytes each. */
+const LOOKED_FOR_MAX = 131_072;
 
 export type NewSnapshotChunks = {
   readonly record: { readonly account: string; readonly subscription: string; readonly appliance: string };
@@ -40,13 +44,14 @@ export type PublicBlocks = Map<Digest, number | undefined>;
 /** Errors: `block-missing` (data: digest or object), `bad-request` for wrong lengths and bases, those of damaged pages. */
 export const checkSnapshotChunks = async (repository: Repository, snapshot: NewSnapshotChunks): Promise<void> => {
   const { manifest, record, head } = snapshot;
-  const { blobStore, limits } = repository;
+  const { blobStore } = repository;
   const parent = head === undefined ? undefined : (await requireSnapshotFile(blobStore, head)).manifest;
   const known = await knownBefore(repository, snapshot, parent);
   const own = snapshot.object === undefined ? undefined : { number: manifest.number, name: snapshot.object };
-  const objects = new SnapshotObjects(blobStore, record, { recordsMax: limits.snapshotRecordsMax, own });
+  const objects = objectsOf(repository, record, own);
   try {
-    for (const number of manifest.objects) if (known?.objects.includes(number) !== true) await objects.object(number);
+    const knownObjects = new Set(known?.objects);
+    for (const number of manifest.objects) if (!knownObjects.has(number)) await objects.object(number);
     const publicBlocks: PublicBlocks = new Map();
     const read = pageReader(blobStore, {
       objects,
@@ -56,11 +61,12 @@ export const checkSnapshotChunks = async (repository: Repository, snapshot: NewS
     for (const disk of manifest.disks) {
       repository.maps.checkShape(disk);
       const older = known?.disks.find((other) => isSameShape(other, disk));
-      const parts = { older, read, objects, numbers: manifest.objects, publicBlocks };
+      const before = known === undefined ? beforeOf(repository, objects, parent, disk) : undefined;
+      const parts = { older, before, read, objects, numbers: manifest.objects, publicBlocks };
       if (disk.kind === 'user') await checkUserBase(repository, { ...snapshot, parent }, disk);
       else if (disk.base !== null && disk.base !== older?.base)
         // An earlier memory image: all of it is in the objects, and it has no base of its own.
-        await checkDisk({ ...disk, root: disk.base, base: null }, { ...parts, older: undefined });
+        await checkDisk({ ...disk, root: disk.base, base: null }, { ...parts, older: undefined, before: undefined });
       if (disk.root !== null) await checkDisk({ ...disk, root: disk.root }, parts);
     }
     for (const digest of manifest.memory?.deviceState ?? [])
@@ -93,8 +99,38 @@ const knownBefore = async (
   return undefined;
 };
 
+/** The disk in the parent, of which not all objects are listed. What cannot be read of it is looked at as new. */
+const beforeOf = (
+  { blobStore }: Repository,
+  objects: SnapshotObjects,
+  parent: SnapshotManifest | undefined,
+  disk: SnapshotDisk,
+): DiskBefore | undefined => {
+  const root = parent?.disks.find((other) => isSameShape(other, disk))?.root ?? undefined;
+  if (parent === undefined || root === undefined) return undefined;
+  const read = pageReader(blobStore, { objects, numbers: parent.objects, onPublic: () => undefined });
+  const columns = async (digest: Digest): Promise<MapColumns | undefined> => {
+    try {
+      return decodePageColumns(await read(digest)).columns;
+    } catch (error) {
+      if (error instanceof CollectiveError) return undefined;
+      throw error;
+    }
+  };
+  return { root, columns };
+};
+
+export type DiskBefore = {
+  readonly root: Digest;
+  /** Undefined for a page that cannot be read. */
+  readonly columns: (digest: Digest) => Promise<MapColumns | undefined>;
+};
+
 export type DiskParts = {
+  /** In a snapshot of which all objects are listed: what is the same there need not be looked at. */
   readonly older: SnapshotDisk | undefined;
+  /** In the parent: what is the same there has the right form, and was in one of the parent's objects. */
+  readonly before?: DiskBefore | undefined;
   readonly read: PageReader;
   readonly objects: SnapshotObjects;
   readonly numbers: readonly number[];
@@ -103,21 +139,36 @@ export type DiskParts = {
 
 /** Leaves of the disk that the older one does not have at the same place: their private chunks are there. */
 export const checkDisk = async (disk: SnapshotDisk & { readonly root: Digest }, parts: DiskParts): Promise<void> => {
+  const { older, before, read, objects, numbers } = parts;
+  const what = `disk ${disk.name}`;
+  const lookedFor = new Set<Digest>();
+  const lookForThem = async (): Promise<void> => {
+    const digest = await objects.firstLacking(lookedFor, numbers);
+    if (digest !== undefined) throw missing(what, digest);
+  };
   await walkMap(
     { ...disk, inheritAllowed: disk.base !== null },
     {
-      read: parts.read,
-      older: parts.older?.root ?? undefined,
-      leaf: async ({ columns, older }) => {
+      read,
+      ...(older !== undefined || before === undefined
+        ? { older: older?.root ?? undefined }
+        : { older: before.root, olderColumns: before.columns, visitsSame: true }),
+      leaf: async ({ columns, older: olderColumns }) => {
         for (const [index, kind] of columns.kinds.entries()) {
-          if (kind < MAP_KIND.public || isSameEntry(columns, older, index)) continue;
+          if (kind < MAP_KIND.public) continue;
+          const isSame = isSameEntry(columns, olderColumns, index);
+          // Of a public one the head that names it keeps it.
+          if (isSame && (older !== undefined || kind === MAP_KIND.public)) continue;
           const digest = digestFromBytes(columns.digests.subarray(index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES));
-          if (kind === MAP_KIND.public) parts.publicBlocks.set(digest, disk.blockBytes);
-          else await requirePrivate(digest, { ...parts, what: `disk ${disk.name}`, plainBytes: disk.blockBytes });
+          if (isSame) lookedFor.add(digest);
+          else if (kind === MAP_KIND.public) parts.publicBlocks.set(digest, disk.blockBytes);
+          else await requirePrivate(digest, { ...parts, what, plainBytes: disk.blockBytes });
         }
+        if (lookedFor.size >= LOOKED_FOR_MAX) await lookForThem();
       },
     },
   );
+  await lookForThem();
 };
 
 export const isSameShape = (a: SnapshotDisk, b: SnapshotDisk): boolean =>
@@ -144,10 +195,7 @@ export const requirePrivate = async (
   },
 ): Promise<void> => {
   const found = await parts.objects.find(digest, parts.numbers);
-  if (found === undefined)
-    throw new CollectiveError('block-missing', `${parts.what}: ${digest} is in none of the objects`, {
-      data: { digest },
-    });
+  if (found === undefined) throw missing(parts.what, digest);
   const { cipher, plainBytes } = await found.object.header(found.place);
   if (cipher === 'none') throw wrong(`${parts.what}: ${digest} is not encrypted`);
   if (plainBytes !== (parts.plainBytes ?? plainBytes) || plainBytes > PLAIN_STATE_BYTES_MAX)
@@ -181,14 +229,14 @@ const requirePublic = async (
 
 /** All public chunks that a committed snapshot's own maps name, without its bases. */
 const publicBlocksOf = async (
-  { blobStore, limits }: Repository,
-  of: { readonly account: string; readonly subscription: string },
+  repository: Repository,
+  of: SubscriptionName,
   manifest: SnapshotManifest,
 ): Promise<PublicBlocks> => {
   const publicBlocks: PublicBlocks = new Map();
-  const objects = new SnapshotObjects(blobStore, of, { recordsMax: limits.snapshotRecordsMax });
+  const objects = objectsOf(repository, of);
   const onPublic = (digest: Digest): void => void publicBlocks.set(digest, undefined);
-  const read = pageReader(blobStore, { objects, numbers: manifest.objects, onPublic });
+  const read = pageReader(repository.blobStore, { objects, numbers: manifest.objects, onPublic });
   try {
     for (const disk of manifest.disks) {
       if (disk.root === null) continue;
@@ -211,5 +259,15 @@ const publicBlocksOf = async (
   }
   return publicBlocks;
 };
+
+const objectsOf = (
+  { blobStore, limits, snapshotIndexes }: Repository,
+  of: SubscriptionName,
+  own?: { readonly number: number; readonly name: BlobName },
+): SnapshotObjects =>
+  new SnapshotObjects(blobStore, of, { recordsMax: limits.snapshotRecordsMax, indexes: snapshotIndexes, own });
+
+const missing = (what: string, digest: Digest): CollectiveError =>
+  new CollectiveError('block-missing', `${what}: ${digest} is in none of the objects`, { data: { digest } });
 
 const wrong = (message: string): CollectiveError => new CollectiveError('bad-request', message);

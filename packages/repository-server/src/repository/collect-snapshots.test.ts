@@ -1,20 +1,22 @@
 /** Retention and the collector over persons' data: what goes, when, and what never does. */
-import { decodeSnapshotObject, encodeSnapshotObject } from '@collective/shared';
+import { CollectiveError, decodeSnapshotObject, encodeSnapshotObject } from '@collective/shared';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { snapshotDataName, uploadName, UPLOADS_FOLDER } from '../storage/blob-names.js';
-import { privateChunkOf, type TestBackup, type UserPlan } from '../testing/test-backup.js';
+import { privateChunkOf, type TestBackup } from '../testing/test-backup.js';
 import { chunkOf } from '../testing/test-publisher.js';
 import {
-  INITIAL,
   openSubscriber,
   publishWithUserDisk,
-  SUBSCRIPTION,
+  saveMany,
   type Subscriber,
+  SUBSCRIPTION,
+  written,
 } from '../testing/test-subscriber.js';
 import { type TestReply } from '../testing/test-repository.js';
 import { checkRepository } from './check-repository.js';
 import { collectGarbage } from './collector.js';
 import { assembleRepository } from './repository.js';
+import { parseRetention, type Retention, type RetentionWords } from './retention-file.js';
 
 let world: Subscriber;
 let backup: TestBackup;
@@ -28,9 +30,6 @@ afterEach(async () => {
 });
 
 const DAY = 86_400;
-const inherited: UserPlan = INITIAL.map(() => 'inherit');
-const written = (blocks: Readonly<Record<number, number | `p${number}`>>): UserPlan =>
-  inherited.map((entry, index) => blocks[index] ?? entry);
 const of = () => ({ account: world.person.account, subscription: SUBSCRIPTION });
 const gc = (graceSeconds = 30 * DAY) => collectGarbage(world.server.repository, { graceSeconds });
 const dataOf = async (number: number): Promise<Buffer | undefined> =>
@@ -45,17 +44,10 @@ const list = async (which = 'all'): Promise<Listed[]> =>
   (await backup.request('snapshots', { query: { which } })).json() as unknown as Listed[];
 const numbers = async (which: string): Promise<unknown[]> => (await list(which)).map(({ number }) => number);
 const answer = (reply: TestReply): unknown[] => [reply.status, reply.json()['code']];
-/** Snapshots 1 to `count`, a second apart, each with another content of block 3. */
-const saveMany = async (count: number): Promise<void> => {
-  for (let at = 1; at <= count; at += 1) {
-    await backup.save({ plan: written({ 3: at, 200: 5_000 }) });
-    world.server.clock.advance(1);
-  }
-};
 
 describe('thinning', () => {
   test('a commit marks what retention does not keep: deleted, with a time, and still readable', async () => {
-    await saveMany(12);
+    await saveMany(world, 12);
     await later(2 * DAY);
     await backup.take();
     await backup.save({ plan: written({ 3: 100, 200: 5_000 }) });
@@ -65,7 +57,7 @@ describe('thinning', () => {
     expect((await backup.request('snapshotData', { params: { number: 1 } })).status).toBe(200);
   });
   test('the collector thins who commits no more; pinned ones stay; what is brought back is pinned', async () => {
-    await saveMany(13);
+    await saveMany(world, 13);
     await backup.request('pinSnapshot', { params: { number: 2 } });
     await later(2 * DAY);
     expect(await gc()).toMatchObject({ snapshotsThinned: 2, snapshotsForgotten: 0, objectsDeleted: 0 });
@@ -79,9 +71,43 @@ describe('thinning', () => {
   });
 });
 
+describe('the setting of the administrator', () => {
+  const set = (words: Partial<RetentionWords>): Retention =>
+    parseRetention({ keep: '1h:all,1d:5m,rest:1d', newest: 10, deleted: '30d', ...words });
+  test('counts from the next commit on, and the collector thins by it too', async () => {
+    let retention: Retention | undefined = set({ keep: '7d:all,rest:none' });
+    await world.server.close();
+    world = await openSubscriber({ readRetention: () => Promise.resolve(retention) });
+    backup = world.backup;
+    await saveMany(world, 20);
+    await later(2 * DAY);
+    await backup.take();
+    await backup.save({ plan: written({ 3: 100 }) });
+    expect(await numbers('deleted')).toEqual([]);
+    retention = set({ newest: 15 });
+    await backup.save({ plan: written({ 3: 101 }) });
+    expect(await numbers('kept')).toHaveLength(15);
+    retention = undefined;
+    expect(await gc()).toMatchObject({ snapshotsThinned: 5 });
+  });
+  test('a setting that cannot be read: the snapshot is taken in, nothing is thinned, and the collector says so', async () => {
+    const bad = new CollectiveError('malformed', 'server/retention.json: set it anew');
+    await world.server.close();
+    world = await openSubscriber({ readRetention: () => Promise.reject(bad) });
+    backup = world.backup;
+    await saveMany(world, 12);
+    await later(2 * DAY);
+    await backup.take();
+    await backup.save({ plan: written({ 3: 100 }) });
+    expect(await numbers('kept')).toHaveLength(13);
+    await expect(gc(0)).rejects.toMatchObject({ code: 'malformed' });
+    expect(await numbers('deleted')).toEqual([]);
+  });
+});
+
 describe('what was deleted', () => {
   test('stays for the grace time, then its object goes unless a kept snapshot lists it; its manifest stays', async () => {
-    await saveMany(13);
+    await saveMany(world, 13);
     // The head lists none but its own object: what the others added is theirs alone.
     const { manifest } = backup.make({ plan: written({ 9: 900 }), objects: [] });
     expect(manifest.objects).toEqual([14]);
@@ -138,7 +164,7 @@ test('the version that a user disk began from is deleted and collected: no byte 
 });
 
 test('a reader that goes on with the object that it had begun is told that it has been rewritten', async () => {
-  await saveMany(12);
+  await saveMany(world, 12);
   const first = await backup.request('snapshotData', { params: { number: 2 }, headers: { range: 'bytes=0-99' } });
   const { etag } = first.headers;
   await later(2 * DAY);

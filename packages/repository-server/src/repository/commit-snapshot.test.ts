@@ -9,8 +9,9 @@ import {
   openSubscriber,
   publishWithUserDisk,
   publishWithUserDisks,
-  SUBSCRIPTION,
   type Subscriber,
+  SUBSCRIPTION,
+  written,
 } from '../testing/test-subscriber.js';
 import { newKey, type TestReply } from '../testing/test-repository.js';
 import { checkRepository } from './check-repository.js';
@@ -27,10 +28,6 @@ afterEach(async () => {
 });
 
 const answer = ({ reply }: { readonly reply: TestReply }): unknown[] => [reply.status, reply.json()['code']];
-const inherited: UserPlan = INITIAL.map(() => 'inherit');
-/** The initial disk with some blocks written. */
-const written = (blocks: Readonly<Record<number, number | `p${number}`>>, on: UserPlan = inherited): UserPlan =>
-  on.map((entry, index) => blocks[index] ?? entry);
 const of = () => ({ account: world.person.account, subscription: SUBSCRIPTION });
 const stored = (): Promise<string[]> => world.server.repository.blobStore.list(subscriptionFolder(of()));
 const elsewhere = async (): Promise<TestBackup> => {

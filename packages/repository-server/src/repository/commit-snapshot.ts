@@ -51,7 +51,7 @@ export const commitSnapshot = async (
   commit: { readonly upload: string; readonly bytes: Uint8Array },
 ): Promise<CommittedSnapshot> =>
   // No part may change the object while it is looked at.
-  repository.snapshotUploads.alone(commit.upload, async () => {
+  repository.snapshotUploads.take(commit.upload, async () => {
     const { catalogue } = repository;
     const upload = await ownSnapshotUpload(repository, of, commit.upload);
     const envelope = openEnvelope(commit.bytes, { payloadType: PAYLOAD_TYPES.snapshot });
@@ -69,7 +69,8 @@ export const commitSnapshot = async (
     const head = await catalogue.subscriptions.head(of);
     requireNext(manifest, head);
     const object = await wholeObject(repository, upload, manifest);
-    const before = await catalogue.versions.collectionNumber();
+    // Under the lock: a collector that is between the number and what it deletes would have counted already.
+    const before = await catalogue.exclusively(() => catalogue.versions.collectionNumber());
     await checkSnapshotChunks(repository, { record, manifest, head, object, readable });
     return catalogue.exclusively(async () => {
       await settlePending(repository, of);

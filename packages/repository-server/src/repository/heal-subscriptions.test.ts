@@ -7,8 +7,8 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { type BlobName, snapshotManifestName, snapshotStateName, subscriptionFolder } from '../storage/blob-names.js';
 import { MemoryBlobStore } from '../testing/memory-blob-store.js';
 import { MemoryCatalogue, MemoryTables } from '../testing/memory-catalogue.js';
-import { signSnapshot, type TestBackup, type UserPlan } from '../testing/test-backup.js';
-import { INITIAL, openSubscriber, SUBSCRIPTION, type Subscriber } from '../testing/test-subscriber.js';
+import { signSnapshot, type TestBackup } from '../testing/test-backup.js';
+import { openSubscriber, type Subscriber, SUBSCRIPTION, written } from '../testing/test-subscriber.js';
 import { checkRepository } from './check-repository.js';
 import { collectGarbage } from './collector.js';
 import { assembleRepository, type Repository } from './repository.js';
@@ -65,9 +65,6 @@ const deaths = (calls: number): { readonly diesIn: number; readonly isAfter: boo
 afterEach(() => world.server.close());
 
 const DAY = 86_400;
-const inherited: UserPlan = INITIAL.map(() => 'inherit');
-const written = (blocks: Readonly<Record<number, number>>): UserPlan =>
-  inherited.map((entry, index) => blocks[index] ?? entry);
 const of = () => ({ account: world.person.account, subscription: SUBSCRIPTION });
 const subscriptions = () => world.server.repository.catalogue.subscriptions;
 const restart = async (): Promise<Repository> => {

@@ -9,6 +9,7 @@ import { DurableFiles } from '../storage/durable-file.js';
 import { FolderBlobStore } from '../storage/folder-blob-store.js';
 import { localFileSystem } from '../storage/local-file-system.js';
 import { type ServerKeys } from './repository.js';
+import { readRetentionFile, type Retention } from './retention-file.js';
 import { readSecretFile } from './secret-file.js';
 import { readSettings, type Settings } from './settings.js';
 
@@ -19,6 +20,8 @@ export type OpenRepository = {
   readonly catalogue: SqliteCatalogue;
   readonly keys: ServerKeys;
   readonly settings: Settings;
+  /** What the administrator has set, as of now; undefined: nothing. Errors: `malformed`. */
+  readonly readRetention: () => Promise<Retention | undefined>;
   close(): Promise<void>;
 };
 
@@ -48,5 +51,6 @@ export const openRepository = async (folder: string): Promise<OpenRepository> =>
   const blobStore = await FolderBlobStore.open(folder);
   const catalogue = await SqliteCatalogue.open({ database: paths.database, lock: paths.lock });
   const files = new DurableFiles(localFileSystem, folder);
-  return { folder, files, blobStore, catalogue, keys, settings, close: () => catalogue.close() };
+  const readRetention = (): Promise<Retention | undefined> => readRetentionFile(localFileSystem, folder);
+  return { folder, files, blobStore, catalogue, keys, settings, readRetention, close: () => catalogue.close() };
 };

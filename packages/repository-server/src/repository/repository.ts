@@ -2,7 +2,7 @@
  * A repository as the routes see it: the two seams, the trust chain, the heads, the maps. It holds no state of its own
  * that another server over the same seams would miss.
  */
-import { type Digest, type SigningKey } from '@collective/shared';
+import { type Digest, type SigningKey, Turns } from '@collective/shared';
 import { type Catalogue } from '../catalogue/catalogue.js';
 import { type Clock } from '../clock.js';
 import { type Limits } from '../limits.js';
@@ -11,8 +11,9 @@ import { healCatalogue } from './heal-catalogue.js';
 import { healSubscriptions } from './heal-subscriptions.js';
 import { HeadsSigner } from './heads-signer.js';
 import { MapStore } from './map-store.js';
+import { type Retention } from './retention-file.js';
+import { SnapshotIndexMemory } from './snapshot-index-memory.js';
 import { TrustStore } from './trust-store.js';
-import { UploadTurns } from './upload-turns.js';
 
 export type ServerKeys = {
   readonly heads: SigningKey;
@@ -26,6 +27,8 @@ export type RepositoryParts = {
   readonly keys: ServerKeys;
   readonly limits: Limits;
   readonly clock: Clock;
+  /** What the administrator has set, as of now; absent or undefined: what the limits say. Errors: `malformed`. */
+  readonly readRetention?: () => Promise<Retention | undefined>;
 };
 
 export type Repository = RepositoryParts & {
@@ -33,8 +36,12 @@ export type Repository = RepositoryParts & {
   readonly trust: TrustStore;
   readonly heads: HeadsSigner;
   readonly maps: MapStore;
-  /** Within this process: others do not serve the folder. */
-  readonly snapshotUploads: UploadTurns;
+  /**
+   * Parts and the commit, by upload: two parts at one offset would mix in the file. Within this process: others do not
+   * serve the folder.
+   */
+  readonly snapshotUploads: Turns;
+  readonly snapshotIndexes: SnapshotIndexMemory;
   /** What could not be healed at the start, a sentence each. */
   readonly problems: readonly string[];
 };
@@ -61,5 +68,14 @@ export const assembleRepository = async (parts: RepositoryParts): Promise<Reposi
     await heads.signIfNeeded();
     return found;
   });
-  return { ...parts, identity: trust.identity, trust, heads, maps, snapshotUploads: new UploadTurns(), problems };
+  return {
+    ...parts,
+    identity: trust.identity,
+    trust,
+    heads,
+    maps,
+    snapshotUploads: new Turns(),
+    snapshotIndexes: new SnapshotIndexMemory({ bytesMax: limits.snapshotIndexBytesMax }),
+    problems,
+  };
 };

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { RETENTION_DEFAULT, type RetainedSnapshot, retentionPlan } from './retention.js';
+import { RETENTION_DEFAULT, type RetainedSnapshot, retentionPlan, type RetentionSettings } from './retention.js';
+import { parseRetention, retentionWords } from './retention-file.js';
 
 const HOUR = 3_600;
 const DAY = 86_400;
@@ -13,8 +14,12 @@ const every = (seconds: number, from: number, to: number): RetainedSnapshot[] =>
     committedAt: from + index * seconds,
     pinned: false,
   }));
-const planned = (snapshots: readonly RetainedSnapshot[], now = NOW): RetainedSnapshot[] => {
-  const kept = retentionPlan(snapshots, now, RETENTION_DEFAULT);
+const planned = (
+  snapshots: readonly RetainedSnapshot[],
+  now = NOW,
+  settings: RetentionSettings = RETENTION_DEFAULT,
+): RetainedSnapshot[] => {
+  const kept = retentionPlan(snapshots, now, settings);
   return snapshots.filter(({ number }) => kept.has(number));
 };
 const between = (kept: readonly RetainedSnapshot[], oldest: number, youngest: number): number =>
@@ -60,22 +65,57 @@ describe('retention', () => {
         return { number: index + 1, committedAt, pinned: pinned && index % 17 === 0 };
       });
     });
-  test('thinning often and thinning once come to the same', () => {
+  /** Whatever an administrator may set: ages that grow, each interval a multiple of the one before, something or nothing then. */
+  const settings: fc.Arbitrary<RetentionSettings> = fc
+    .record({
+      isAllFirst: fc.boolean(),
+      first: fc.integer({ min: 1, max: 2 * HOUR }),
+      steps: fc.array(
+        fc.record({ factor: fc.integer({ min: 1, max: 4 }), gap: fc.integer({ min: 1, max: 9 * DAY }) }),
+        { maxLength: 6 },
+      ),
+      then: fc.option(fc.integer({ min: 1, max: 20 }), { nil: undefined }),
+      newestCount: fc.integer({ min: 10, max: 40 }),
+    })
+    .map(({ isAllFirst, first, steps, then, newestCount }) => {
+      let [ageSeconds, everySeconds] = [0, 0];
+      const made = steps.map(({ factor, gap }, at) => {
+        ageSeconds += gap;
+        everySeconds = at === 0 && isAllFirst ? 0 : everySeconds === 0 ? first : everySeconds * factor;
+        return { ageSeconds, everySeconds };
+      });
+      const everySecondsThen = then === undefined ? undefined : Math.max(everySeconds, first) * then;
+      return { steps: made, everySecondsThen, newestCount };
+    });
+  test('thinning often and thinning once come to the same, whatever is set', () => {
     fc.assert(
       fc.property(
+        fc.oneof(fc.constant(RETENTION_DEFAULT), settings),
         histories,
         fc.array(fc.integer({ min: 0, max: 40 * DAY }), { minLength: 1, maxLength: 6 }),
-        (all, waits) => {
+        (set, all, waits) => {
           let now = Math.max(...all.map(({ committedAt }) => committedAt));
           let kept = all;
           for (const wait of waits) {
             now += wait;
-            kept = planned(kept, now);
+            kept = planned(kept, now, set);
           }
-          expect(kept).toEqual(planned(all, now));
+          expect(kept).toEqual(planned(all, now, set));
         },
       ),
-      { numRuns: 400 },
+      { numRuns: 800 },
+    );
+  });
+  test('the words of a setting are read again as the same, unless they would keep too much', () => {
+    fc.assert(
+      fc.property(settings, (plan) => {
+        const words = retentionWords({ plan, deletedSeconds: 30 * DAY });
+        try {
+          expect(parseRetention(words)).toEqual({ plan, deletedSeconds: 30 * DAY });
+        } catch (error) {
+          expect(String(error)).toMatch(/would stay in a year/);
+        }
+      }),
     );
   });
   test('two of one interval in which the end of a step falls are thinned the same today as yesterday', () => {
@@ -88,18 +128,39 @@ describe('retention', () => {
     const often = planned(planned(all, middle + 3 * DAY), now);
     expect(often).toEqual(planned(all, now));
   });
-  test('the head, pinned ones and the last ten are in every plan, and the gaps are bounded', () => {
+  test('the head, pinned ones and the last ten are in every plan, and the gaps are bounded by what is set', () => {
     fc.assert(
-      fc.property(histories, fc.integer({ min: 0, max: 100 * DAY }), (all, wait) => {
-        const now = Math.max(...all.map(({ committedAt }) => committedAt)) + wait;
-        const kept = new Set(planned(all, now));
-        for (const snapshot of all) {
-          if (snapshot.pinned || snapshot.number > all.length - 10) expect(kept).toContain(snapshot);
-          if (now - snapshot.committedAt < HOUR) expect(kept).toContain(snapshot);
-          // Something of the same interval, which is at most a week, stays.
-          expect([...kept].some((other) => Math.abs(other.committedAt - snapshot.committedAt) < 7 * DAY)).toBe(true);
-        }
-      }),
+      fc.property(
+        fc.oneof(fc.constant(RETENTION_DEFAULT), settings),
+        histories,
+        fc.integer({ min: 0, max: 100 * DAY }),
+        (set, all, wait) => {
+          const now = Math.max(...all.map(({ committedAt }) => committedAt)) + wait;
+          const kept = new Set(planned(all, now, set));
+          const { steps, everySecondsThen } = set;
+          for (const snapshot of all) {
+            if (snapshot.pinned || snapshot.number > all.length - 10) expect(kept).toContain(snapshot);
+            // Of each interval of its age one stays, and a step may have the rest of an interval of the next one.
+            const at = steps.findIndex(({ ageSeconds }) => now - snapshot.committedAt <= ageSeconds);
+            const everySeconds = at < 0 ? everySecondsThen : steps[at]?.everySeconds;
+            if (everySeconds === 0) expect(kept).toContain(snapshot);
+            if (everySeconds === undefined || everySeconds === 0) continue;
+            const isNear = (other: RetainedSnapshot): boolean =>
+              Math.floor(other.committedAt / everySeconds) === Math.floor(snapshot.committedAt / everySeconds);
+            expect([...kept].some(isNear)).toBe(true);
+          }
+        },
+      ),
+      { numRuns: 400 },
     );
+  });
+  test('nothing of what is older than the steps stays when nothing is to stay, but the newest and pinned ones', () => {
+    const set = { steps: [{ ageSeconds: DAY, everySeconds: 0 }], everySecondsThen: undefined, newestCount: 10 };
+    const all = every(HOUR, NOW - 3 * DAY, NOW).map((snapshot) => ({ ...snapshot, pinned: snapshot.number === 5 }));
+    expect(planned(all, NOW, set).map(({ number }) => number)).toEqual([
+      5,
+      ...Array.from({ length: 25 }, (_, at) => 49 + at),
+    ]);
+    expect(planned(all, NOW + 9 * DAY, set)).toHaveLength(11);
   });
 });

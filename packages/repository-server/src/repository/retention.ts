@@ -12,8 +12,8 @@ export type RetentionStep = {
 export type RetentionSettings = {
   /** By age, the youngest first. */
   readonly steps: readonly RetentionStep[];
-  /** For what is older than all steps. */
-  readonly everySecondsThen: number;
+  /** For what is older than all steps; undefined: nothing of it stays. */
+  readonly everySecondsThen: number | undefined;
   /** So many of the newest stay in any case. */
   readonly newestCount: number;
 };
@@ -29,7 +29,10 @@ const HOUR = 3_600;
 const DAY = 86_400;
 const WEEK = 7 * DAY;
 
-/** All of the last hour, every 5 minutes of the last day, hourly of the last week, daily of the last month, then weekly. */
+/**
+ * All of the last hour, every 5 minutes of the last day, hourly of the last week, daily of the last month, then weekly. An
+ * administrator may set another one (retention-file.ts).
+ */
 export const RETENTION_DEFAULT: RetentionSettings = {
   steps: [
     { ageSeconds: HOUR, everySeconds: 0 },
@@ -52,8 +55,9 @@ export const retentionPlan = (
   const taken = new Set<string>();
   for (const [at, { number, committedAt, pinned }] of newestFirst.entries()) {
     const everySeconds = intervalAt({ committedAt, nowSeconds }, settings);
-    const interval = everySeconds === 0 ? `all ${number}` : `${everySeconds} ${Math.floor(committedAt / everySeconds)}`;
-    const isLastOfInterval = !taken.has(interval);
+    const interval =
+      everySeconds === 0 ? `all ${number}` : `${everySeconds} ${Math.floor(committedAt / (everySeconds ?? 1))}`;
+    const isLastOfInterval = everySeconds !== undefined && !taken.has(interval);
     taken.add(interval);
     if (pinned || isLastOfInterval || at < Math.max(1, settings.newestCount)) kept.add(number);
   }
@@ -68,9 +72,9 @@ export const retentionPlan = (
 const intervalAt = (
   { committedAt, nowSeconds }: { readonly committedAt: number; readonly nowSeconds: number },
   { steps, everySecondsThen }: RetentionSettings,
-): number => {
+): number | undefined => {
   const isIn = (step: RetentionStep, at: number): boolean => {
-    const nextSeconds = Math.max(1, steps[at + 1]?.everySeconds ?? everySecondsThen);
+    const nextSeconds = Math.max(1, steps[at + 1]?.everySeconds ?? everySecondsThen ?? 1);
     return committedAt >= Math.floor((nowSeconds - step.ageSeconds) / nextSeconds) * nextSeconds;
   };
   return steps.find(isIn)?.everySeconds ?? everySecondsThen;

@@ -20,8 +20,12 @@ import {
 import { type BlobName } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
 import { type OpenFile } from '../storage/file-system.js';
+import { type SnapshotIndexMemory } from './snapshot-index-memory.js';
 
-/** Neighbours are read together: whoever walks a map finds its chunks in the order of the object. */
+/**
+ * Neighbours are read together: whoever walks a map finds its chunks in the order of the object. One that does not follow
+ * the last one is read alone: of a long history each object holds one page that is wanted.
+ */
 const WINDOW_BYTES = 262_144;
 
 export class SnapshotObjectFile {
@@ -31,6 +35,8 @@ export class SnapshotObjectFile {
   readonly #file: OpenFile;
   #window: Buffer = Buffer.alloc(0);
   #windowOffset = 0;
+  /** Where the chunk ends that was read last. */
+  #lastEnd = SNAPSHOT_HEAD_BYTES;
 
   private constructor(file: OpenFile, index: SnapshotIndex, indexDigest: Digest) {
     this.#file = file;
@@ -39,13 +45,13 @@ export class SnapshotObjectFile {
   }
 
   /**
-   * Undefined when there is no such file. The chunks are not looked into. Errors: `malformed`, `unknown-format`,
-   * `digest-mismatch`, `too-large` for more records than `recordsMax`.
+   * Undefined when there is no such file. The chunks are not looked into, and the index is not read again when `indexes`
+   * has it. Errors: `malformed`, `unknown-format`, `digest-mismatch`, `too-large` for more records than `recordsMax`.
    */
   static async open(
     blobStore: BlobStore,
     name: BlobName,
-    options: { readonly recordsMax: number },
+    options: { readonly recordsMax: number; readonly indexes?: SnapshotIndexMemory | undefined },
   ): Promise<SnapshotObjectFile | undefined> {
     const file = await blobStore.open(name);
     if (file === undefined) return undefined;
@@ -53,8 +59,11 @@ export class SnapshotObjectFile {
       const footerOffset = file.byteLength - SNAPSHOT_FOOTER_BYTES;
       if (footerOffset < SNAPSHOT_HEAD_BYTES)
         throw new CollectiveError('malformed', `snapshot object: ${file.byteLength} bytes are none`);
+      const footerBytes = await file.read(footerOffset, SNAPSHOT_FOOTER_BYTES);
+      const footer = decodeSnapshotFooter(footerBytes, file.byteLength);
+      const known = options.indexes?.get(footerBytes);
+      if (known !== undefined) return new SnapshotObjectFile(file, known, digestFromBytes(footer.indexDigest));
       checkSnapshotHead(await file.read(0, SNAPSHOT_HEAD_BYTES));
-      const footer = decodeSnapshotFooter(await file.read(footerOffset, SNAPSHOT_FOOTER_BYTES), file.byteLength);
       if (footer.recordCount > options.recordsMax)
         throw new CollectiveError(
           'too-large',
@@ -62,6 +71,7 @@ export class SnapshotObjectFile {
         );
       const records = await file.read(footer.indexOffset, footerOffset - footer.indexOffset);
       const index = SnapshotIndex.decode(records, footer);
+      options.indexes?.keep(footerBytes, index);
       return new SnapshotObjectFile(file, index, digestFromBytes(footer.indexDigest));
     } catch (error) {
       await file.close();
@@ -82,10 +92,14 @@ export class SnapshotObjectFile {
     const isInside =
       byteOffset >= this.#windowOffset && byteOffset + chunkBytes <= this.#windowOffset + this.#window.length;
     if (!isInside) {
-      const wanted = Math.min(Math.max(chunkBytes, WINDOW_BYTES), this.#file.byteLength - byteOffset);
+      const isNext = byteOffset === this.#lastEnd;
+      const wanted = isNext
+        ? Math.min(Math.max(chunkBytes, WINDOW_BYTES), this.#file.byteLength - byteOffset)
+        : chunkBytes;
       this.#window = await this.#file.read(byteOffset, wanted);
       this.#windowOffset = byteOffset;
     }
+    this.#lastEnd = byteOffset + chunkBytes;
     return this.#window.subarray(byteOffset - this.#windowOffset, byteOffset - this.#windowOffset + chunkBytes);
   }
 

@@ -52,8 +52,8 @@ export const pageReader =
   };
 
 /**
- * Every leaf of the map but those that `older` has at the same place, and those below a page that `enter` refuses. Errors:
- * those of `read` and of pages that are not canonical.
+ * Every leaf of the map but those that `older` has at the same place, unless `visitsSame`, and those below a page that
+ * `enter` refuses. Errors: those of `read` and of pages that are not canonical.
  */
 export const walkMap = async (
   map: SnapshotMap,
@@ -62,18 +62,22 @@ export const walkMap = async (
     readonly leaf: LeafVisit;
     /** The root of a map of the same shape. */
     readonly older?: Digest | undefined;
+    /** A page of that map; by `read` when absent. Undefined: nothing is known of what was there. */
+    readonly olderColumns?: (digest: Digest) => Promise<MapColumns | undefined>;
+    readonly visitsSame?: boolean;
     readonly enter?: (digest: Digest, level: number) => boolean;
   },
 ): Promise<void> => {
-  const { read, leaf, enter = () => true } = parts;
+  const { read, leaf, visitsSame = false, enter = () => true } = parts;
+  const { olderColumns = async (digest) => decodePageColumns(await read(digest)).columns } = parts;
   const walk = async (
     digest: Digest,
     older: Digest | undefined,
     at: { readonly level: number; readonly position: number },
   ): Promise<void> => {
-    if (digest === older || !enter(digest, at.level)) return;
+    if ((digest === older && !visitsSame) || !enter(digest, at.level)) return;
     const columns = checkedPage(await read(digest), { ...map, ...at, digest });
-    const before = older === undefined ? undefined : decodePageColumns(await read(older)).columns;
+    const before = digest === older ? columns : older === undefined ? undefined : await olderColumns(older);
     if (at.level === 0) return leaf({ columns, older: before, firstBlock: at.position * MAP_FANOUT });
     for (const [index, kind] of columns.kinds.entries()) {
       if (kind !== MAP_KIND.public) continue;

@@ -104,7 +104,7 @@ export const uploadPart = async (
   of: SubscriptionName,
   part: { readonly upload: string; readonly byteOffset: number; readonly bytes: Uint8Array },
 ): Promise<number> =>
-  repository.snapshotUploads.alone(part.upload, async () => {
+  repository.snapshotUploads.take(part.upload, async () => {
     const { catalogue, blobStore, clock, limits } = repository;
     const upload = await ownSnapshotUpload(repository, of, part.upload);
     if (upload.committed !== undefined)
@@ -126,7 +126,7 @@ export const uploadPart = async (
 
 /** Ends the session; what it had received is given up. After the commit only the session goes. */
 export const abandonSnapshotUpload = async (repository: Repository, of: SubscriptionName, id: string): Promise<void> =>
-  repository.snapshotUploads.alone(id, async () => {
+  repository.snapshotUploads.take(id, async () => {
     await ownSnapshotUpload(repository, of, id);
     await repository.catalogue.subscriptions.removeSnapshotUpload(id);
     await repository.blobStore.remove(uploadName(id));

@@ -48,8 +48,8 @@ export class SnapshotWalk {
 
   /** Adds those that are not in yet. Errors: those of a manifest, object or page that cannot be read. */
   async add(records: readonly SnapshotRecord[]): Promise<void> {
-    const { blobStore, limits } = this.#repository;
-    const objects = new SnapshotObjects(blobStore, this.#of, { recordsMax: limits.snapshotRecordsMax });
+    const { blobStore, limits, snapshotIndexes: indexes } = this.#repository;
+    const objects = new SnapshotObjects(blobStore, this.#of, { recordsMax: limits.snapshotRecordsMax, indexes });
     try {
       for (const record of [...records].reverse()) {
         if (this.#walked.has(record.number) || record.state === 'forgotten') continue;

@@ -14,15 +14,19 @@ import { anySubscription } from './subscriptions.js';
 /** A commit waits for so many at most; the rest is the next one's, or the collector's. */
 const THINNED_AT_ONCE = 64;
 
-/** Marks what retention does not keep. Returns how many. */
+/**
+ * Marks what retention does not keep, by the setting of this moment: a change counts from the next commit on. Returns how
+ * many. Errors: `malformed` for a setting that cannot be read; then nothing is marked.
+ */
 export const thinSubscription = async (repository: Repository, of: SubscriptionName): Promise<number> => {
   const { catalogue, clock, limits } = repository;
+  const retention = (await repository.readRetention?.())?.plan ?? limits.retention;
   return catalogue.exclusively(async () => {
     const record = await catalogue.subscriptions.subscription(of);
     if (record?.state !== 'live') return 0;
     const snapshots = await catalogue.subscriptions.snapshots(of, ['kept']);
     const now = clock.nowSeconds();
-    const kept = retentionPlan(snapshots, now, limits.retention);
+    const kept = retentionPlan(snapshots, now, retention);
     const doomed = snapshots.filter(({ number }) => !kept.has(number)).slice(0, THINNED_AT_ONCE);
     let thinned = 0;
     for (const snapshot of doomed) {

@@ -3,17 +3,14 @@ import { SNAPSHOT_PART_BYTES_MAX } from '@collective/shared';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { checkRepository } from '../repository/check-repository.js';
-import { type MadeSnapshot, type TestBackup, type UserPlan } from '../testing/test-backup.js';
-import { INITIAL, openSubscriber, type Subscriber } from '../testing/test-subscriber.js';
+import { type MadeSnapshot, type TestBackup } from '../testing/test-backup.js';
+import { openSubscriber, type Subscriber, written } from '../testing/test-subscriber.js';
 import { type TestReply } from '../testing/test-repository.js';
 import { rangeOf } from './snapshot-data-route.js';
 
 let world: Subscriber;
 let backup: TestBackup;
 let first: MadeSnapshot;
-const inherited: UserPlan = INITIAL.map(() => 'inherit');
-const written = (blocks: Readonly<Record<number, number>>): UserPlan =>
-  inherited.map((entry, index) => blocks[index] ?? entry);
 beforeAll(async () => {
   world = await openSubscriber({ limits: { openUploadsPerAccountMax: 3, uploadBytesMax: 20_000 } });
   backup = world.backup;

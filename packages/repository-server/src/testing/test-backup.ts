@@ -23,6 +23,7 @@ import { type TestPerson, type TestReply, type TestRequest, type TestRepository 
 
 const EPOCH = 1;
 const KEYS = deriveEpochKeys(Buffer.alloc(32, 7));
+const CHUNKS = new Map<number, StoredRecord>();
 
 /** Of each block: `inherit`, a number as in a DiskPlan (0 is zero) that is private, or `p` and a number that is public. */
 export type UserPlan = readonly (number | 'inherit' | `p${number}`)[];
@@ -46,10 +47,15 @@ export type SnapshotOptions = {
 };
 type Head = { readonly number: number; readonly manifest: Digest };
 
+/** Made once for each seed, as a device has it from its committed map. */
 export const privateChunkOf = (seed: number): StoredRecord => {
+  const known = CHUNKS.get(seed);
+  if (known !== undefined) return known;
   const plain = blockOf(seed);
   const digest = privateBlockDigest(KEYS.blockNameKey, plain);
-  return { digest, chunk: encodePrivateChunk(plain, { key: KEYS.chunkKey, epoch: EPOCH, digest }) };
+  const made = { digest, chunk: encodePrivateChunk(plain, { key: KEYS.chunkKey, epoch: EPOCH, digest }) };
+  CHUNKS.set(seed, made);
+  return made;
 };
 
 export const userMapOf = (plan: UserPlan): DiskMap => {
@@ -110,15 +116,14 @@ export class TestBackup {
   make(options: SnapshotOptions): MadeSnapshot {
     const number = (this.head?.number ?? 0) + 1;
     const { root, pages } = userMapOf(options.plan).build();
-    const all = new Map<Digest, Buffer>([...pages].map(([digest, page]) => [digest, encodeChunk(page)]));
+    const wanted = new Map<Digest, Buffer>();
+    for (const [digest, page] of pages) if (!this.#stored.has(digest)) wanted.set(digest, encodeChunk(page));
     for (const entry of options.plan) {
       if (typeof entry !== 'number' || entry === 0) continue;
       const { digest, chunk } = privateChunkOf(entry);
-      all.set(digest, chunk);
+      if (!this.#stored.has(digest)) wanted.set(digest, chunk);
     }
-    const added = [...all]
-      .filter(([digest]) => !this.#stored.has(digest))
-      .map(([digest, chunk]) => ({ digest, chunk }));
+    const added = [...wanted].map(([digest, chunk]) => ({ digest, chunk }));
     const records = options.records?.(added) ?? added;
     const listed = options.objects ?? this.objects;
     const manifest: SnapshotManifest = {

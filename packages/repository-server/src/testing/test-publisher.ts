@@ -2,6 +2,7 @@
 import {
   type ChangedPairs,
   DiskMap,
+  type DiskShape,
   type Digest,
   encodeChangedPairs,
   encodeChunk,
@@ -29,9 +30,17 @@ export const blockOf = (seed: number): Buffer => {
   return block;
 };
 
-export const chunkOf = (seed: number): { readonly digest: Digest; readonly chunk: Buffer } => {
+export type TestChunk = { readonly digest: Digest; readonly chunk: Buffer };
+
+const chunks = new Map<number, TestChunk>();
+/** Made once for each seed. */
+export const chunkOf = (seed: number): TestChunk => {
+  const known = chunks.get(seed);
+  if (known !== undefined) return known;
   const block = blockOf(seed);
-  return { digest: sha256(block), chunk: encodeChunk(block) };
+  const made = { digest: sha256(block), chunk: encodeChunk(block) };
+  chunks.set(seed, made);
+  return made;
 };
 
 export const mapOf = (plan: DiskPlan): DiskMap => {
@@ -51,38 +60,48 @@ export type ManifestOptions = {
   readonly change?: (manifest: VersionManifest) => VersionManifest;
 };
 
-export const manifestOf = (options: ManifestOptions): VersionManifest => {
-  const manifest: VersionManifest = {
-    format: 1,
-    appliance: options.appliance,
-    version: options.version,
-    parent: options.parent,
-    createdAt: 1_800_000_000,
-    title: options.title ?? `Version ${options.version}`,
-    notes: '',
-    machine: {
-      memoryBytes: 268_435_456,
-      cpus: 1,
-      chipset: 'q35',
-      firmware: 'bios',
-      network: 'virtio',
-      display: 'none',
-      guestAgent: false,
-      clock: 'utc',
+/** A version whose only disk is its system disk. */
+export const systemManifest = (of: {
+  readonly appliance: string;
+  readonly version: number;
+  readonly parent: VersionManifest['parent'];
+  readonly title: string;
+  readonly disk: DiskShape & { readonly root: Digest | null };
+}): VersionManifest => ({
+  format: 1,
+  appliance: of.appliance,
+  version: of.version,
+  parent: of.parent,
+  createdAt: 1_800_000_000,
+  title: of.title,
+  notes: '',
+  machine: {
+    memoryBytes: 268_435_456,
+    cpus: 1,
+    chipset: 'q35',
+    firmware: 'bios',
+    network: 'virtio',
+    display: 'none',
+    guestAgent: false,
+    clock: 'utc',
+  },
+  disks: [
+    {
+      name: 'system',
+      kind: 'system',
+      bus: 'virtio',
+      diskBytes: of.disk.diskBytes,
+      blockBytes: of.disk.blockBytes,
+      root: of.disk.root,
+      base: null,
     },
-    disks: [
-      {
-        name: 'system',
-        kind: 'system',
-        bus: 'virtio',
-        diskBytes: options.plan.length * BLOCK_BYTES,
-        blockBytes: BLOCK_BYTES,
-        root: mapOf(options.plan).build().root,
-        base: null,
-      },
-    ],
-  };
-  return options.change?.(manifest) ?? manifest;
+  ],
+});
+
+export const manifestOf = ({ plan, change, ...options }: ManifestOptions): VersionManifest => {
+  const disk = { diskBytes: plan.length * BLOCK_BYTES, blockBytes: BLOCK_BYTES, root: mapOf(plan).build().root };
+  const manifest = systemManifest({ title: `Version ${options.version}`, ...options, disk });
+  return change?.(manifest) ?? manifest;
 };
 
 export const signManifest = (manifest: VersionManifest, ...signers: SigningKey[]): Buffer =>

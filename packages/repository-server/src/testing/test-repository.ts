@@ -28,7 +28,7 @@ import { buildApp } from '../app.js';
 import { type ApplianceAccess, type Catalogue } from '../catalogue/catalogue.js';
 import { DEFAULT_LIMITS, type Limits } from '../limits.js';
 import { inviteAccount } from '../repository/invite-account.js';
-import { type Repository } from '../repository/repository.js';
+import { type Repository, type RepositoryParts } from '../repository/repository.js';
 import { trustName } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
 import { MemoryBlobStore } from './memory-blob-store.js';
@@ -81,7 +81,12 @@ export class TestRepository {
   }
 
   static async open(
-    options: { readonly limits?: Partial<Limits>; readonly blobStore?: BlobStore; readonly catalogue?: Catalogue } = {},
+    options: {
+      readonly limits?: Partial<Limits>;
+      readonly blobStore?: BlobStore;
+      readonly catalogue?: Catalogue;
+      readonly readRetention?: RepositoryParts['readRetention'];
+    } = {},
   ): Promise<TestRepository> {
     const clock = new TestClock();
     const blobStore = options.blobStore ?? new MemoryBlobStore(() => clock.nowSeconds() * 1_000);
@@ -105,6 +110,7 @@ export class TestRepository {
       keys: { heads, nameSecret: randomBytes(32) },
       limits: { ...DEFAULT_LIMITS, ...options.limits },
       clock,
+      ...(options.readRetention === undefined ? {} : { readRetention: options.readRetention }),
     });
     return new TestRepository(app, repository, clock, rootKeys);
   }

@@ -1,10 +1,7 @@
 /** A repository with a published appliance that has an initial user disk, and a person who is subscribed to it. */
 import { type Digest, sha256 } from '@collective/shared';
-import { type BlobStore } from '../storage/blob-store.js';
-import { type Catalogue } from '../catalogue/catalogue.js';
-import { type Limits } from '../limits.js';
 import { BLOCK_BYTES, type DiskPlan, manifestOf, mapOf, signManifest, TestPublisher } from './test-publisher.js';
-import { TestBackup } from './test-backup.js';
+import { TestBackup, type UserPlan } from './test-backup.js';
 import { type TestPerson, TestRepository } from './test-repository.js';
 
 export const SUBSCRIPTION = '5'.repeat(32);
@@ -12,6 +9,11 @@ export const SUBSCRIPTION = '5'.repeat(32);
 export const INITIAL: DiskPlan = Array.from({ length: 300 }, (_, index) =>
   index < 128 ? 1_000 + (index % 7) : index < 256 ? 0 : 2_000,
 );
+
+/** That disk as it begins, and with some blocks written. */
+export const INHERITED: UserPlan = INITIAL.map(() => 'inherit');
+export const written = (blocks: Readonly<Record<number, UserPlan[number]>>): UserPlan =>
+  INHERITED.map((entry, index) => blocks[index] ?? entry);
 
 export type Subscriber = {
   readonly server: TestRepository;
@@ -25,9 +27,7 @@ export type Subscriber = {
 };
 
 /** Version 1 of `debian` by alice, and ursula, who may use it, with a subscription and its lease. */
-export const openSubscriber = async (
-  options: { readonly limits?: Partial<Limits>; readonly blobStore?: BlobStore; readonly catalogue?: Catalogue } = {},
-): Promise<Subscriber> => {
+export const openSubscriber = async (options: Parameters<typeof TestRepository.open>[0] = {}): Promise<Subscriber> => {
   const server = await TestRepository.open(options);
   const alice = await server.join('alice', 'publisher');
   await server.allow(alice, 'debian');
@@ -38,6 +38,14 @@ export const openSubscriber = async (
   await backup.create();
   await backup.take();
   return { server, publisher, alice, person, backup, base, version };
+};
+
+/** Snapshots 1 to `count`, a second apart, each with another content of block 3. */
+export const saveMany = async ({ backup, server }: Subscriber, count: number): Promise<void> => {
+  for (let at = 1; at <= count; at += 1) {
+    await backup.save({ plan: written({ 3: at, 200: 5_000 }) });
+    server.clock.advance(1);
+  }
 };
 
 /** A version whose system disk is one block and whose initial user disk is `plan`. */

@@ -42,7 +42,7 @@ export type SnapshotRow = {
   /** What it added to the repository, in bytes. */
   readonly addedBytes: number;
   readonly pinned: boolean;
-  /** Since when it has been deleted; it can be brought back for 30 days. */
+  /** Since when it has been deleted; it can be brought back for 30 days, or as long as the repository keeps it. */
   readonly deletedAt: number | null;
   readonly isHead: boolean;
 };

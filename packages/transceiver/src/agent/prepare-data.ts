@@ -143,7 +143,7 @@ function refuseDeleted({ name, state }: MachineBackup, { person }: StartContext)
   if (deleted === undefined) return;
   throw new CollectiveError(
     'not-found',
-    `${name} was deleted on ${new Date(deleted.deletedAt * 1000).toLocaleString()}, on another of your devices. Within 30 days collective restore ${deleted.was?.name ?? name} brings it back; collective delete ${name} removes what is left of it here.`,
+    `${name} was deleted on ${new Date(deleted.deletedAt * 1000).toLocaleString()}, on another of your devices. Within 30 days (unless the repository’s administrator has set another time) collective restore ${deleted.was?.name ?? name} brings it back; collective delete ${name} removes what is left of it here.`,
   );
 }
 

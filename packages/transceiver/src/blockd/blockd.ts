@@ -5,7 +5,7 @@
 import { lstat, rm } from 'node:fs/promises';
 import type net from 'node:net';
 import { parse as parsePath } from 'node:path';
-import { CollectiveError, hasCode, isDigest, type Digest, type ErrorCode } from '@collective/shared';
+import { CollectiveError, hasCode, isDigest, Turns, type Digest, type ErrorCode } from '@collective/shared';
 import { SOFTWARE } from '../software.js';
 import { replaceFileDurably, type FileSystem } from '../storage/file-system.js';
 import { AttachedDisk, type AttachParams, type Listen } from './attached-disk.js';
@@ -19,7 +19,6 @@ import { TOUCH_EPOCH_MS } from './cache/touches.js';
 import { systemClock } from './clock.js';
 import type { BlockdStatus, ControlEvent, ControlParams, ControlRequest } from './control/control-protocol.js';
 import { ListeningHandles } from './control/listening-handles.js';
-import { DiskTurns } from './disk-turns.js';
 import { FaultCounters, faultOfRequest, sumFaults } from './faults.js';
 import type { FetchClientEvents } from './fetch/fetch-client.js';
 import { FetchThread } from './fetch/fetch-thread.js';
@@ -53,7 +52,11 @@ export class Blockd {
   readonly #private: PrivateHalf;
   readonly #openings = new Map<number, Promise<void>>();
   readonly #disks = new Map<string, AttachedDisk>();
-  readonly #turns = new DiskTurns();
+  /**
+   * Attaching and detaching, by session and disk: what is being attached for a supervisor that was killed is detached by the
+   * next one, and not found attached by its attach.
+   */
+  readonly #turns = new Turns();
   /** By session. */
   readonly #recordings = new Map<string, RequestRecording>();
   readonly #troubles = new Map<Digest, string>();

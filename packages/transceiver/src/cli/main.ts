@@ -257,7 +257,9 @@ function addDataCommands(program: Command): void {
   program
     .command('restore')
     .argument('<name>', 'as collective appliances --deleted shows it')
-    .description('bring your own disk of an appliance back that you have deleted in the last 30 days')
+    .description(
+      'bring your own disk of an appliance back that you have deleted lately (30 days, unless the repository’s administrator has set another time)',
+    )
     .action(async (name: string, _options, command: Command) => (await data()).restoreSubscription(name, all(command)));
   program
     .command('continue')

@@ -161,10 +161,14 @@ export async function deleteSubscription(
     options.yes === true
       ? name
       : await askLine(
-          `Your own disk of ${name} is deleted, here and after 30 days on the server too. Type ${name} to go on: `,
+          `Your own disk of ${name} is deleted, here and later (after 30 days, unless its administrator has set another time) on the server too. Type ${name} to go on: `,
         );
   await client.post(AGENT_PATHS.delete, { name, confirmation });
-  printResult(options, { name }, `${name} is deleted. For 30 days it can be brought back: collective restore ${name}.`);
+  printResult(
+    options,
+    { name },
+    `${name} is deleted. For 30 days, unless the repository’s administrator has set another time, it can be brought back: collective restore ${name}.`,
+  );
 }
 
 export async function restoreSubscription(name: string, options: GlobalOptions): Promise<void> {

@@ -64,7 +64,7 @@ export async function deletedSubscriptions(options: GlobalOptions): Promise<void
     { deleted },
     rows.length === 0
       ? 'Nothing of yours was deleted lately.'
-      : `${table(['NAME', 'APPLIANCE', 'SAVED', 'DELETED'], rows)}\ncollective restore NAME brings one back, for 30 days.`,
+      : `${table(['NAME', 'APPLIANCE', 'SAVED', 'DELETED'], rows)}\ncollective restore NAME brings one back, for 30 days unless the repository’s administrator has set another time.`,
   );
 }
 

@@ -1,8 +1,8 @@
 /**
- * One attach or detach of a disk at a time, in the order in which they were asked for. Who asks need not be alive any more: a disk that is
- * being attached for a supervisor that was killed is detached by the next one, and not found attached by its attach.
+ * One piece of work at a time for each key, in the order in which they were asked for. Who asks need not be alive any
+ * more when its turn comes: its work is done all the same, and whoever asks later finds what it has left.
  */
-export class DiskTurns {
+export class Turns {
   readonly #last = new Map<string, Promise<unknown>>();
 
   /** Keys of which some work is not over. */
@@ -10,7 +10,7 @@ export class DiskTurns {
     return [...this.#last.keys()];
   }
 
-  /** Resolves or rejects as the work does. */
+  /** Begins when all earlier work for this key is over, whatever became of it. Resolves or rejects as the work does. */
   async take<T>(key: string, work: () => Promise<T>): Promise<T> {
     const before = this.#last.get(key) ?? Promise.resolve();
     const result = before.then(work);
