@@ -109,6 +109,8 @@ export class KeptBlockd {
         const adopted = this.#daemon;
         if (adopted === undefined) await this.#endStranger();
         const daemon = adopted ?? (await BlockdProcess.start(this.#options.program, this.#options.onEvent));
+        // Before it is told anything: it may hang in that, too.
+        void this.#watch(daemon).catch((error: unknown) => this.#options.log(String(error)));
         if (adopted === undefined) await this.#options.tell(daemon);
         else
           void this.#options
@@ -118,7 +120,6 @@ export class KeptBlockd {
         for (const waiter of this.#waiters.splice(0)) waiter();
         if (this.#isClosing) await daemon.stop(STOP_GRACE_MS);
         if (adopted === undefined && this.#restarts > 0) this.#options.onRestarted();
-        void this.#watch(daemon).catch((error: unknown) => this.#options.log(String(error)));
         await daemon.ended;
         if (!this.#isClosing) this.#options.log(`blockd ${daemon.identity.pid} has ended; it is started again`);
       } catch (error) {
