@@ -4,36 +4,26 @@
  * `npm start` itself. Debian's journal and fsck are the judges of what the guest saw.
  */
 import { readdir, readFile } from 'node:fs/promises';
-import { mkdtemp, rm } from 'node:fs/promises';
-import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { runOrThrow, type Child } from '../support/child.js';
-import { Person, Repository, repositoryCommand } from '../support/collective.js';
+import { expectNoDiskErrors } from '../outages/disk-errors.js';
+import { liveThrough } from '../outages/live-through.js';
+import { runOrThrow } from '../support/child.js';
+import type { Person } from '../support/collective.js';
+import { bytesFetched, DEBIAN, DEBIAN_OPEN_MS, DebianRepository, debianOf } from '../support/debian.js';
 import { eventually } from '../support/eventually.js';
 import { Link } from '../support/link.js';
-import { BUILD, ROOT } from '../support/paths.js';
+import { ROOT } from '../support/paths.js';
 
-const NAME = 'debian-server';
 const OUTAGE_MS = 60_000;
 const BOOT_MS = 400_000;
+const GOES_ON_MS_MAX = 30_000;
 
-type MachineRow = { readonly name: string; readonly state: string; readonly pausedWhy?: string };
-
-let folder: string;
-let repository: Repository;
-
-const machineOf = async (person: Person): Promise<MachineRow | undefined> =>
-  ((await person.json(['status']))['machines'] as readonly MachineRow[]).find(({ name }) => name === NAME);
-
-const bytesFetched = async (person: Person): Promise<number> =>
-  ((await person.json(['status']))['blockd'] as { readonly fetchedBytes?: number }).fetchedBytes ?? 0;
-
-const startAndWait = (person: Person): Child => person.spawn(['start', NAME, '--wait-for', 'login', '--json']);
+let debian: DebianRepository;
 
 /** Logs in on the serial console and runs a command; resolves with what it printed. */
 const inGuest = async (person: Person, command: string): Promise<string> => {
-  await using console = person.spawn(['console', NAME]);
+  await using console = person.spawn(['console', DEBIAN]);
   console.process.stdin?.write('\n');
   await console.waitFor(/login: /, 60_000);
   console.process.stdin?.write('root\n');
@@ -47,12 +37,6 @@ const inGuest = async (person: Person, command: string): Promise<string> => {
   return text;
 };
 
-const noDiskErrors = (journal: string): void => {
-  expect(journal).not.toMatch(
-    /I\/O error|blk_update_request|Buffer I\/O|EXT4-fs error|task .* blocked for more than|virtio.*timeout/i,
-  );
-};
-
 /** Command lines of processes that belong to a home. */
 const processesOf = async (home: string): Promise<string[]> => {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
@@ -63,109 +47,70 @@ const processesOf = async (home: string): Promise<string[]> => {
 };
 
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(os.tmpdir(), 'debian-'));
-  const out = path.join(BUILD, 'images', NAME);
-  await runOrThrow('bash', [path.join(ROOT, 'images', NAME, 'build.sh'), out], { timeoutMs: 900_000 });
-  await repositoryCommand(['init', path.join(folder, 'repository')]);
-  repository = await Repository.serve(path.join(folder, 'repository'));
-  await using publisher = await Person.temporary();
-  await publisher.login(await repository.invite('publisher', 'publisher'), 'publisher');
-  await repository.allow('publisher', NAME);
-  await publisher.json(['publish', NAME, '--machine', path.join(out, 'appliance.json'), '--no-boot-test'], {
-    timeoutMs: 600_000,
-  });
-}, 1_800_000);
+  debian = await DebianRepository.open();
+}, DEBIAN_OPEN_MS);
 
 afterAll(async () => {
-  await repository[Symbol.asyncDispose]();
-  await rm(folder, { recursive: true, force: true });
+  await debian[Symbol.asyncDispose]();
 });
 
 it('the link goes down for a minute in mid-boot: status says why, the boot finishes by itself, and no disk error is in the journal; then agent and block daemon are killed in mid-boot', async () => {
-  const link = await Link.open({ toPort: repository.port, profile: 'lan' });
-  await using person = await Person.temporary();
-  try {
-    await person.login(
-      await repository.invite('paula', 'user', { appliances: [NAME], throughPort: link.port }),
-      'paula',
-    );
-    await using starting = startAndWait(person);
-    // Kernel and initrd are 15 MB of it: at 6 MB the guest is in its boot loader.
-    await eventually('6 MB fetched', BOOT_MS, async () => ((await bytesFetched(person)) > 6e6 ? true : undefined));
-    link.down();
-    const downAt = performance.now();
-    const paused = await eventually('paused', 45_000, async () => {
-      const machine = await machineOf(person);
-      return machine?.state === 'paused' ? machine : undefined;
-    });
-    expect(paused.pausedWhy).toMatch(/block \d+|repository/i);
-    await eventually('a minute of outage', OUTAGE_MS + 5_000, async () =>
-      performance.now() - downAt >= OUTAGE_MS ? true : undefined,
-    );
-    expect((await machineOf(person))?.state).toBe('paused');
-    link.up();
-    await eventually('running again', 30_000, async () =>
-      (await machineOf(person))?.state === 'running' ? true : undefined,
-    );
-    expect((await starting.exit()).code).toBe(0);
-    noDiskErrors(await inGuest(person, 'journalctl -b -k --no-pager | cat; echo kept > /home/kept; sync'));
-    await person.json(['stop', NAME]);
+  await using link = await Link.open({ toPort: debian.repository.port, profile: 'lan' });
+  await using person = await debian.person('paula', link);
+  await using starting = person.spawn(['start', DEBIAN, '--wait-for', 'login', '--json']);
+  // Kernel and initrd are 15 MB of it: at 6 MB the guest is in its boot loader.
+  await eventually('6 MB fetched', BOOT_MS, async () => ((await bytesFetched(person)) > 6e6 ? true : undefined));
+  const lived = await liveThrough(person, link, { kind: 'reset', outageMs: OUTAGE_MS });
+  expect(lived.pausedWhy).toMatch(/block \d+|repository/i);
+  expect(lived.goesOnAfterMs).toBeLessThan(GOES_ON_MS_MAX);
+  expect((await starting.exit()).code).toBe(0);
+  expectNoDiskErrors(await inGuest(person, 'journalctl -b -k --no-pager | cat; echo kept > /home/kept; sync'));
+  await person.json(['stop', DEBIAN]);
 
-    // Again, from the cache, with everything of ours but the supervisor killed in mid-boot.
-    await person.json(['start', NAME]);
-    const { agent } = (await person.json(['status'])) as unknown as { agent: { pid: number } };
-    const blockd = await eventually('blockd', 10_000, async () => {
-      for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
-        const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-        if (line.includes('blockd/main.js') && line.includes(person.home)) return Number(pid);
-      }
-      return undefined;
-    });
-    process.kill(agent.pid, 'SIGKILL');
-    process.kill(blockd, 'SIGKILL');
-    const text = await eventually(
-      'login prompt after the kills',
-      BOOT_MS,
-      async () =>
-        await inGuest(person, 'journalctl -b -k --no-pager | cat; cat /home/kept; systemctl is-system-running').catch(
-          () => undefined,
-        ),
-    );
-    noDiskErrors(text);
-    expect(text).toMatch(/^kept/m);
-    await person.json(['stop', NAME]);
-    expect(
-      await processesOf(person.home).then((lines) => lines.filter((line) => line.includes('qemu-system'))),
-    ).toEqual([]);
-  } finally {
-    await link[Symbol.asyncDispose]();
-  }
+  // Again, from the cache, with everything of ours but the supervisor killed in mid-boot.
+  await person.json(['start', DEBIAN]);
+  const { agent } = (await person.json(['status'])) as unknown as { agent: { pid: number } };
+  const blockd = await eventually('blockd', 10_000, async () => {
+    for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
+      const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+      if (line.includes('blockd/main.js') && line.includes(person.home)) return Number(pid);
+    }
+    return undefined;
+  });
+  process.kill(agent.pid, 'SIGKILL');
+  process.kill(blockd, 'SIGKILL');
+  const text = await eventually(
+    'login prompt after the kills',
+    BOOT_MS,
+    async () =>
+      await inGuest(person, 'journalctl -b -k --no-pager | cat; cat /home/kept; systemctl is-system-running').catch(
+        () => undefined,
+      ),
+  );
+  expectNoDiskErrors(text);
+  expect(text).toMatch(/^kept/m);
+  await person.json(['stop', DEBIAN]);
+  expect(await processesOf(person.home).then((lines) => lines.filter((line) => line.includes('qemu-system')))).toEqual(
+    [],
+  );
 }, 1_500_000);
 
 it('stop in an outage answers within 1 s and leaves no machine', async () => {
-  const link = await Link.open({ toPort: repository.port, profile: 'lan' });
-  await using person = await Person.temporary();
-  try {
-    await person.login(
-      await repository.invite('peter', 'user', { appliances: [NAME], throughPort: link.port }),
-      'peter',
-    );
-    await person.json(['start', NAME]);
-    await eventually('3 MB fetched', BOOT_MS, async () => ((await bytesFetched(person)) > 3e6 ? true : undefined));
-    link.silence();
-    await eventually('paused', 60_000, async () => ((await machineOf(person))?.state === 'paused' ? true : undefined));
-    const askedAt = performance.now();
-    await person.json(['stop', NAME]);
-    // The command's own start (loading Node) is in it, too.
-    expect(performance.now() - askedAt).toBeLessThan(1_000);
-    expect((await machineOf(person))?.state ?? 'stopped').toBe('stopped');
-  } finally {
-    await link[Symbol.asyncDispose]();
-  }
+  await using link = await Link.open({ toPort: debian.repository.port, profile: 'lan' });
+  await using person = await debian.person('peter', link);
+  await person.json(['start', DEBIAN]);
+  await eventually('3 MB fetched', BOOT_MS, async () => ((await bytesFetched(person)) > 3e6 ? true : undefined));
+  link.silence();
+  await eventually('paused', 60_000, async () => ((await debianOf(person))?.state === 'paused' ? true : undefined));
+  const askedAt = performance.now();
+  await person.json(['stop', DEBIAN]);
+  // The command's own start (loading Node) is in it, too.
+  expect(performance.now() - askedAt).toBeLessThan(1_000);
+  expect((await debianOf(person))?.state ?? 'stopped').toBe('stopped');
 }, 900_000);
 
 it('npm start does the main job on an empty folder, a second time from the cache, and leaves no process behind', async () => {
-  const demo = path.join(folder, 'demo');
+  const demo = path.join(debian.folder, 'demo');
   const env = { ...process.env, COLLECTIVE_DEMO: demo, COLLECTIVE_DEMO_PORT: '8479' };
   const first = await runOrThrow(process.execPath, [path.join(ROOT, 'test/dist/demo/main.js'), '--once'], {
     env,

@@ -2,22 +2,15 @@
  * The same with the real appliance and the whole product in front of it: Debian loses the link while its kernel starts, by
  * silence, and again after login, by closed connections. Its journal says whether it noticed; its clock is right afterwards.
  */
-import { mkdtemp, rm } from 'node:fs/promises';
-import os from 'node:os';
-import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { openHome, SupervisorClient } from '@collective/transceiver';
 import { GuestShell } from '../kills/guest-shell.js';
-import { runOrThrow } from '../support/child.js';
-import { Person, Repository, repositoryCommand } from '../support/collective.js';
+import { bytesFetched, DEBIAN, DEBIAN_OPEN_MS, DebianRepository } from '../support/debian.js';
 import { eventually } from '../support/eventually.js';
 import { Link } from '../support/link.js';
-import { BUILD, ROOT } from '../support/paths.js';
 import { crowding } from './crowding.js';
-import { diskErrors } from './disk-errors.js';
-import { Probes, type Answers } from './probes.js';
+import { expectNoDiskErrors } from './disk-errors.js';
+import { liveThrough, type Lived } from './live-through.js';
 
-const NAME = 'debian-server';
 /** A minute in the long version; the main job's test (test/end-to-end) has one of a minute as well. */
 const OUTAGE_MS = process.env['OUTAGES'] === 'full' ? 60_000 : 10_000;
 const BOOT_MS = 600_000;
@@ -27,62 +20,15 @@ const CLOCK_MS_MAX = 2_000;
 /** Boot loader, kernel and initrd are 15 MB of what is fetched, the rest of the boot is twice as much: at 18 MB the kernel reads its root. */
 const KERNEL_RUNS_BYTES = 18e6;
 
-let folder: string;
-let repository: Repository;
+let debian: DebianRepository;
 
 beforeAll(async () => {
-  folder = await mkdtemp(path.join(os.tmpdir(), 'debian-outages-'));
-  const out = path.join(BUILD, 'images', NAME);
-  await runOrThrow('bash', [path.join(ROOT, 'images', NAME, 'build.sh'), out], { timeoutMs: 900_000 });
-  await repositoryCommand(['init', path.join(folder, 'repository')]);
-  repository = await Repository.serve(path.join(folder, 'repository'));
-  await using publisher = await Person.temporary();
-  await publisher.login(await repository.invite('publisher', 'publisher'), 'publisher');
-  await repository.allow('publisher', NAME);
-  await publisher.json(['publish', NAME, '--machine', path.join(out, 'appliance.json'), '--no-boot-test'], {
-    timeoutMs: 600_000,
-  });
-}, 1_800_000);
+  debian = await DebianRepository.open();
+}, DEBIAN_OPEN_MS);
 
 afterAll(async () => {
-  await repository[Symbol.asyncDispose]();
-  await rm(folder, { recursive: true, force: true });
+  await debian[Symbol.asyncDispose]();
 });
-
-type Lived = { readonly answers: Answers; readonly commandMs: number; readonly goesOnAfterMs: number };
-
-/** The link goes away, stays away, and comes back; resolves when the machine runs again. */
-const liveThrough = async (person: Person, link: Link, kind: 'reset' | 'silence'): Promise<Lived> => {
-  const home = await openHome(person.home);
-  const client = await SupervisorClient.connect(home);
-  try {
-    const machine = (await client.request('status', {})).machines[0]?.machine ?? '';
-    if (kind === 'reset') link.down();
-    else link.silence();
-    const cutAtMs = performance.now();
-    await using probes = await Probes.begin(home, machine);
-    await client.waitForState(machine, ({ name }) => name === 'paused', AbortSignal.timeout(60_000));
-    const askedAtMs = performance.now();
-    const { machines } = (await person.json(['status'])) as unknown as {
-      readonly machines: readonly { readonly state: string; readonly pausedWhy?: string }[];
-    };
-    const commandMs = Math.round(performance.now() - askedAtMs);
-    expect(machines[0]).toMatchObject({ state: 'paused', pausedWhy: expect.stringMatching(/block|failed/) as unknown });
-    await eventually('the outage is over', OUTAGE_MS + 10_000, async () => {
-      const { state } = (await client.request('status', {})).machines[0] ?? { state: undefined };
-      expect(state).toMatchObject({ name: 'paused', cause: 'disk' });
-      return performance.now() - cutAtMs >= OUTAGE_MS ? true : undefined;
-    });
-    const answers = await probes.end();
-    const running = client.waitForState(machine, ({ name }) => name === 'running', AbortSignal.timeout(120_000));
-    link.up();
-    const backAtMs = performance.now();
-    await running;
-    return { answers, commandMs, goesOnAfterMs: Math.round(performance.now() - backAtMs) };
-  } finally {
-    client.close();
-  }
-};
 
 const judge = ({ answers, commandMs, goesOnAfterMs }: Lived, crowded: number): void => {
   expect(answers.statusMs, 'status').toBeLessThan(ANSWER_MS_MAX * crowded);
@@ -93,20 +39,18 @@ const judge = ({ answers, commandMs, goesOnAfterMs }: Lived, crowded: number): v
 };
 
 test('Debian lives through an outage in its kernel, and another after login', async () => {
-  await using link = await Link.open({ toPort: repository.port, profile: 'lan' });
-  await using person = await Person.temporary();
-  await person.login(await repository.invite('paula', 'user', { appliances: [NAME], throughPort: link.port }), 'paula');
-  await person.json(['start', NAME]);
-  await using console = person.spawn(['console', NAME]);
-  await eventually('the kernel reads its root', BOOT_MS, async () => {
-    const { blockd } = (await person.json(['status'])) as { readonly blockd?: { readonly fetchedBytes?: number } };
-    return (blockd?.fetchedBytes ?? 0) > KERNEL_RUNS_BYTES ? true : undefined;
-  });
+  await using link = await Link.open({ toPort: debian.repository.port, profile: 'lan' });
+  await using person = await debian.person('paula', link);
+  await person.json(['start', DEBIAN]);
+  await using console = person.spawn(['console', DEBIAN]);
+  await eventually('the kernel reads its root', BOOT_MS, async () =>
+    (await bytesFetched(person)) > KERNEL_RUNS_BYTES ? true : undefined,
+  );
   expect(console.stdout).not.toMatch(/login: /);
-  const inKernel = await liveThrough(person, link, 'silence');
+  const inKernel = await liveThrough(person, link, { kind: 'silence', outageMs: OUTAGE_MS });
   globalThis.console.log('in the kernel, by silence:', JSON.stringify(inKernel));
   await console.waitFor(/login: /, BOOT_MS);
-  const guest = await GuestShell.open(person.home, NAME, BOOT_MS);
+  const guest = await GuestShell.open(person.home, DEBIAN, BOOT_MS);
 
   /** How far the guest's clock is from ours; how long the question took bounds the error. */
   const clockOffMs = async (): Promise<number> => {
@@ -134,7 +78,7 @@ test('Debian lives through an outage in its kernel, and another after login', as
   await eventually('the work reads', BOOT_MS, async () =>
     (await guest.run('test -e /run/sums')).code === 0 ? true : undefined,
   );
-  const afterLogin = await liveThrough(person, link, 'reset');
+  const afterLogin = await liveThrough(person, link, { kind: 'reset', outageMs: OUTAGE_MS });
   globalThis.console.log('after login, by reset:', JSON.stringify(afterLogin));
   const offAfterLoginMs = await clockIsRight();
   await eventually('the work is done', BOOT_MS, async () =>
@@ -146,12 +90,10 @@ test('Debian lives through an outage in its kernel, and another after login', as
       'cd / && cat /var/lib/dpkg/info/*.md5sums | md5sum -c --quiet --ignore-missing 2>&1 | head; tail -n 1 /home/log',
     ),
   ).toMatch(/^200\s*$/);
-  const journal = await guest.check('journalctl -b --no-pager -o short-monotonic; dmesg');
-  expect(journal).toContain('Linux version');
-  expect(diskErrors(journal)).toEqual([]);
+  expectNoDiskErrors(await guest.check('journalctl -b --no-pager -o short-monotonic; dmesg'));
   globalThis.console.log(
     `clock off by at most ${offAfterKernelMs} ms after the kernel's pause, ${offAfterLoginMs} ms after the other`,
   );
   for (const lived of [inKernel, afterLogin]) judge(lived, crowding());
-  await person.json(['stop', NAME]);
+  await person.json(['stop', DEBIAN]);
 }, 3_000_000);

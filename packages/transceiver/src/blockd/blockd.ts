@@ -5,10 +5,11 @@
 import { lstat, rm } from 'node:fs/promises';
 import type net from 'node:net';
 import { parse as parsePath } from 'node:path';
-import { CollectiveError, hasCode, isDigest, Turns, type Digest, type ErrorCode } from '@collective/shared';
+import { CollectiveError, hasCode, isDigest, type Digest, type ErrorCode } from '@collective/shared';
 import { SOFTWARE } from '../software.js';
 import { replaceFileDurably, type FileSystem } from '../storage/file-system.js';
 import { AttachedDisk, type AttachParams, type Listen } from './attached-disk.js';
+import { AttachedDisks } from './attached-disks.js';
 import { openBaseInThread } from './base/base-thread.js';
 import { CachedStore } from './cache/cached-store.js';
 import { countMissing } from './cache/missing-blocks.js';
@@ -16,7 +17,6 @@ import type { CacheOptions } from './cache/cache-writer.js';
 import { slotFileName } from './cache/slot-file.js';
 import { SlotReader } from './cache/slot-reader.js';
 import { TOUCH_EPOCH_MS } from './cache/touches.js';
-import { systemClock } from './clock.js';
 import type { BlockdStatus, ControlEvent, ControlParams, ControlRequest } from './control/control-protocol.js';
 import { ListeningHandles } from './control/listening-handles.js';
 import { FaultCounters, faultOfRequest, sumFaults } from './faults.js';
@@ -25,7 +25,7 @@ import { FetchThread } from './fetch/fetch-thread.js';
 import type { FetchStatus } from './fetch/thread-messages.js';
 import { PrivateHalf } from './private/private-half.js';
 import { encodeRequestRecording } from './request-recording-codec.js';
-import { RequestRecording } from './request-recording.js';
+import { SessionRecordings } from './session-recordings.js';
 
 export type BlockdOptions = {
   readonly fileSystem: FileSystem;
@@ -42,8 +42,6 @@ export type BlockdOptions = {
 /** Reasons that are remembered for blocks that have not come. */
 const TROUBLES_MAX = 4096;
 const WARM_TIMEOUT_MS = 30_000;
-/** Recordings under way at a time; each holds up to 2^20 requests in memory. */
-const RECORDINGS_MAX = 4;
 
 export class Blockd {
   readonly #options: BlockdOptions;
@@ -51,14 +49,8 @@ export class Blockd {
   readonly #store: CachedStore;
   readonly #private: PrivateHalf;
   readonly #openings = new Map<number, Promise<void>>();
-  readonly #disks = new Map<string, AttachedDisk>();
-  /**
-   * Attaching and detaching, by session and disk: what is being attached for a supervisor that was killed is detached by the
-   * next one, and not found attached by its attach.
-   */
-  readonly #turns = new Turns();
-  /** By session. */
-  readonly #recordings = new Map<string, RequestRecording>();
+  readonly #disks = new AttachedDisks();
+  readonly #recordings = new SessionRecordings();
   readonly #troubles = new Map<Digest, string>();
   /** Of this thread. */
   readonly #faults = new FaultCounters();
@@ -96,7 +88,7 @@ export class Blockd {
   }
 
   get diskCount(): number {
-    return this.#disks.size;
+    return this.#disks.all.length;
   }
 
   /** A listening socket from the parent process. */
@@ -123,24 +115,27 @@ export class Blockd {
         this.#private.addKeys(request.params.blockKeys);
         return {};
       case 'seal':
-        return { layer: await this.#disk(request.params).seal() };
+        return { layer: await this.#disks.get(request.params).seal() };
       case 'view-open': {
         const { layer, listen } = request.params;
         return await this.#withHandle(listen, (take) =>
-          this.#disk(request.params).openView(layer, listen, { listener: take }),
+          this.#disks.get(request.params).openView(layer, listen, { listener: take }),
         );
       }
       case 'view-close':
-        return { closed: await this.#disk(request.params).closeView(request.params.layer) };
-      case 'changed-blocks':
-        return await this.#changedBlocks(request.params);
+        return { closed: await this.#disks.get(request.params).closeView(request.params.layer) };
+      case 'changed-blocks': {
+        const { layer, blockBytes, path, ...of } = request.params;
+        return await this.#writeBlockNumbers(path, await this.#disks.get(of).changedBlocks(layer, blockBytes));
+      }
       case 'rebase':
         return await this.#rebase(request.params);
       case 'wait':
-        for (const disk of this.#disksOf(request.params.session)) disk.setWaitMs(request.params.waitMs);
+        for (const disk of this.#disks.ofSession(request.params.session)) disk.setWaitMs(request.params.waitMs);
         return {};
       case 'warm':
-        await this.#disk(request.params)
+        await this.#disks
+          .get(request.params)
           .warm(request.params.blocks ?? [0], AbortSignal.timeout(request.params.timeoutMs ?? WARM_TIMEOUT_MS))
           .catch(asUnavailable);
         return {};
@@ -158,13 +153,13 @@ export class Blockd {
         this.#private.networkIsBack();
         return {};
       case 'trace-start':
-        for (const disk of this.#disksOf(request.params.session)) disk.restartTrace();
+        for (const disk of this.#disks.ofSession(request.params.session)) disk.restartTrace();
         return {};
       case 'phase':
-        for (const disk of this.#disksOf(request.params.session)) disk.setPhase(request.params.phase);
+        for (const disk of this.#disks.ofSession(request.params.session)) disk.setPhase(request.params.phase);
         return {};
       case 'trace': {
-        const trace = this.#disk(request.params).trace();
+        const trace = this.#disks.get(request.params).trace();
         if (trace === undefined) throw new CollectiveError('not-found', `${request.params.disk} has no trace`);
         return { trace: trace.bytes.toString('base64'), touches: trace.touches };
       }
@@ -178,12 +173,7 @@ export class Blockd {
         return await this.#fetcher.scrub(request.params);
       case 'touched-blocks': {
         const { path, blockBytes, ...of } = request.params;
-        const blocks = await this.#disk(of).touchedBlocks(blockBytes);
-        const { dir, base } = parsePath(path);
-        const bytes = Buffer.alloc(blocks.length * 4);
-        blocks.forEach((block, at) => bytes.writeUInt32LE(block, at * 4));
-        await replaceFileDurably(this.#options.fileSystem, { folder: dir, name: base }, bytes);
-        return { blocks: blocks.length };
+        return await this.#writeBlockNumbers(path, await this.#disks.get(of).touchedBlocks(blockBytes));
       }
       case 'recording-start':
         this.#startRecording(request.params.session);
@@ -204,7 +194,7 @@ export class Blockd {
       pid: process.pid,
       startedAt: this.#startedAt,
       repository: this.#repository,
-      disks: [...this.#disks.values()].map((disk) => disk.status((digest) => this.#troubles.get(digest))),
+      disks: this.#disks.all.map((disk) => disk.status((digest) => this.#troubles.get(digest))),
       ...partOf(publicStatus, this.#store),
       private: ofPrivate ?? null,
       faults: sumFaults([
@@ -222,9 +212,7 @@ export class Blockd {
   close(): Promise<void> {
     this.#closed ??= (async () => {
       clearInterval(this.#epochTimer);
-      const results = await Promise.allSettled(
-        [...this.#disks.values()].map((disk) => disk.close({ removeTemporary: false })),
-      );
+      const results = await Promise.allSettled(this.#disks.all.map((disk) => disk.close({ removeTemporary: false })));
       this.#handles.close();
       results.push(...(await Promise.allSettled([this.#private.close()])));
       results.push(...(await Promise.allSettled([this.#fetcher.close()])));
@@ -236,22 +224,19 @@ export class Blockd {
   }
 
   #attach(params: AttachParams): Promise<{ readonly byteLength: number }> {
-    const { session, disk, listen } = params;
-    const key = `${session}/${disk}`;
-    return this.#turns.take(key, () =>
-      this.#withHandle(listen, async (listener) => {
+    return this.#withHandle(params.listen, async (listener) => {
+      const { byteLength } = await this.#disks.attach(params, async () => {
         if (this.#closed !== undefined) throw new CollectiveError('shutting-down', 'blockd is shutting down');
-        if (this.#disks.has(key)) throw new CollectiveError('exists', `${key} is attached already`);
         const attached = await this.#open(params, async (wanted) => {
           // Not before: it may be the one on which the disk is being attached now.
           if ('path' in wanted) await removeSocket(wanted.path);
           return await listener(wanted);
         });
-        attached.record(this.#recordings.get(session));
-        this.#disks.set(key, attached);
-        return { byteLength: attached.byteLength };
-      }),
-    );
+        attached.record(this.#recordings.of(params.session));
+        return attached;
+      });
+      return { byteLength };
+    });
   }
 
   async #open(params: AttachParams, listener: TakeListener): Promise<AttachedDisk> {
@@ -308,83 +293,44 @@ export class Blockd {
     }
   }
 
-  async #changedBlocks({ session, disk, layer, blockBytes, path }: ControlParams<'changed-blocks'>): Promise<object> {
-    const blocks = await this.#disk({ session, disk }).changedBlocks(layer, blockBytes);
+  async #writeBlockNumbers(path: string, blocks: Uint32Array): Promise<object> {
     const bytes = Buffer.alloc(blocks.length * 4);
     blocks.forEach((block, at) => bytes.writeUInt32LE(block, at * 4));
-    const { dir, base } = parsePath(path);
-    await replaceFileDurably(this.#options.fileSystem, { folder: dir, name: base }, bytes);
+    await this.#writeAnswer(path, bytes);
     return { blocks: blocks.length };
   }
 
   async #rebase({ session, disk, layer, base, blockKeys }: ControlParams<'rebase'>): Promise<object> {
     if (!isDigest(base)) throw new CollectiveError('bad-request', `${base} is no digest`);
     if (blockKeys !== undefined) this.#private.addKeys(blockKeys);
-    await this.#disk({ session, disk }).rebase(layer, base);
+    await this.#disks.get({ session, disk }).rebase(layer, base);
     return {};
   }
 
   #startRecording(session: string): void {
-    if (this.#recordings.has(session)) throw new CollectiveError('exists', `${session} is being recorded already`);
-    if (this.#recordings.size >= RECORDINGS_MAX)
-      throw new CollectiveError('in-use', `${RECORDINGS_MAX} sessions are being recorded already`);
-    const recording = new RequestRecording(systemClock);
-    this.#recordings.set(session, recording);
-    for (const disk of this.#disksOf(session)) disk.record(recording);
+    const recording = this.#recordings.start(session);
+    for (const disk of this.#disks.ofSession(session)) disk.record(recording);
   }
 
-  async #stopRecording({ session, path }: { readonly session: string; readonly path: string }): Promise<object> {
-    const recording = this.#recordings.get(session);
-    if (recording === undefined) throw new CollectiveError('not-found', `${session} is not being recorded`);
-    this.#recordings.delete(session);
-    for (const disk of this.#disksOf(session)) disk.record(undefined);
+  async #stopRecording({ session, path }: ControlParams<'recording-stop'>): Promise<object> {
+    const recording = this.#recordings.take(session);
+    for (const disk of this.#disks.ofSession(session)) disk.record(undefined);
     const file = recording.stop();
-    const { dir, base } = parsePath(path);
-    await replaceFileDurably(this.#options.fileSystem, { folder: dir, name: base }, encodeRequestRecording(file));
+    await this.#writeAnswer(path, encodeRequestRecording(file));
     return { requests: file.requests.length, truncated: file.truncated };
   }
 
+  /** What is too long for the control socket. */
+  async #writeAnswer(path: string, bytes: Uint8Array): Promise<void> {
+    const { dir, base } = parsePath(path);
+    await replaceFileDurably(this.#options.fileSystem, { folder: dir, name: base }, bytes);
+  }
+
   async #detach({ session, disk, keep }: ControlParams<'detach'>): Promise<number> {
-    const detachOne = async (each: AttachedDisk): Promise<void> => {
-      try {
-        await each.close({ removeTemporary: keep !== true });
-      } finally {
-        this.#disks.delete(`${each.session}/${each.disk}`);
-      }
-    };
-    if (disk !== undefined) {
-      // One that is being attached, for a supervisor that has died or given up waiting, say, is detached when it is there.
-      await this.#turns.take(`${session}/${disk}`, () => detachOne(this.#disk({ session, disk })));
-      return 1;
-    }
-    // Those that are being attached too, as above.
-    const keys = new Set(
-      [...this.#disks.keys(), ...this.#turns.underWay].filter((key) => key.startsWith(`${session}/`)),
-    );
-    let detached = 0;
-    const results = await Promise.allSettled(
-      [...keys].map((key) =>
-        this.#turns.take(key, async () => {
-          const attached = this.#disks.get(key);
-          if (attached === undefined) return;
-          detached += 1;
-          await detachOne(attached);
-        }),
-      ),
-    );
-    const failed = results.find((result) => result.status === 'rejected');
-    if (failed !== undefined) throw failed.reason;
-    return detached;
-  }
-
-  #disksOf(session: string): AttachedDisk[] {
-    return [...this.#disks.values()].filter((disk) => disk.session === session);
-  }
-
-  #disk({ session, disk }: { readonly session: string; readonly disk: string }): AttachedDisk {
-    const attached = this.#disks.get(`${session}/${disk}`);
-    if (attached === undefined) throw new CollectiveError('not-found', `${session}/${disk} is not attached`);
-    return attached;
+    const options = { removeTemporary: keep !== true };
+    if (disk === undefined) return await this.#disks.detachSession(session, options);
+    await this.#disks.detach({ session, disk }, options);
+    return 1;
   }
 
   #openBlockSize(blockBytes: number): Promise<void> {

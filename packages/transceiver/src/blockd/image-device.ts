@@ -1,19 +1,16 @@
 /**
- * An immutable disk: offset → map → block → cache. Where a read becomes blocks and where it waits.
- *
- * The waiting rule (DESIGN §4): a read that lacks a block waits `waitMs`, then fails with `block-unavailable`, so that QEMU
- * pauses the machine instead of hanging in it. The fetch goes on with the class of a demand read; when the block has come,
- * `onArrived` says so and the machine can go on. Which blocks are missing, since when and why is in `waiting`.
+ * An immutable disk: offset → map → block → cache. Where a read becomes blocks; where it waits for those that are not here is block-waits.ts.
  *
  * The hot path (`tryRead`) is a division, a look into the map, the remembered slot and one system call.
  */
-import { setMaxListeners } from 'node:events';
 import { CollectiveError, MAP_KIND, type DiskMap, type Digest } from '@collective/shared';
 import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
 import { RANK, type BlockRequest } from './block-store.js';
+import { BlockWaits, type MissingPiece, type WaitingBlock } from './block-waits.js';
 import type { CachedStore } from './cache/cached-store.js';
 import type { SlotReader } from './cache/slot-reader.js';
 import { systemClock, type Clock } from './clock.js';
+import { ReadOnlyDevice } from './read-only-device.js';
 import { planReadahead, type Stream } from './readahead-plan.js';
 
 /** A disk map, or what a half of a disk has of one: `kinds` of its own, with zero for what the other half has. */
@@ -42,51 +39,23 @@ export type ImageDeviceOptions = {
   readonly readahead?: boolean;
 };
 
-/** A block that reads wait for. */
-export type WaitingBlock = {
-  readonly blockIndex: number;
-  readonly digest: Digest;
-  readonly waitedMs: number;
-  /** A read of it was given up. */
-  readonly isUnavailable: boolean;
-};
-
 export type ImageCounters = { reads: number; bytes: number; hits: number; misses: number; unavailable: number };
-
-type Wait = {
-  readonly block: Promise<Buffer>;
-  readonly abort: AbortController;
-  readonly digest: Digest;
-  readonly sinceMs: number;
-  readers: number;
-  isUnavailable: boolean;
-  /** A read in the background was given up: the fetch goes on without a reader. */
-  isKept: boolean;
-};
-
-/** The part of a read that lies in one block. */
-type Piece = { readonly index: number; readonly at: number; readonly within: number; readonly byteLength: number };
 
 /** 8 MiB of disk at 64 KiB a block share their place in the cache. */
 const NEIGHBOURHOOD_BLOCKS_LOG2 = 7;
 const WORDS_PER_DIGEST = 8;
 const DIGEST_BYTES = 32;
 const WARM_BLOCKS_MAX = 8_192;
-/** When the fetch of a block for which a machine is paused has failed for good. */
-const ASK_AGAIN_MS = 2_000;
 
 /** By the engine's own search: at each commit the guest's requests wait for it, and a loop that is not compiled yet takes ten times as long. */
 const hasPublicOnly = (kinds: Uint8Array): boolean =>
   !kinds.includes(MAP_KIND.inherit) && !kinds.includes(MAP_KIND.private);
 
-export class ImageDevice implements BlockDevice {
-  readonly byteLength: number;
-  readonly readOnly = true;
+export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   readonly counters: ImageCounters = { reads: 0, bytes: 0, hits: 0, misses: 0, unavailable: 0 };
   readonly #store: CachedStore;
   readonly #reader: SlotReader;
   readonly #options: ImageDeviceOptions;
-  readonly #clock: Clock;
   readonly #blockBytes: number;
   readonly #kinds: Uint8Array;
   readonly #digests: Buffer;
@@ -95,33 +64,43 @@ export class ImageDevice implements BlockDevice {
   readonly #slots: Int32Array;
   /** 1 where a touch asks for more readahead. */
   readonly #marks: Uint8Array;
-  readonly #waits = new Map<number, Wait>();
-  /** Reads that wait for a block: each begins its wait anew when called. */
-  readonly #restartWaits = new Set<() => void>();
+  readonly #waits: BlockWaits;
   #streams: readonly Stream[] = [];
-  #waitMs: number;
   #closed = false;
 
   /** The store has a reader for blocks of the map's size. Errors: `malformed` for a map with blocks that are not public. */
   constructor(map: ImageMap, store: CachedStore, options: ImageDeviceOptions) {
+    super(map.diskBytes, options.name);
     if (!hasPublicOnly(map.kinds)) {
       throw new CollectiveError(
         'malformed',
         `${options.name}: the map of a published disk has blocks that are not public`,
       );
     }
-    this.byteLength = map.diskBytes;
     this.#store = store;
     this.#reader = store.reader(map.blockBytes);
     this.#options = options;
-    this.#waitMs = options.waitMs;
-    this.#clock = options.clock ?? systemClock;
     this.#blockBytes = map.blockBytes;
     this.#kinds = map.kinds;
     this.#digests = map.digestBytes;
     this.#digestWords = digestWords(map.digestBytes);
     this.#slots = new Int32Array(map.blockCount);
     this.#marks = new Uint8Array(map.blockCount);
+    this.#waits = new BlockWaits({
+      name: options.name,
+      waitMs: options.waitMs,
+      graceMs: options.graceMs ?? 0,
+      clock: options.clock ?? systemClock,
+      fetch: (blockIndex, signal) => {
+        const request = this.#requestFor(blockIndex);
+        return { digest: request.digest, block: store.get(request, { rank: RANK.demand, signal }) };
+      },
+      onArrived: (blockIndex, waitedMs) => options.onArrived?.(blockIndex, waitedMs),
+      onGivenUp: (blockIndexes) => {
+        this.counters.unavailable += 1;
+        for (const blockIndex of blockIndexes) options.onUnavailable?.(blockIndex);
+      },
+    });
   }
 
   tryRead(target: Buffer, byteOffset: number): boolean {
@@ -146,7 +125,7 @@ export class ImageDevice implements BlockDevice {
   async read(target: Buffer, byteOffset: number, options: ReadOptions = {}): Promise<void> {
     this.#assertOpen();
     options.signal?.throwIfAborted();
-    const missing: Piece[] = [];
+    const missing: MissingPiece[] = [];
     for (let at = 0; at < target.length;) {
       const piece = this.#pieceAt(byteOffset, at, target.length);
       if (!this.#tryBlock(piece.index, piece.within, target.subarray(at, at + piece.byteLength))) missing.push(piece);
@@ -159,7 +138,10 @@ export class ImageDevice implements BlockDevice {
       return;
     }
     this.counters.misses += 1;
-    await this.#readMissing(target, missing, options);
+    const arrived = this.#waits.read(target, missing, options);
+    const first = missing[0]?.index ?? 0;
+    this.#readAhead(first, (missing.at(-1)?.index ?? first) + 1);
+    await arrived;
   }
 
   /** Brings a block into the cache and waits for it, without the waiting rule. Zero blocks are there already. */
@@ -167,28 +149,6 @@ export class ImageDevice implements BlockDevice {
     this.#assertOpen();
     if (this.#kinds[blockIndex] !== MAP_KIND.public) return;
     await this.#store.get(this.#requestFor(blockIndex), { rank: RANK.demand, ...options });
-  }
-
-  tryWrite(): boolean {
-    return false;
-  }
-
-  write(): Promise<void> {
-    return this.#refuse();
-  }
-
-  publishWrites(): void {}
-
-  flush(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  trim(): Promise<void> {
-    return this.#refuse();
-  }
-
-  zero(): Promise<void> {
-    return this.#refuse();
   }
 
   extents(byteOffset: number, byteLength: number): Extent[] {
@@ -213,20 +173,12 @@ export class ImageDevice implements BlockDevice {
 
   /** Blocks that reads wait for, or waited for in vain, longest first. */
   get waiting(): WaitingBlock[] {
-    const nowMs = this.#clock.nowMs();
-    return [...this.#waits].map(([blockIndex, wait]) => ({
-      blockIndex,
-      digest: wait.digest,
-      waitedMs: Math.round(nowMs - wait.sinceMs),
-      isUnavailable: wait.isUnavailable,
-    }));
+    return this.#waits.list;
   }
 
   close(): Promise<void> {
     this.#closed = true;
-    for (const wait of this.#waits.values())
-      wait.abort.abort(new CollectiveError('shutting-down', `${this.#options.name} is being closed`));
-    return Promise.allSettled([...this.#waits.values()].map((wait) => wait.block)).then(() => undefined);
+    return this.#waits.close();
   }
 
   #tryBlock(index: number, within: number, target: Buffer): boolean {
@@ -250,147 +202,7 @@ export class ImageDevice implements BlockDevice {
 
   /** How long reads wait from now on, those that wait already included: a machine that is being suspended wants its answers soon. */
   setWaitMs(waitMs: number): void {
-    this.#waitMs = waitMs;
-    for (const restart of this.#restartWaits) restart();
-  }
-
-  /** Waits for all pieces together, `waitMs` at most. Nothing is written to `target` after this has settled. */
-  #readMissing(target: Buffer, missing: readonly Piece[], options: ReadOptions): Promise<void> {
-    const { signal, isBackground = false } = options;
-    return new Promise<void>((resolve, reject) => {
-      let isOver = false;
-      let left = missing.length;
-      const indexes = missing.map((piece) => piece.index);
-      const waits = missing.map((piece) => ({ piece, wait: this.#waitFor(piece.index) }));
-      const end = (settle: () => void): void => {
-        if (isOver) return;
-        isOver = true;
-        this.#restartWaits.delete(restart);
-        cancelDeadline();
-        signal?.removeEventListener('abort', onAbort);
-        for (const { piece, wait } of waits) this.#leave(piece.index, wait);
-        settle();
-      };
-      const onAbort = (): void =>
-        end(() => reject(signal?.reason instanceof Error ? signal.reason : new Error('aborted')));
-      let cancelDeadline = (): void => undefined;
-      if (signal !== undefined) setMaxListeners(0, signal); // one signal for all reads of a session
-      signal?.addEventListener('abort', onAbort, { once: true });
-      for (const { piece, wait } of waits) {
-        wait.block.then(
-          (block) => {
-            if (isOver) return;
-            block.copy(target, piece.at, piece.within, piece.within + piece.byteLength);
-            left -= 1;
-            if (left === 0) end(resolve);
-          },
-          (error: unknown) => end(() => reject(error instanceof Error ? error : new Error(String(error)))),
-        );
-      }
-      const first = missing[0]?.index ?? 0;
-      this.#readAhead(first, (missing.at(-1)?.index ?? first) + 1);
-      let refusal: CollectiveError | undefined;
-      const restart = (): void => {
-        cancelDeadline();
-        if (refusal !== undefined) {
-          const error = refusal;
-          const graceMs = Math.min(this.#options.graceMs ?? 0, this.#waitMs);
-          cancelDeadline = this.#clock.after(graceMs, () => end(() => reject(error)));
-          return;
-        }
-        cancelDeadline = this.#clock.after(this.#waitMs, () => {
-          if (isOver) return;
-          const error = this.#giveUp(indexes); // first: what is marked there is kept
-          refusal = error;
-          if ((this.#options.graceMs ?? 0) === 0) end(() => reject(error));
-          else restart();
-        });
-      };
-      if (isBackground) {
-        cancelDeadline = this.#clock.after(this.#options.waitMs, () => {
-          const error = this.#unavailable(indexes, this.#options.waitMs);
-          for (const { wait } of waits) wait.isKept = true;
-          end(() => reject(error));
-        });
-        return;
-      }
-      this.#restartWaits.add(restart);
-      restart();
-    });
-  }
-
-  async #askAgain(index: number, sinceMs: number): Promise<void> {
-    await this.#clock.sleep(ASK_AGAIN_MS);
-    if (this.#closed) return;
-    const wait = this.#waitFor(index, sinceMs);
-    wait.isUnavailable = true; // before it is left, so that the fetch goes on without a reader
-    this.#leave(index, wait);
-  }
-
-  #waitFor(index: number, sinceMs = this.#clock.nowMs()): Wait {
-    const known = this.#waits.get(index);
-    if (known !== undefined) {
-      known.readers += 1;
-      return known;
-    }
-    const request = this.#requestFor(index);
-    const abort = new AbortController();
-    const block = this.#store.get(request, { rank: RANK.demand, signal: abort.signal });
-    const wait: Wait = {
-      block,
-      abort,
-      digest: request.digest,
-      sinceMs,
-      readers: 1,
-      isUnavailable: false,
-      isKept: false,
-    };
-    this.#waits.set(index, wait);
-    // One that was left ends some time later, when another may have begun.
-    const forget = (): void => {
-      if (this.#waits.get(index) === wait) this.#waits.delete(index);
-    };
-    block.then(
-      () => {
-        forget();
-        if (wait.isUnavailable) this.#options.onArrived?.(index, this.#clock.nowMs() - sinceMs);
-      },
-      () => {
-        forget();
-        // The fetch itself failed for good (the local disk, say). A machine is paused for this block: ask again.
-        if (wait.isUnavailable && !this.#closed) void this.#askAgain(index, sinceMs);
-      },
-    );
-    return wait;
-  }
-
-  /** A reader has gone. When it was the last one, and none was given up, nobody wants the block any more. */
-  #leave(index: number, wait: Wait): void {
-    wait.readers -= 1;
-    if (wait.readers > 0 || wait.isUnavailable || wait.isKept || this.#waits.get(index) !== wait) return;
-    this.#waits.delete(index);
-    wait.abort.abort(new Error('nobody waits for the block any more'));
-  }
-
-  #giveUp(indexes: readonly number[]): CollectiveError {
-    const late = indexes.filter((index) => this.#waits.has(index));
-    for (const index of late) {
-      const wait = this.#waits.get(index);
-      if (wait !== undefined) wait.isUnavailable = true;
-      this.#options.onUnavailable?.(index);
-    }
-    this.counters.unavailable += 1;
-    return this.#unavailable(indexes, this.#waitMs);
-  }
-
-  #unavailable(indexes: readonly number[], waitMs: number): CollectiveError {
-    const late = indexes.filter((index) => this.#waits.has(index));
-    const first = late[0] ?? indexes[0] ?? 0;
-    return new CollectiveError(
-      'block-unavailable',
-      `${this.#options.name}: block ${first}${late.length > 1 ? ` and ${late.length - 1} more` : ''} did not come within ${waitMs} ms`,
-      { data: { blockIndex: first, blocks: late.length } },
-    );
+    this.#waits.setWaitMs(waitMs);
   }
 
   #readAhead(firstBlock: number, endBlock: number): void {
@@ -422,15 +234,11 @@ export class ImageDevice implements BlockDevice {
     return { digest, blockBytes: this.#blockBytes, neighbourhood, ...(source === undefined ? {} : { source }) };
   }
 
-  #pieceAt(byteOffset: number, at: number, byteLength: number): Piece {
+  #pieceAt(byteOffset: number, at: number, byteLength: number): MissingPiece {
     const position = byteOffset + at;
     const index = Math.floor(position / this.#blockBytes);
     const within = position - index * this.#blockBytes;
     return { index, at, within, byteLength: Math.min(this.#blockBytes - within, byteLength - at) };
-  }
-
-  #refuse(): Promise<never> {
-    return Promise.reject(new CollectiveError('read-only', `${this.#options.name} is read-only`));
   }
 
   #assertOpen(): void {

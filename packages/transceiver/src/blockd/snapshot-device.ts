@@ -2,10 +2,11 @@
  * The committed state of a user disk, read-only: each block is zero, public or private, and goes by its kind to one of two images, which are as
  * they are for purely public disks: each with its cache, its waits and its readahead. A request is split where the kind changes, at block borders.
  */
-import { CollectiveError, MAP_KIND } from '@collective/shared';
+import { MAP_KIND } from '@collective/shared';
 import type { OpenedBase } from './base/open-base.js';
 import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
 import type { ImageDevice, ImageMap } from './image-device.js';
+import { ReadOnlyDevice } from './read-only-device.js';
 
 /** What one of the two images sees of a base: the other's blocks are zero to it. Digests are shared. */
 export const halfOf = (base: OpenedBase, half: 'public' | 'private'): ImageMap => {
@@ -20,9 +21,7 @@ export const halfOf = (base: OpenedBase, half: 'public' | 'private'): ImageMap =
 
 type Run = { readonly image: ImageDevice; readonly start: number; readonly end: number };
 
-export class SnapshotDevice implements BlockDevice {
-  readonly byteLength: number;
-  readonly readOnly = true;
+export class SnapshotDevice extends ReadOnlyDevice implements BlockDevice {
   readonly #blockBytes: number;
   readonly #kinds: Uint8Array;
   readonly #public: ImageDevice;
@@ -30,7 +29,7 @@ export class SnapshotDevice implements BlockDevice {
 
   /** Takes over the two images. */
   constructor(base: OpenedBase, images: { readonly public: ImageDevice; readonly private: ImageDevice }) {
-    this.byteLength = base.diskBytes;
+    super(base.diskBytes, 'a snapshot');
     this.#blockBytes = base.blockBytes;
     this.#kinds = base.kinds;
     this.#public = images.public;
@@ -61,28 +60,6 @@ export class SnapshotDevice implements BlockDevice {
   /** The image that has the block, or to which it is zero. */
   imageOf(blockIndex: number): ImageDevice {
     return this.#kinds[blockIndex] === MAP_KIND.private ? this.#private : this.#public;
-  }
-
-  tryWrite(): boolean {
-    return false;
-  }
-
-  write(): Promise<void> {
-    return refuse();
-  }
-
-  publishWrites(): void {}
-
-  flush(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  trim(): Promise<void> {
-    return refuse();
-  }
-
-  zero(): Promise<void> {
-    return refuse();
   }
 
   extents(byteOffset: number, byteLength: number): Extent[] {
@@ -121,5 +98,3 @@ export class SnapshotDevice implements BlockDevice {
     return runs;
   }
 }
-
-const refuse = (): Promise<never> => Promise.reject(new CollectiveError('read-only', 'a snapshot is read-only'));

@@ -1,13 +1,10 @@
 /** A disk of zeroes: what lies under a disk that nobody published, such as the ephemeral one. Read-only. */
-import { CollectiveError } from '@collective/shared';
 import type { BlockDevice, Extent } from './block-device.js';
+import { ReadOnlyDevice } from './read-only-device.js';
 
-export class ZeroDevice implements BlockDevice {
-  readonly byteLength: number;
-  readonly readOnly = true;
-
+export class ZeroDevice extends ReadOnlyDevice implements BlockDevice {
   constructor(byteLength: number) {
-    this.byteLength = byteLength;
+    super(byteLength, 'a disk of zeroes');
   }
 
   tryRead(target: Buffer): boolean {
@@ -20,28 +17,6 @@ export class ZeroDevice implements BlockDevice {
     return Promise.resolve();
   }
 
-  tryWrite(): boolean {
-    return false;
-  }
-
-  write(): Promise<void> {
-    return refuse();
-  }
-
-  publishWrites(): void {}
-
-  flush(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  trim(): Promise<void> {
-    return refuse();
-  }
-
-  zero(): Promise<void> {
-    return refuse();
-  }
-
   extents(_byteOffset: number, byteLength: number): Extent[] {
     return byteLength === 0 ? [] : [{ byteLength, kind: 'hole' }];
   }
@@ -52,5 +27,3 @@ export class ZeroDevice implements BlockDevice {
     return Promise.resolve();
   }
 }
-
-const refuse = (): Promise<never> => Promise.reject(new CollectiveError('read-only', 'a disk of zeroes is read-only'));

@@ -13,7 +13,7 @@ import type { DiskAttachment } from './disk-service.js';
 import { RepositoryFile } from './repository-file.js';
 
 const DAEMON = `
-import { appendFileSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import net from 'node:net';
 import { createInterface } from 'node:readline';
 const folder = process.argv[2];
@@ -40,6 +40,7 @@ const server = net.createServer((socket) => {
     if (method === 'keys' || method === 'attach' || method === 'repository')
       appendFileSync(at('said'), JSON.stringify({ pid: process.pid, method, ...params }) + '\\n');
     if (method === 'repository') repository = params.origin;
+    if (method === 'attach' && existsSync(at('stuck'))) return writeFileSync(at('hangs'), '');
     if (method === 'attach') {
       if (existsSync(at('late'))) {
         // It was being attached for somebody else until now.
@@ -198,6 +199,24 @@ test('a daemon that does not answer any more is killed, and the next one has its
   expect(keeper.pid).not.toBe(pid);
   expect((await keeper.status())?.disks).toMatchObject([{ session: 'one', disk: 'system' }]);
 });
+
+// Seen in review: it was watched only when it had been told everything, and an attach may take five minutes. All guests stood still meanwhile.
+test(
+  'a daemon that hangs while it is told its disks again is killed, and the next one has them',
+  { timeout: 40_000 },
+  async () => {
+    const { at, open, attachment, log, kill } = await setUp();
+    const keeper = await open({ watch: { intervalMs: 10, answerMs: 100 } });
+    await keeper.attach(attachment, { fresh: true });
+    await writeFile(at('stuck'), '');
+    await kill(keeper.pid);
+    await expect.poll(() => log.join('\n'), { timeout: 15_000 }).toContain('does not answer and is killed');
+    for (const name of ['stuck', 'hangs', 'lock']) await rm(at(name), { recursive: true, force: true });
+    await expect
+      .poll(async () => (await keeper.status())?.disks, { timeout: 15_000 })
+      .toMatchObject([{ session: 'one', disk: 'system' }]);
+  },
+);
 
 test('an adopted daemon of other software is ended, and this one takes its place', async () => {
   const { folder, at, open, log } = await setUp();

@@ -1,5 +1,5 @@
 /**
- * The life of one machine as a table: which state follows from what happens. Pure; machine-unit.ts carries it out.
+ * The life of one machine as a table: which state follows from what happens. Pure; machine-life.ts carries it out.
  *
  *   preparing ─ attached ─> starting ─ started ─> running <─ resumed / paused ─> paused
  *       ^                                            │                             │

@@ -22,7 +22,8 @@ import { MachineRecords } from './machine-record.js';
 import { type MemoryImage, MemoryImages } from './memory-image.js';
 import type { MachineSpec, ShownDisk } from './machine-spec.js';
 import { isAtRest, isOver, type MachineState } from './machine-state.js';
-import { MachineUnit, type MachineUnitOptions } from './machine-unit.js';
+import type { MachineOptions } from './machine-life.js';
+import { MachineUnit } from './machine-unit.js';
 import { checkResumable } from './suspend-steps.js';
 import { RepositoryFile } from './repository-file.js';
 import { SUPERVISOR_PROTOCOL, type SupervisorParams, type SupervisorStatus } from './supervisor-protocol.js';
@@ -319,7 +320,7 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
       await rm(this.#runFolder, { recursive: true, force: true });
   }
 
-  #unitOptions(machine: string, machineKeys: MachineKeys = {}): MachineUnitOptions {
+  #unitOptions(machine: string, machineKeys: MachineKeys = {}): MachineOptions {
     const { home, log } = this.#options;
     const user = qemuUser({ home: home.directory, machine });
     // Ten hexadecimal digits: a unix socket's path is short.

@@ -1,5 +1,5 @@
 /**
- * The cache's blocks of one size: a file of fixed slots, uncompressed, and its side table. Lives in the fetching thread,
+ * The cache's blocks of one size: a file of fixed slots, uncompressed, and its side table (slot-table-file.ts). Lives in the fetching thread,
  * which alone fills, evicts and writes the table; the serving thread reads the same file and the shared arrays.
  *
  * No journal and no sync: after a crash the table may be behind the slots or ahead of them, and the worst of it is a block
@@ -18,7 +18,6 @@ import { EvictionOrder } from './eviction-order.js';
 import { Placement } from './placement.js';
 import {
   DIGEST_WORDS,
-  RECORD_BYTES,
   RECORD_WORDS,
   allocateSlotMemory,
   slotArrays,
@@ -28,22 +27,10 @@ import {
 } from './slot-arrays.js';
 import { NO_SLOT, SlotIndex, putDigestWords } from './slot-index.js';
 import { invalidate, isHeld, markVerified } from './slot-state.js';
-import {
-  FLAGS_MASK,
-  FLAGS_WORD,
-  SLOT_PINNED,
-  SLOT_QUEUED,
-  SLOT_TAKEN,
-  SLOT_USED,
-  TABLE_HEADER_BYTES,
-  encodeTableHeader,
-  isTableHeader,
-  loadRecords,
-  recordByteOffset,
-  sealRecord,
-} from './slot-table.js';
+import { SlotTableFile } from './slot-table-file.js';
+import { FLAGS_MASK, FLAGS_WORD, SLOT_PINNED, SLOT_QUEUED, SLOT_TAKEN, SLOT_USED, loadRecords } from './slot-table.js';
 import { slotRanges } from './space-plan.js';
-import { epochOf, freshTouch, frequencyOf } from './touches.js';
+import { epochOf, freshTouch } from './touches.js';
 
 export type FillResult = 'filled' | 'there-already' | 'no-room' | 'disk-full' | 'write-failed';
 
@@ -67,22 +54,16 @@ export class SlotFile {
   readonly #order: EvictionOrder;
   readonly #placement: Placement;
   readonly #slots: RandomFile;
-  readonly #table: RandomFile;
+  readonly #table: SlotTableFile;
   readonly #nowMs: () => number;
   readonly #wanted = new Uint32Array(DIGEST_WORDS);
-  readonly #dirty = new Set<number>();
   #usedSlots = 0;
   #takenSlots = 0;
-  #slotsReached = 0;
   /** The slot file is at least so long, unless somebody cut it. */
   #bytesReached = 0;
   #cuts = 0;
   #evicted = 0;
   #badRecords = 0;
-  /** The table was there and was of no use. */
-  #isTableDiscarded = false;
-  /** The table's header could not be written yet. */
-  #lacksHeader = false;
 
   private constructor(memory: SlotMemory, files: { slots: RandomFile; table: RandomFile }, nowMs: () => number) {
     this.memory = memory;
@@ -96,7 +77,7 @@ export class SlotFile {
       isFree: (slot) => (this.#flagsOf(slot) & FLAGS_MASK) === 0,
     });
     this.#slots = files.slots;
-    this.#table = files.table;
+    this.#table = new SlotTableFile(files.table, memory);
     this.#nowMs = nowMs;
   }
 
@@ -126,59 +107,35 @@ export class SlotFile {
   }
 
   async #load(): Promise<void> {
-    const count = await this.#readTable();
-    if (count === undefined) {
+    const slotCount = await this.#table.read(() => this.#slotsInFile());
+    if (slotCount === undefined) {
       await this.#beginAnew();
       return;
     }
-    const loaded = loadRecords(this.#arrays, this.#order, count);
+    const loaded = loadRecords(this.#arrays, this.#order, slotCount);
     this.#usedSlots = loaded.usedSlots;
     this.#badRecords = loaded.badRecords;
-    this.#slotsReached = count;
-    this.#placement.load(count);
+    this.#placement.load(slotCount);
   }
 
-  /** Reads the records; how many, or undefined when the table cannot be used: another version's, cut, unreadable. */
-  async #readTable(): Promise<number | undefined> {
-    const tableBytes = await this.#table.byteLength();
-    if (tableBytes === 0) return undefined;
-    try {
-      const header = Buffer.alloc(TABLE_HEADER_BYTES);
-      if (tableBytes >= TABLE_HEADER_BYTES) await this.#table.read(header, 0);
-      if (isTableHeader(header, this.blockBytes)) {
-        const slotsInFile = Math.floor((await this.#slots.byteLength()) / this.blockBytes);
-        const recordsInTable = Math.floor((tableBytes - TABLE_HEADER_BYTES) / RECORD_BYTES);
-        const count = Math.min(slotsInFile, recordsInTable, this.memory.capacity);
-        this.#bytesReached = Math.min(slotsInFile, this.memory.capacity) * this.blockBytes;
-        if (slotsInFile > this.memory.capacity) await this.#slots.setByteLength(this.memory.capacity * this.blockBytes);
-        if (count > 0)
-          await this.#table.read(new Uint8Array(this.memory.records, 0, count * RECORD_BYTES), TABLE_HEADER_BYTES);
-        return count;
-      }
-    } catch (error) {
-      if (!hasCode(error, 'local-io') && !hasCode(error, 'disk-full')) throw error;
-      this.#arrays.records.fill(0); // a part may have been read
-    }
-    this.#isTableDiscarded = true;
-    return undefined;
+  /** How many there are; a file that has more than may be is cut. */
+  async #slotsInFile(): Promise<number> {
+    const { capacity } = this.memory;
+    const slotCount = Math.floor((await this.#slots.byteLength()) / this.blockBytes);
+    this.#bytesReached = Math.min(slotCount, capacity) * this.blockBytes;
+    if (slotCount > capacity) await this.#slots.setByteLength(capacity * this.blockBytes);
+    return Math.min(slotCount, capacity);
   }
 
   /** Empties both files. Where the disk refuses, the table does without a header for now: then it counts for nothing. */
   async #beginAnew(): Promise<void> {
-    this.#lacksHeader = true;
     try {
-      await this.#table.setByteLength(0);
+      await this.#table.empty();
       await this.#slots.setByteLength(0);
-      await this.#writeHeader();
+      await this.#table.writeHeader();
     } catch (error) {
       if (!hasCode(error, 'local-io') && !hasCode(error, 'disk-full')) throw error;
     }
-  }
-
-  async #writeHeader(): Promise<void> {
-    if (!this.#lacksHeader) return;
-    await this.#table.write(encodeTableHeader(this.blockBytes), 0);
-    this.#lacksHeader = false;
   }
 
   get usedBytes(): number {
@@ -200,7 +157,7 @@ export class SlotFile {
   }
 
   get counters(): { readonly evicted: number; readonly badRecords: number; readonly isTableDiscarded: boolean } {
-    return { evicted: this.#evicted, badRecords: this.#badRecords, isTableDiscarded: this.#isTableDiscarded };
+    return { evicted: this.#evicted, badRecords: this.#badRecords, isTableDiscarded: this.#table.isDiscarded };
   }
 
   has(digest: Digest): boolean {
@@ -243,7 +200,7 @@ export class SlotFile {
     this.#arrays.touches[slot] = freshTouch(epochOf(this.#nowMs()));
     this.#order.insert(slot, this.#order.queueFor(slot));
     if (!isCut) markVerified(this.#arrays.states, slot, word);
-    this.#touchRecord(slot);
+    this.#table.note(slot);
     return 'filled';
   }
 
@@ -255,7 +212,7 @@ export class SlotFile {
   #noticeCut(): boolean {
     const byteLength = this.#slots.byteLengthNow();
     if (byteLength >= this.#bytesReached) return false;
-    for (let slot = 0; slot < this.#slotsReached; slot += 1) {
+    for (let slot = 0; slot < this.#table.slotsReached; slot += 1) {
       if ((this.#flagsOf(slot) & SLOT_USED) !== 0) invalidate(this.#arrays.states, slot);
     }
     this.#bytesReached = byteLength;
@@ -313,49 +270,26 @@ export class SlotFile {
     const flags = this.#flagsOf(slot) & FLAGS_MASK;
     this.#setFlags(slot, isPinned ? flags | SLOT_PINNED : flags & ~SLOT_PINNED);
     if (!isPinned && !this.#order.isQueued(slot)) this.#order.insert(slot, 'main');
-    this.#touchRecord(slot);
+    this.#table.note(slot);
     return true;
   }
 
   get isTableDirty(): boolean {
-    return this.#dirty.size > 0;
+    return this.#table.isDirty;
   }
 
   /** Writes the records that changed since the last time; what could not be written stays to be written. */
   async writeTable(): Promise<void> {
-    if (this.#dirty.size === 0) return;
-    const slots = [...this.#dirty];
-    this.#dirty.clear();
-    try {
-      await this.#writeHeader();
-      for (const { firstSlot, slotCount } of slotRanges(slots)) await this.#writeRecords(firstSlot, slotCount);
-    } catch (error) {
-      for (const slot of slots) this.#dirty.add(slot);
-      throw error;
-    }
+    await this.#table.write();
   }
 
   /** Writes the table whole, with the frequencies, and closes the files. A table that cannot be written costs fetches, no more. */
   async close(): Promise<void> {
     try {
-      this.#dirty.clear();
-      await this.#writeHeader();
-      if (this.#slotsReached > 0) await this.#writeRecords(0, this.#slotsReached);
-    } catch (error) {
-      if (!hasCode(error, 'local-io') && !hasCode(error, 'disk-full')) throw error;
-    } finally {
       await this.#table.close();
+    } finally {
       await this.#slots.close();
     }
-  }
-
-  async #writeRecords(firstSlot: number, slotCount: number): Promise<void> {
-    for (let slot = firstSlot; slot < firstSlot + slotCount; slot += 1) {
-      if ((this.#flagsOf(slot) & SLOT_USED) !== 0)
-        sealRecord(this.#arrays.records, slot, frequencyOf(this.#arrays.touches[slot] ?? 0));
-    }
-    const bytes = new Uint8Array(this.memory.records, firstSlot * RECORD_BYTES, slotCount * RECORD_BYTES);
-    await this.#table.write(bytes, recordByteOffset(firstSlot));
   }
 
   /** Takes slots out of queues and index; they are `taken` afterwards. */
@@ -389,7 +323,7 @@ export class SlotFile {
     const record = slot * RECORD_WORDS;
     this.#arrays.records.fill(0, record, record + RECORD_WORDS);
     this.#usedSlots -= 1;
-    this.#touchRecord(slot);
+    this.#table.note(slot);
   }
 
   #free(slot: number): void {
@@ -402,11 +336,6 @@ export class SlotFile {
   #find(digest: Digest): number {
     putDigestWords(digest, this.#wanted, 0);
     return this.#index.find(this.#wanted, 0);
-  }
-
-  #touchRecord(slot: number): void {
-    this.#dirty.add(slot);
-    if (slot >= this.#slotsReached) this.#slotsReached = slot + 1;
   }
 
   #flagsOf(slot: number): number {

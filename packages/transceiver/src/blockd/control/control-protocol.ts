@@ -55,7 +55,8 @@ import { CollectiveError, type CollectiveError as ControlError, type ErrorCode }
 import { Type, type Static, type TProperties, type TSchema } from 'typebox';
 import { Compile } from 'typebox/compile';
 import type { ScrubStatus } from '../cache/scrubber.js';
-import type { ImageCounters, WaitingBlock } from '../image-device.js';
+import type { WaitingBlock } from '../block-waits.js';
+import type { ImageCounters } from '../image-device.js';
 import type { FaultCounts } from '../faults.js';
 import type { FetchStatus } from '../fetch/thread-messages.js';
 import type { SealStatus } from '../overlay/seal-times.js';

@@ -3,17 +3,16 @@
  * refuse and `read` wait for `arrive`.
  */
 import type { BlockDevice, Extent, ReadOptions } from '../block-device.js';
+import { ReadOnlyDevice } from '../read-only-device.js';
 
-export class LateDevice implements BlockDevice {
-  readonly byteLength: number;
-  readonly readOnly = true;
+export class LateDevice extends ReadOnlyDevice implements BlockDevice {
   readonly content: Buffer;
   isAway = false;
   #waiting: (() => void)[] = [];
 
   constructor(content: Buffer) {
+    super(content.length, 'a device that may be late');
     this.content = content;
-    this.byteLength = content.length;
   }
 
   get waitingCount(): number {
@@ -44,28 +43,6 @@ export class LateDevice implements BlockDevice {
       });
     }
     this.content.copy(target, 0, byteOffset, byteOffset + target.length);
-  }
-
-  tryWrite(): boolean {
-    return false;
-  }
-
-  write(): Promise<void> {
-    return Promise.reject(new Error('read-only'));
-  }
-
-  publishWrites(): void {}
-
-  flush(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  trim(): Promise<void> {
-    return Promise.reject(new Error('read-only'));
-  }
-
-  zero(): Promise<void> {
-    return Promise.reject(new Error('read-only'));
   }
 
   extents(byteOffset: number, byteLength: number): Extent[] {

@@ -7,6 +7,7 @@
  */
 import { CollectiveError } from '@collective/shared';
 import type { BlockDevice, Extent, ReadOptions } from '../block-device.js';
+import { ReadOnlyDevice } from '../read-only-device.js';
 import type { Layer } from './layer.js';
 import { ownerOfGranule, ownerOfSector, type LayerOwners } from './layer-owners.js';
 import { LayeredReader } from './layered-reader.js';
@@ -39,9 +40,7 @@ export type OverlayViewOptions = {
   readonly onClosed: (view: OverlayView) => void;
 };
 
-export class OverlayView implements BlockDevice {
-  readonly byteLength: number;
-  readonly readOnly = true;
+export class OverlayView extends ReadOnlyDevice implements BlockDevice {
   readonly #options: OverlayViewOptions;
   readonly #owners: ViewedLayers;
   readonly #reader: LayeredReader;
@@ -49,8 +48,8 @@ export class OverlayView implements BlockDevice {
   #isOver = false;
 
   constructor(options: OverlayViewOptions) {
+    super(options.below.byteLength, 'a view of a layer');
     this.#options = options;
-    this.byteLength = options.below.byteLength;
     this.#owners = new ViewedLayers(options.layers);
     this.#reader = new LayeredReader(this.#owners, options.below, options.locks);
   }
@@ -84,28 +83,6 @@ export class OverlayView implements BlockDevice {
     return work;
   }
 
-  tryWrite(): boolean {
-    return false;
-  }
-
-  write(): Promise<void> {
-    return refuse();
-  }
-
-  publishWrites(): void {}
-
-  flush(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  trim(): Promise<void> {
-    return refuse();
-  }
-
-  zero(): Promise<void> {
-    return refuse();
-  }
-
   extents(byteOffset: number, byteLength: number): Extent[] {
     if (this.#isOver) return byteLength === 0 ? [] : [{ byteLength, kind: 'data' }]; // a read of it says why
     return this.#reader.extents(byteOffset, byteLength);
@@ -127,5 +104,3 @@ const isOver = (): CollectiveError =>
     'shutting-down',
     'the view has ended: its layer is part of a committed state, or the disk is closed',
   );
-
-const refuse = (): Promise<never> => Promise.reject(new CollectiveError('read-only', 'a view of a layer is read-only'));

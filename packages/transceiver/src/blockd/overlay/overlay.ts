@@ -1,10 +1,7 @@
 /**
- * The writable disk over an immutable one: reads come from the topmost layer that holds the bytes, or from below; writes
- * go to the top layer and wait for nothing but the local disk.
- *
- * A write that covers a granule only in part is completed at once when the rest is in memory. Otherwise its sectors alone
- * are written and marked, and the rest is read in the background (`FillQueue`). Only a write that covers a *sector* in
- * part has to wait for the rest of it: layers are written by whole sectors, because they may be encrypted by sectors.
+ * The writable disk over an immutable one: reads (layered-reader.ts) come from the topmost layer that holds the bytes, or from below; writes
+ * (layered-writer.ts) go to the top layer and wait for nothing but the local disk. Here is what happens to the layers while both go on: seals,
+ * views, rebases and the close, and who waits for whom.
  *
  * Operations that wait (thread pool, trims, fills) hold their granules in a RangeLock; a synchronous write steps back from
  * held granules and becomes a waiting one. So whoever looks at a mask and writes accordingly does it either in one
@@ -13,12 +10,11 @@
 import { CollectiveError, type Digest } from '@collective/shared';
 import type { FileSystem } from '../../storage/file-system.js';
 import type { BlockDevice, Extent, ReadOptions } from '../block-device.js';
-import { FillQueue } from './fill-queue.js';
-import { GRANULE_BYTES, granuleCountOf, granuleOf, SECTOR_BYTES, WHOLE } from './geometry.js';
+import { granuleCountOf, granuleOf } from './geometry.js';
 import type { Layer } from './layer.js';
-import { BELOW } from './layer-owners.js';
 import { LayerStack, type OpenBelow } from './layer-stack.js';
 import { LayeredReader } from './layered-reader.js';
+import { LayeredWriter } from './layered-writer.js';
 import { changedBlocks } from './changed-blocks.js';
 import { OverlayView } from './overlay-view.js';
 import { RangeLock } from './range-lock.js';
@@ -29,14 +25,13 @@ export class Overlay implements BlockDevice {
   readonly readOnly = false;
   readonly #stack: LayerStack;
   readonly #reader: LayeredReader;
+  readonly #writer: LayeredWriter;
   readonly #locks = new RangeLock();
   readonly #views = new Set<OverlayView>();
   readonly #sealTimes = new SealTimes();
-  #fills: FillQueue;
   readonly #inFlight = new Set<Promise<void>>();
   /** Seals, rebases and looks at sealed layers come one after the other. */
   #lastLayerChange: Promise<unknown> = Promise.resolve();
-  readonly #scratch = Buffer.allocUnsafeSlow(GRANULE_BYTES);
   #isClosing = false;
   #closed: Promise<void> | undefined;
 
@@ -44,7 +39,8 @@ export class Overlay implements BlockDevice {
     this.byteLength = below.byteLength;
     this.#stack = stack;
     this.#reader = new LayeredReader(stack, below, this.#locks);
-    this.#fills = this.#fillsOf(stack.top);
+    const track = (work: Promise<void>): Promise<void> => this.#track(work);
+    this.#writer = new LayeredWriter({ stack, reader: this.#reader, locks: this.#locks, track });
   }
 
   /**
@@ -61,7 +57,7 @@ export class Overlay implements BlockDevice {
     const openBelow = typeof below === 'function' ? below : () => Promise.resolve(below);
     const opened = await LayerStack.openOrCreate(fileSystem, folder, { ...options, openBelow });
     const overlay = new Overlay(opened.stack, opened.below);
-    overlay.#fills.findPartial();
+    overlay.#writer.findPartial();
     return overlay;
   }
 
@@ -78,14 +74,14 @@ export class Overlay implements BlockDevice {
   }
 
   tryWrite(source: Buffer, byteOffset: number): boolean {
-    const isWritten = this.#tryWriteNow(source, byteOffset);
-    if (isWritten && this.#sealTimes.isUnderWay) this.#sealTimes.noteWrite();
-    return isWritten;
+    if (this.#isClosing || !this.#writer.tryWrite(source, byteOffset)) return false;
+    if (this.#sealTimes.isUnderWay) this.#sealTimes.noteWrite();
+    return true;
   }
 
   write(source: Buffer, byteOffset: number): Promise<void> {
     const end = byteOffset + source.length;
-    return this.#change(byteOffset, end, (top) => this.#writeLocked(top, source, byteOffset));
+    return this.#change(byteOffset, end, (top) => this.#writer.write(top, source, byteOffset));
   }
 
   publishWrites(): void {
@@ -103,7 +99,7 @@ export class Overlay implements BlockDevice {
   zero(byteOffset: number, byteLength: number, options: { readonly keepAllocated?: boolean } = {}): Promise<void> {
     const keepAllocated = options.keepAllocated ?? false;
     const end = byteOffset + byteLength;
-    return this.#change(byteOffset, end, (top) => this.#zeroLocked(top, byteOffset, end, keepAllocated));
+    return this.#change(byteOffset, end, (top) => this.#writer.zero(top, byteOffset, end, keepAllocated));
   }
 
   extents(byteOffset: number, byteLength: number): Extent[] {
@@ -229,7 +225,7 @@ export class Overlay implements BlockDevice {
   async #quiesce(): Promise<void> {
     this.#isClosing = true;
     for (const view of this.#views) view.end();
-    await this.#fills.close();
+    await this.#writer.close();
     while (this.#inFlight.size > 0) await Promise.allSettled(this.#inFlight);
     await this.#lastLayerChange;
   }
@@ -243,10 +239,6 @@ export class Overlay implements BlockDevice {
     } finally {
       await this.#stack.close();
     }
-  }
-
-  #fillsOf(top: Layer): FillQueue {
-    return new FillQueue({ map: top.map, fill: (granule, signal) => this.#fill(top, granule, signal) });
   }
 
   #changeLayers<T>(work: () => Promise<T>): Promise<T> {
@@ -266,10 +258,9 @@ export class Overlay implements BlockDevice {
     }
     // The cut: in one turn, all that begins from now on goes to the fresh layer.
     const sealed = this.#stack.top;
-    const fills = this.#fills;
     const underWay = this.#locks.allReleased();
     this.#stack.putOnTop(fresh);
-    this.#fills = this.#fillsOf(fresh);
+    const fills = this.#writer.takeFills();
     // What holds a lock had begun before it and ends in the sealed layer. A granule that is partly held stays so.
     await fills.close();
     await underWay;
@@ -285,129 +276,6 @@ export class Overlay implements BlockDevice {
     if (index < 0 || index === layers.length - 1)
       throw new CollectiveError('not-found', `${layerId} is none of the sealed layers`);
     return layers.slice(0, index + 1);
-  }
-
-  /** Whether the write covers the granule, or what lies in it of the disk, in part, and the top layer lacks some of it. */
-  #needsRest(granule: number, start: number, end: number): boolean {
-    const granuleStart = granule * GRANULE_BYTES;
-    const granuleEnd = Math.min(granuleStart + GRANULE_BYTES, this.byteLength);
-    return (start > granuleStart || end < granuleEnd) && this.#stack.top.map.get(granule) !== WHOLE;
-  }
-
-  #tryWriteNow(source: Buffer, byteOffset: number): boolean {
-    const end = byteOffset + source.length;
-    const { top } = this.#stack;
-    if (this.#isClosing || this.#locks.isHeld(granuleOf(byteOffset), granuleCountOf(end))) return false;
-    if (byteOffset % GRANULE_BYTES === 0 && (end % GRANULE_BYTES === 0 || end === this.byteLength)) {
-      if (!top.tryWrite(source, byteOffset)) return false;
-      top.addRange(byteOffset, source.length);
-      return true;
-    }
-    return this.#tryWriteUnaligned(source, byteOffset, end);
-  }
-
-  /** A write that does not begin and end with granules, all in one turn: nothing is written when it returns false. */
-  #tryWriteUnaligned(source: Buffer, start: number, end: number): boolean {
-    const { top } = this.#stack;
-    const head = granuleOf(start);
-    const tail = granuleOf(end - 1);
-    const isSplitting = splitsSector(start, end);
-    if (head === tail && (isSplitting || this.#needsRest(head, start, end))) {
-      const whole = this.#composeNow(head, source, start);
-      if (whole !== undefined) {
-        if (!top.tryWrite(whole, head * GRANULE_BYTES)) return false;
-        top.addRange(head * GRANULE_BYTES, whole.length);
-        return true;
-      }
-    }
-    if (isSplitting) return false; // the rest of a sector has to be waited for, or there are two such sectors
-    if (!top.tryWrite(source, start)) return false;
-    this.#addSectors(top, start, end);
-    return true;
-  }
-
-  /** The granule as it is to be, in the scratch buffer, when its rest can be had at once. */
-  #composeNow(granule: number, source: Buffer, start: number): Buffer | undefined {
-    const granuleStart = granule * GRANULE_BYTES;
-    const whole = this.#scratch.subarray(0, Math.min(GRANULE_BYTES, this.byteLength - granuleStart));
-    if (!this.tryRead(whole, granuleStart)) return undefined;
-    source.copy(whole, start - granuleStart);
-    return whole;
-  }
-
-  /** Marks what a write has put down; sectors that it touched in part were in the layer already. */
-  #addSectors(top: Layer, start: number, end: number): void {
-    const sectorStart = start - (start % SECTOR_BYTES);
-    const sectorEnd = Math.ceil(end / SECTOR_BYTES) * SECTOR_BYTES;
-    top.addRange(sectorStart, sectorEnd - sectorStart);
-    if (top !== this.#stack.top) return; // sealed meanwhile: what it holds in part stays so
-    for (const granule of new Set([granuleOf(start), granuleOf(end - 1)])) {
-      if (top.map.get(granule) !== WHOLE) this.#fills.add(granule);
-    }
-  }
-
-  async #writeLocked(top: Layer, source: Buffer, start: number): Promise<void> {
-    const end = start + source.length;
-    if (source.length === 0) return;
-    let bytes = source;
-    let bytesStart = start;
-    if (splitsSector(start, end)) {
-      // Widen to whole sectors, whose rest comes from wherever it is.
-      bytesStart = start - (start % SECTOR_BYTES);
-      bytes = Buffer.allocUnsafe(Math.ceil(end / SECTOR_BYTES) * SECTOR_BYTES - bytesStart);
-      const headSector = bytes.subarray(0, SECTOR_BYTES);
-      const tailSector = bytes.subarray(bytes.length - SECTOR_BYTES);
-      await this.#reader.read(headSector, bytesStart, { isHeld: true });
-      if (bytes.length > SECTOR_BYTES)
-        await this.#reader.read(tailSector, bytesStart + bytes.length - SECTOR_BYTES, { isHeld: true });
-      source.copy(bytes, start - bytesStart);
-    }
-    await top.write(bytes, bytesStart);
-    this.#addSectors(top, bytesStart, bytesStart + bytes.length);
-  }
-
-  async #zeroLocked(top: Layer, start: number, end: number, keepAllocated: boolean): Promise<void> {
-    const wholeStart = Math.min(granuleCountOf(start) * GRANULE_BYTES, end);
-    const wholeEnd = end === this.byteLength ? end : Math.max(granuleOf(end) * GRANULE_BYTES, wholeStart);
-    if (start < wholeStart) await this.#writeLocked(top, Buffer.alloc(wholeStart - start), start);
-    if (wholeStart < wholeEnd) await this.#zeroGranules(top, wholeStart, wholeEnd, keepAllocated);
-    if (wholeEnd < end && wholeEnd >= wholeStart) await this.#writeLocked(top, Buffer.alloc(end - wholeEnd), wholeEnd);
-  }
-
-  async #zeroGranules(top: Layer, start: number, end: number, keepAllocated: boolean): Promise<void> {
-    for (const segment of this.#reader.segments(start, end)) {
-      // What no layer holds and what reads as zeroes below stays as it is: a trim of an empty disk costs nothing.
-      let position = segment.start;
-      const parts =
-        segment.owner === BELOW && !keepAllocated
-          ? this.#reader.below.extents(segment.start, segment.end - segment.start)
-          : [{ kind: 'data', byteLength: segment.end - segment.start } as const];
-      for (const part of parts) {
-        if (part.kind === 'data') {
-          await top.zero(position, part.byteLength, { keepAllocated });
-          top.addRange(position, part.byteLength);
-        }
-        position += part.byteLength;
-      }
-    }
-  }
-
-  /** Completes a partly held granule from below. The bytes below never change, so they may be read without the lock. */
-  async #fill(top: Layer, granule: number, signal: AbortSignal): Promise<void> {
-    if (top.map.get(granule) === WHOLE) return;
-    const start = granule * GRANULE_BYTES;
-    const whole = Buffer.allocUnsafe(Math.min(GRANULE_BYTES, this.byteLength - start));
-    await this.#track(this.#reader.read(whole, start, { signal, isBackground: true })); // a layer that it reads is not closed before
-    await this.#locks.run(granule, granule + 1, async () => {
-      if (top !== this.#stack.top) return; // sealed meanwhile
-      const held = top.map.get(granule);
-      for (let sectorStart = 0; sectorStart < whole.length; sectorStart += SECTOR_BYTES) {
-        if ((held & (1 << (sectorStart / SECTOR_BYTES))) !== 0) continue;
-        await top.write(whole.subarray(sectorStart, sectorStart + SECTOR_BYTES), start + sectorStart);
-      }
-      top.addRange(start, whole.length);
-      top.tryRead(whole, start); // from now on it has a sum
-    });
   }
 
   /** Runs a change of [start, end) under the lock of its granules, in the layer that is on top when it has it. */
@@ -427,6 +295,3 @@ export class Overlay implements BlockDevice {
 }
 
 const isBeingClosed = (): CollectiveError => new CollectiveError('shutting-down', 'the overlay is being closed');
-
-/** Whether the write covers a sector in part. */
-const splitsSector = (start: number, end: number): boolean => start % SECTOR_BYTES !== 0 || end % SECTOR_BYTES !== 0;
