@@ -11,8 +11,9 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { runOrThrow, type Child } from '../support/child.js';
 import { Person, Repository, repositoryCommand } from '../support/collective.js';
 import { eventually } from '../support/eventually.js';
-import { Link } from '../support/link.js';
+import { freePort, Link } from '../support/link.js';
 import { BUILD, ROOT } from '../support/paths.js';
+import { withinTime } from '../support/promise-time.js';
 
 const NAME = 'debian-server';
 const OUTAGE_MS = 60_000;
@@ -35,13 +36,13 @@ const startAndWait = (person: Person): Child => person.spawn(['start', NAME, '--
 const inGuest = async (person: Person, command: string): Promise<string> => {
   await using console = person.spawn(['console', NAME]);
   console.process.stdin?.write('\n');
-  await console.waitFor(/login: /, 60_000);
+  await console.waitFor(/login: /);
   console.process.stdin?.write('root\n');
-  await console.waitFor(/Password: /, 60_000);
+  await console.waitFor(/Password: /);
   console.process.stdin?.write('collective\n');
-  await console.waitFor(/# /, 60_000);
+  await console.waitFor(/# /);
   console.process.stdin?.write(`${command}; echo "end-of-$((6 * 7))"\n`);
-  await console.waitFor(/end-of-42/, 120_000);
+  await console.waitFor(/end-of-42/);
   const text = console.stdout;
   console.process.stdin?.write('exit\n');
   return text;
@@ -94,17 +95,17 @@ it('the link goes down for a minute in mid-boot: status says why, the boot finis
     await eventually('6 MB fetched', BOOT_MS, async () => ((await bytesFetched(person)) > 6e6 ? true : undefined));
     link.down();
     const downAt = performance.now();
-    const paused = await eventually('paused', 45_000, async () => {
+    const paused = await eventually('paused', 120_000, async () => {
       const machine = await machineOf(person);
       return machine?.state === 'paused' ? machine : undefined;
     });
     expect(paused.pausedWhy).toMatch(/block \d+|repository/i);
-    await eventually('a minute of outage', OUTAGE_MS + 5_000, async () =>
+    await eventually('a minute of outage', OUTAGE_MS + 60_000, async () =>
       performance.now() - downAt >= OUTAGE_MS ? true : undefined,
     );
     expect((await machineOf(person))?.state).toBe('paused');
     link.up();
-    await eventually('running again', 30_000, async () =>
+    await eventually('running again', 120_000, async () =>
       (await machineOf(person))?.state === 'running' ? true : undefined,
     );
     expect((await starting.exit()).code).toBe(0);
@@ -114,7 +115,7 @@ it('the link goes down for a minute in mid-boot: status says why, the boot finis
     // Again, from the cache, with everything of ours but the supervisor killed in mid-boot.
     await person.json(['start', NAME]);
     const { agent } = (await person.json(['status'])) as unknown as { agent: { pid: number } };
-    const blockd = await eventually('blockd', 10_000, async () => {
+    const blockd = await eventually('blockd', 120_000, async () => {
       for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
         const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
         if (line.includes('blockd/main.js') && line.includes(person.home)) return Number(pid);
@@ -153,11 +154,9 @@ it('stop in an outage answers within 1 s and leaves no machine', async () => {
     await person.json(['start', NAME]);
     await eventually('3 MB fetched', BOOT_MS, async () => ((await bytesFetched(person)) > 3e6 ? true : undefined));
     link.silence();
-    await eventually('paused', 60_000, async () => ((await machineOf(person))?.state === 'paused' ? true : undefined));
-    const askedAt = performance.now();
-    await person.json(['stop', NAME]);
+    await eventually('paused', 120_000, async () => ((await machineOf(person))?.state === 'paused' ? true : undefined));
     // The command's own start (loading Node) is in it, too.
-    expect(performance.now() - askedAt).toBeLessThan(1_000);
+    await withinTime('stop', 1_000, () => person.json(['stop', NAME]));
     expect((await machineOf(person))?.state ?? 'stopped').toBe('stopped');
   } finally {
     await link[Symbol.asyncDispose]();
@@ -166,7 +165,7 @@ it('stop in an outage answers within 1 s and leaves no machine', async () => {
 
 it('npm start does the main job on an empty folder, a second time from the cache, and leaves no process behind', async () => {
   const demo = path.join(folder, 'demo');
-  const env = { ...process.env, COLLECTIVE_DEMO: demo, COLLECTIVE_DEMO_PORT: '8479' };
+  const env = { ...process.env, COLLECTIVE_DEMO: demo, COLLECTIVE_DEMO_PORT: String(await freePort()) };
   const first = await runOrThrow(process.execPath, [path.join(ROOT, 'test/dist/demo/main.js'), '--once'], {
     env,
     timeoutMs: 900_000,

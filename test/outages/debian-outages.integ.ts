@@ -13,7 +13,7 @@ import { Person, Repository, repositoryCommand } from '../support/collective.js'
 import { eventually } from '../support/eventually.js';
 import { Link } from '../support/link.js';
 import { BUILD, ROOT } from '../support/paths.js';
-import { crowding } from './crowding.js';
+import { awakeMs, crowding } from '../support/promise-time.js';
 import { diskErrors } from './disk-errors.js';
 import { Probes, type Answers } from './probes.js';
 
@@ -49,7 +49,12 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-type Lived = { readonly answers: Answers; readonly commandMs: number; readonly goesOnAfterMs: number };
+type Lived = {
+  readonly answers: Answers;
+  readonly commandMs: number;
+  readonly goesOnAfterMs: number;
+  readonly crowded: number;
+};
 
 /** The link goes away, stays away, and comes back; resolves when the machine runs again. */
 const liveThrough = async (person: Person, link: Link, kind: 'reset' | 'silence'): Promise<Lived> => {
@@ -57,18 +62,19 @@ const liveThrough = async (person: Person, link: Link, kind: 'reset' | 'silence'
   const client = await SupervisorClient.connect(home);
   try {
     const machine = (await client.request('status', {})).machines[0]?.machine ?? '';
+    const crowded = crowding();
     if (kind === 'reset') link.down();
     else link.silence();
     const cutAtMs = performance.now();
     await using probes = await Probes.begin(home, machine);
-    await client.waitForState(machine, ({ name }) => name === 'paused', AbortSignal.timeout(60_000));
-    const askedAtMs = performance.now();
+    await client.waitForState(machine, ({ name }) => name === 'paused', AbortSignal.timeout(120_000));
+    const askedAtMs = awakeMs();
     const { machines } = (await person.json(['status'])) as unknown as {
       readonly machines: readonly { readonly state: string; readonly pausedWhy?: string }[];
     };
-    const commandMs = Math.round(performance.now() - askedAtMs);
+    const commandMs = Math.round(awakeMs() - askedAtMs);
     expect(machines[0]).toMatchObject({ state: 'paused', pausedWhy: expect.stringMatching(/block|failed/) as unknown });
-    await eventually('the outage is over', OUTAGE_MS + 10_000, async () => {
+    await eventually('the outage is over', OUTAGE_MS + 60_000, async () => {
       const { state } = (await client.request('status', {})).machines[0] ?? { state: undefined };
       expect(state).toMatchObject({ name: 'paused', cause: 'disk' });
       return performance.now() - cutAtMs >= OUTAGE_MS ? true : undefined;
@@ -76,15 +82,16 @@ const liveThrough = async (person: Person, link: Link, kind: 'reset' | 'silence'
     const answers = await probes.end();
     const running = client.waitForState(machine, ({ name }) => name === 'running', AbortSignal.timeout(120_000));
     link.up();
-    const backAtMs = performance.now();
+    const backAtMs = awakeMs();
     await running;
-    return { answers, commandMs, goesOnAfterMs: Math.round(performance.now() - backAtMs) };
+    const goesOnAfterMs = Math.round(awakeMs() - backAtMs);
+    return { answers, commandMs, goesOnAfterMs, crowded: Math.max(crowded, crowding()) };
   } finally {
     client.close();
   }
 };
 
-const judge = ({ answers, commandMs, goesOnAfterMs }: Lived, crowded: number): void => {
+const judge = ({ answers, commandMs, goesOnAfterMs, crowded }: Lived): void => {
   expect(answers.statusMs, 'status').toBeLessThan(ANSWER_MS_MAX * crowded);
   expect(answers.displayMs, 'the display').toBeLessThan(ANSWER_MS_MAX * crowded);
   expect(answers.screendumpMs, 'a picture of the screen').toBeLessThan(ANSWER_MS_MAX * crowded);
@@ -152,6 +159,6 @@ test('Debian lives through an outage in its kernel, and another after login', as
   globalThis.console.log(
     `clock off by at most ${offAfterKernelMs} ms after the kernel's pause, ${offAfterLoginMs} ms after the other`,
   );
-  for (const lived of [inKernel, afterLogin]) judge(lived, crowding());
+  for (const lived of [inKernel, afterLogin]) judge(lived);
   await person.json(['stop', NAME]);
 }, 3_000_000);
