@@ -14,7 +14,10 @@ export default defineConfig({
     },
   },
   test: {
-    testTimeout: 20_000,
+    // A hang ends by these; on a machine that others use, or that stood still for a while, nothing else does.
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    expect: { poll: { timeout: 20_000 } },
     setupFiles: [source('test/support/property-seed.ts')],
     projects: [
       {
@@ -39,8 +42,9 @@ export default defineConfig({
           name: 'integ',
           include: ['test/**/*.integ.ts'],
           exclude: ['**/dist/**', '**/node_modules/**'],
-          testTimeout: 300_000,
-          hookTimeout: 300_000,
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+          expect: { poll: { timeout: 120_000 } },
           fileParallelism: false,
         },
       },

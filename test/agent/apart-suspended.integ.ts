@@ -6,6 +6,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { runOrThrow } from '../support/child.js';
 import { Person } from '../support/collective.js';
+import { onConsole as askConsole } from '../support/console-shell.js';
 import { eventually } from '../support/eventually.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { RepositoryFixture, errorOf } from './repository-fixture.js';
@@ -31,13 +32,8 @@ afterAll(async () => {
 });
 
 /** Types a command and waits for what it prints; the pattern must not be in the command. */
-const onConsole = async (who: Person, command: string, expected: RegExp): Promise<void> => {
-  await using console = who.spawn(['console', 'tiny']);
-  console.process.stdin?.write('\n');
-  await console.waitFor(/tiny# /);
-  console.process.stdin?.write(`${command}\n`);
-  await console.waitFor(expected, 120_000);
-};
+const onConsole = async (who: Person, command: string, expected: RegExp): Promise<void> =>
+  askConsole(who, 'tiny', { command, expected });
 
 type Machine = { readonly name: string; readonly state: string; readonly data?: Readonly<Record<string, unknown>> };
 const machineOf = async (who: Person): Promise<Machine | undefined> => {
@@ -45,7 +41,7 @@ const machineOf = async (who: Person): Promise<Machine | undefined> => {
   return machines.find(({ name }) => name === 'tiny');
 };
 const isSaved = async (who: Person): Promise<void> =>
-  void (await eventually('everything is saved', 120_000, async () => {
+  void (await eventually('everything is saved', 240_000, async () => {
     const data = (await machineOf(who))?.data;
     return data?.['unsavedBytes'] === 0 && data['activity'] === 'idle' && data['savedAt'] !== null ? true : undefined;
   }));
@@ -57,11 +53,11 @@ it('is suspended, and another one takes it over and saves', async () => {
   await onConsole(person, 'echo one >/home/file; sync; echo kept >/tmp/inmemory; echo syn""ced', /synced/);
   await person.json(['snapshots', 'take', 'tiny']);
   await onConsole(person, 'echo two >/home/file; sync; echo syn""ced2', /synced2/);
-  await person.json(['suspend', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['suspend', 'tiny']);
 
   await second.json([...start, '--take-over']);
   await onConsole(second, 'echo other >/home/other; sync; echo syn""ced3', /synced3/);
-  await second.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await second.json(['stop', 'tiny']);
   await isSaved(second);
   const others = (await second.json(['snapshots', 'tiny'])) as unknown as { readonly snapshots: { number: number }[] };
   othersHead = others.snapshots[0]?.number ?? 0;
@@ -69,7 +65,7 @@ it('is suspended, and another one takes it over and saves', async () => {
 }, 600_000);
 
 it('is apart, and the person lets it go on here: it stays suspended', async () => {
-  await eventually('the first one has learnt of it', 120_000, async () =>
+  await eventually('the first one has learnt of it', 240_000, async () =>
     (await machineOf(person))?.data?.['activity'] === 'apart' ? true : undefined,
   );
   expect(errorOf(await person.run(['continue', 'tiny', '--both', '--json']))).toMatchObject({ code: 'suspended' });
@@ -84,7 +80,7 @@ it('is resumed with its memory and its disk as they were, and saved; nothing of 
     'echo "is $(cat /home/file) $(cat /tmp/inmemory)"; ls /home/other',
     /is two kept[^]*No such file/,
   );
-  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny']);
   await isSaved(person);
   const { snapshots } = (await person.json(['snapshots', 'tiny'])) as unknown as {
     readonly snapshots: readonly { readonly number: number; readonly pinned: boolean; readonly isHead: boolean }[];
@@ -93,5 +89,5 @@ it('is resumed with its memory and its disk as they were, and saved; nothing of 
   expect(snapshots.find(({ number }) => number === othersHead)).toMatchObject({ pinned: true });
   await second.json(start);
   await onConsole(second, 'echo "is $(cat /home/file)"', /is two/);
-  await second.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await second.json(['stop', 'tiny']);
 });

@@ -89,7 +89,7 @@ it('a start without the repository says what is missing before it begins, and is
     await starting.waitFor(/demo@2: missing 2\.6 MB of 2\.6 MB\. Without the repository it is paused/);
     // Its first block is missing, so that no guest begins; Ctrl-C takes it back.
     await starting.stop('SIGINT');
-    await eventually('nothing is being started any more', 20_000, async () => {
+    await eventually('nothing is being started any more', 240_000, async () => {
       const machines = (await laptop.json(['status']))['machines'] as readonly { readonly state: string }[];
       return machines.every(({ state }) => state === 'stopped' || state === 'failed') ? true : undefined;
     });

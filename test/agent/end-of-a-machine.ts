@@ -12,7 +12,7 @@ import { eventually } from '../support/eventually.js';
 export const killAllOf = async (home: string, more: readonly number[] = []): Promise<readonly string[]> => {
   const killed = new Set<string>();
   for (const pid of more) process.kill(pid, 'SIGKILL');
-  await eventually('no process of the home is left', 30_000, async () => {
+  await eventually('no process of the home is left', 240_000, async () => {
     let left = 0;
     for (const entry of await readdir('/proc')) {
       if (!/^\d+$/.test(entry)) continue;
@@ -41,13 +41,22 @@ export const sessionFolderOf = async (home: string): Promise<string> =>
 
 /** What a home holds that never held anybody, but for sockets and logs; a file that removal forgets is one more. */
 export const expectNobody = async (home: string): Promise<void> => {
-  const left = (await readdir(home, { recursive: true })).filter((name) => !/^(cache|objects)\//.test(name)).sort();
+  const left = (await namesBelow(home)).filter((name) => !/^(cache|objects)\//.test(name)).sort();
   const may =
     /^(agent\.lock|supervisor\.lock|cache|objects|trust|machines|uploads|exports|private|log|run|log\/\w+\.log|run\/agent\.sock)$/;
   expect(left.filter((name) => !may.test(name))).toEqual([]);
   for (const name of left.filter((each) => each.startsWith('log/')))
     expect([name, await readFile(path.join(home, name), 'utf8')]).toEqual([name, '']);
 };
+
+/** A folder that goes while it is read is not there. */
+const namesBelow = async (home: string): Promise<readonly string[]> =>
+  eventually('the home can be read', 60_000, async () =>
+    readdir(home, { recursive: true }).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined;
+      throw error;
+    }),
+  );
 
 /** Every secret of the session, as it is and as it is written. */
 export const secretsOf = async (home: string): Promise<readonly (string | Buffer)[]> => {

@@ -2,11 +2,25 @@
 import { createHash } from 'node:crypto';
 import { lstat, readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { eventually } from '../support/eventually.js';
 
 // The supervisor's own files, and what they are renamed from, come in the background after a login.
 const LEFT_OUT = /^(?:run|log|objects|cache|supervisor.*)$/;
 
+/** Of a home that rests: in the background a file is written beside another and takes its place, so it is looked at until nothing changes. */
 export const homeHash = async (home: string): Promise<string> => {
+  let last: string | undefined;
+  return eventually('the home rests', 60_000, async () => {
+    const before = last;
+    last = await hashOnce(home).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined;
+      throw error;
+    });
+    return last !== undefined && last === before ? last : undefined;
+  });
+};
+
+const hashOnce = async (home: string): Promise<string> => {
   const hash = createHash('sha256');
   const walk = async (folder: string, isTop: boolean): Promise<void> => {
     for (const name of (await readdir(folder)).sort()) {

@@ -23,7 +23,7 @@ export class LyingServer implements AsyncDisposable {
       const forward = request(
         { host: '127.0.0.1', port: realPort, method: incoming.method, path: incoming.url, headers: incoming.headers },
         (answer) => {
-          void read(answer).then((real) => {
+          const isAnswered = read(answer).then((real) => {
             const lie = truth.lying?.lieFor(incoming.url ?? '');
             if (lie === undefined) {
               outgoing
@@ -40,6 +40,8 @@ export class LyingServer implements AsyncDisposable {
               })
               .end(bytes);
           });
+          // The real one went away in the middle of its answer.
+          isAnswered.catch(() => outgoing.destroy());
         },
       );
       forward.on('error', () => outgoing.destroy());

@@ -8,6 +8,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { runOrThrow } from '../support/child.js';
 import { PASSWORD, Person } from '../support/collective.js';
+import { onConsole as askConsole } from '../support/console-shell.js';
 import { eventually } from '../support/eventually.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { writeImage } from './disk-images.js';
@@ -36,14 +37,8 @@ afterAll(async () => {
 });
 
 /** Types a command on the serial console and waits for what it prints. */
-const onConsole = async (command: string, expected: RegExp): Promise<void> => {
-  await using console = person.spawn(['console', 'tiny']);
-  // A supervisor that has just adopted the machine does not know what was shown before: ask for a prompt.
-  console.process.stdin?.write('\n');
-  await console.waitFor(/tiny# /);
-  console.process.stdin?.write(`${command}\n`);
-  await console.waitFor(expected);
-};
+const onConsole = async (command: string, expected: RegExp): Promise<void> =>
+  askConsole(person, 'tiny', { command, expected });
 
 it('a recipe is published: its images are found beside it, and it is booted once before it becomes a version', async () => {
   const reply = await person.json([
@@ -99,7 +94,7 @@ it('a supervisor that dies is started again by the agent, with nobody at the key
   const first = await supervisorOf();
   if (first === undefined) throw new Error('no supervisor runs');
   process.kill(first, 'SIGKILL');
-  await eventually('another supervisor', 30_000, async () => {
+  await eventually('another supervisor', 240_000, async () => {
     const next = await supervisorOf();
     return next === first ? undefined : next;
   });
@@ -212,7 +207,7 @@ it('shutdown leaves no process behind', async () => {
   };
   await person.json(['shutdown']);
   for (const pid of [agent.pid, supervisor.pid]) {
-    await eventually(`process ${String(pid)} is gone`, 10_000, async () => {
+    await eventually(`process ${String(pid)} is gone`, 120_000, async () => {
       try {
         process.kill(pid, 0);
         return undefined;

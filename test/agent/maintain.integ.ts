@@ -10,6 +10,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { run, runOrThrow } from '../support/child.js';
 import { Person } from '../support/collective.js';
+import { onConsole as askConsole } from '../support/console-shell.js';
 import { eventually } from '../support/eventually.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { RepositoryFixture, errorOf } from './repository-fixture.js';
@@ -58,13 +59,8 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-const onConsole = async (command: string, expected: RegExp, timeoutMs?: number): Promise<void> => {
-  await using console = pat.spawn(['console', 'tiny-maintain']);
-  console.process.stdin?.write('\n');
-  await console.waitFor(/tiny# /);
-  console.process.stdin?.write(`${command}\n`);
-  await console.waitFor(expected, timeoutMs);
-};
+const onConsole = async (command: string, expected: RegExp, timeoutMs?: number): Promise<void> =>
+  askConsole(pat, 'tiny-maintain', { command, expected, ...(timeoutMs === undefined ? {} : { timeoutMs }) });
 const maintain = (...more: readonly string[]): Promise<Readonly<Record<string, unknown>>> =>
   pat.json(['maintain', 'tiny', '--accel', 'tcg', '--wait-for', READY, '--wait-seconds', '240', ...more]);
 const publish = (...more: readonly string[]): readonly string[] => [
@@ -103,7 +99,7 @@ it('a change of the system survives a reboot, a stop, and an agent that dies', a
     /wrote-42/,
   );
   await onConsole('echo goes-$((40 + 2)); reboot', /goes-42/);
-  await eventually('the guest has rebooted', 120_000, async () => {
+  await eventually('the guest has rebooted', 300_000, async () => {
     const { machines } = (await pat.json(['status'])) as {
       machines: readonly { name: string; state: string; details: { restarts: number } }[];
     };
@@ -111,9 +107,9 @@ it('a change of the system survives a reboot, a stop, and an agent that dies', a
     return machine?.state === 'running' && machine.details.restarts === 1 ? true : undefined;
   });
   // The console has what the first guest said, too: only what the new one is asked counts.
-  await eventually('the guest answers again', 120_000, async () => {
+  await eventually('the guest answers again', 300_000, async () => {
     try {
-      return await onConsole('cut -d. -f1 /proc/uptime | sed s/^/up-/', /up-\d/, 5_000).then(() => true);
+      return await onConsole('cut -d. -f1 /proc/uptime | sed s/^/up-/', /up-\d/, 15_000).then(() => true);
     } catch {
       return undefined;
     }

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { Child, run, runOrThrow } from '../support/child.js';
 import { Person } from '../support/collective.js';
+import { eventually } from '../support/eventually.js';
 import { BLOCK_BYTES, writeImage } from './disk-images.js';
 import { homeHash } from './home-hash.js';
 import { RepositoryFixture, errorOf } from './repository-fixture.js';
@@ -21,12 +22,6 @@ const publish = (name: string, disk: string, ...more: readonly string[]): readon
   '--no-boot-test',
   ...more,
 ];
-
-/** Waits for a condition of another process that has no event; a hang fails with its name. */
-const until = async (what: string, holds: () => Promise<boolean>): Promise<void> => {
-  for (let tries = 0; tries < 200; tries += 1) if (await holds()) return;
-  throw new Error(`never: ${what}`);
-};
 
 beforeAll(async () => {
   fixture = await RepositoryFixture.open();
@@ -106,22 +101,26 @@ it('two publishers of one version: one wins, the other is told and can go on', a
 it('a publish that was killed is continued: server, agent, then command', async () => {
   await writeImage(image('big.raw'), 4096, (index) => 1 + (index % 250));
   const whole = 4096 * BLOCK_BYTES;
+  let isThrough = false;
   for (const who of ['server', 'agent', 'command'] as const) {
+    const { pid } = (await publisher.json(['status']))['agent'] as { pid: number };
     const child = publisher.spawn(publish('other', image('big.raw')));
     await child.waitFor(/Sending what the repository lacks/);
     if (who === 'server') await fixture.server.restart();
-    else if (who === 'agent')
-      process.kill(((await publisher.json(['status']))['agent'] as { pid: number }).pid, 'SIGKILL');
+    else if (who === 'agent') process.kill(pid, 'SIGKILL');
     else child.kill('SIGKILL');
     const { code } = await child.exit();
-    // It may have been through already on a fast machine; then there is nothing to continue.
-    if (code === 0) break;
+    // It may have been through before it was hit; then there is nothing to continue.
+    isThrough = code === 0;
+    if (isThrough) break;
     const { appliances } = await publisher.json(['appliances']);
     expect((appliances as { name: string }[]).map(({ name }) => name)).not.toContain('other');
   }
-  const reply = await publisher.json(publish('other', image('big.raw')));
-  expect(reply).toMatchObject({ version: 1, changedBlocks: 4096 });
-  expect(Number(reply['sentBytes'])).toBeLessThan(whole);
+  if (!isThrough) {
+    const reply = await publisher.json(publish('other', image('big.raw')));
+    expect(reply).toMatchObject({ version: 1, changedBlocks: 4096 });
+    expect(Number(reply['sentBytes'])).toBeLessThan(whole);
+  }
 });
 
 it('images that cannot be used are refused, and nothing changes', async () => {
@@ -208,9 +207,8 @@ it('an image that another program writes is refused', async () => {
     image('busy.sock'),
     file,
   ]);
-  await until(
-    'qemu-nbd has the image',
-    async () => (await run('nbdinfo', [`nbd+unix:///?socket=${image('busy.sock')}`])).code === 0,
+  await eventually('qemu-nbd has the image', 120_000, async () =>
+    (await run('nbdinfo', [`nbd+unix:///?socket=${image('busy.sock')}`])).code === 0 ? true : undefined,
   );
   expect(writer.running).toBe(true);
   expect(errorOf(await publisher.run([...publish('formats', file), '--json']))).toMatchObject({

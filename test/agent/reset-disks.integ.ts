@@ -7,6 +7,7 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { runOrThrow } from '../support/child.js';
 import { PASSWORD, Person, repositoryCommand } from '../support/collective.js';
+import { onConsole as askConsole } from '../support/console-shell.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { homeHash } from './home-hash.js';
 import { RepositoryFixture, errorOf } from './repository-fixture.js';
@@ -30,13 +31,8 @@ afterAll(async () => {
   await fixture[Symbol.asyncDispose]();
 });
 
-const onConsole = async (command: string, expected: RegExp): Promise<void> => {
-  await using console = desk.spawn(['console', 'tiny']);
-  console.process.stdin?.write('\n');
-  await console.waitFor(/tiny# /);
-  console.process.stdin?.write(`${command}\n`);
-  await console.waitFor(expected);
-};
+const onConsole = async (command: string, expected: RegExp): Promise<void> =>
+  askConsole(desk, 'tiny', { command, expected });
 
 it('after a reset a disk of before is locked and not changed; unlocked it goes on under its key, and so does the memory of its machine', async () => {
   await desk.json([...start, '--wait-for', 'TINY READY', '--wait-seconds', '240']);

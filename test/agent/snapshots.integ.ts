@@ -4,8 +4,9 @@
  */
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { runOrThrow, type Child } from '../support/child.js';
+import { runOrThrow } from '../support/child.js';
 import { Person } from '../support/collective.js';
+import { onConsole as askConsole } from '../support/console-shell.js';
 import { eventually } from '../support/eventually.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { RepositoryFixture, errorOf } from './repository-fixture.js';
@@ -32,23 +33,9 @@ afterAll(async () => {
   await fixture[Symbol.asyncDispose]();
 });
 
-const withConsole = async <T>(who: Person, work: (console: Child) => Promise<T>, machine = 'tiny'): Promise<T> => {
-  await using console = who.spawn(['console', machine]);
-  return await work(console);
-};
-
 /** Types a command and waits for what it prints; the pattern must not be in the command. */
-const onConsole = async (who: Person, command: string, expected: RegExp, machine?: string): Promise<void> =>
-  withConsole(
-    who,
-    async (console) => {
-      console.process.stdin?.write('\n');
-      await console.waitFor(/tiny# /);
-      console.process.stdin?.write(`${command}\n`);
-      await console.waitFor(expected, 120_000);
-    },
-    machine,
-  );
+const onConsole = async (who: Person, command: string, expected: RegExp, machine = 'tiny'): Promise<void> =>
+  askConsole(who, machine, { command, expected });
 
 type Data = {
   readonly savedAt: number | null;
@@ -65,7 +52,7 @@ const dataOf = async (who: Person, wanted: string): Promise<Data> => {
   return data;
 };
 const isSaved = async (who: Person, name = 'tiny'): Promise<void> => {
-  await eventually('everything is saved', 120_000, async () => {
+  await eventually('everything is saved', 240_000, async () => {
     const { savedAt, unsavedBytes, activity } = await dataOf(who, name);
     return savedAt !== null && unsavedBytes === 0 && activity === 'idle' ? true : undefined;
   });
@@ -109,13 +96,13 @@ it('one file of an old state is read by the running guest from a disk that is sh
 
 it('what is written is saved by itself at the stop, and the disk is the same at the next start', async () => {
   await onConsole(person, 'echo three >/home/file; sync; echo syn""ced3', /synced3/);
-  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny']);
   await isSaved(person);
   // The time may have come for a periodic one right before.
   expect((await rowsOf(person))[0]).toMatchObject({ reason: expect.stringMatching(/^(stop|periodic)$/), isHead: true });
   await person.json(start);
   await onConsole(person, 'echo "is $(cat /home/file)"', /is three/);
-  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny']);
   await isSaved(person);
 });
 
@@ -127,7 +114,7 @@ it('an undo brings an old state back, and can be undone', async () => {
   expect((await rowsOf(person))[0]).toMatchObject({ reason: 'undo', isHead: true });
   await person.json(start);
   await onConsole(person, 'echo "is $(cat /home/file)"', /is one/);
-  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny']);
   await isSaved(person);
   await person.json(['undo', 'tiny', String(undone.before)]);
   await person.json(start);
@@ -141,7 +128,7 @@ it('another transceiver is told where it runs, and has the newest state when it 
     message: expect.stringMatching(/tiny is in use on ".+" since/),
   });
   await onConsole(person, 'echo four >/home/file; sync; echo syn""ced4', /synced4/);
-  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny']);
   await isSaved(person);
   await second.json(start);
   await onConsole(
@@ -149,11 +136,11 @@ it('another transceiver is told where it runs, and has the newest state when it 
     'echo "is $(cat /home/file)"; echo five >/home/file; sync; echo syn""ced5',
     /is four[^]*synced5/,
   );
-  await second.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await second.json(['stop', 'tiny']);
   await isSaved(second);
   await person.json(start);
   await onConsole(person, 'echo "is $(cat /home/file)"', /is five/);
-  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny']);
 });
 
 it('reset keeps the disk; delete takes the name typed back, and removes it here', async () => {
@@ -161,13 +148,13 @@ it('reset keeps the disk; delete takes the name typed back, and removes it here'
   await person.json(['reset', 'tiny']);
   await person.json(start);
   await onConsole(person, 'echo "is $(cat /home/file)"', /is five/);
-  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny']);
   await isSaved(person);
   await person.json(['delete', 'tiny', '--yes']);
   expect(errorOf(await person.run(['snapshots', 'tiny', '--json']))).toMatchObject({ code: 'not-found' });
   await person.json(start);
   await onConsole(person, 'cat /home/file; echo lo""oked', /No such file[^]*looked/);
-  await person.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny']);
   await isSaved(person);
 });
 
@@ -184,7 +171,7 @@ it('what was deleted is brought back beside what has its name now, and every dev
   for (const who of [person, second]) expect(await namesOn(who)).toEqual(['tiny', 'tiny-2']);
   await person.json(['start', 'tiny-2', ...start.slice(2)]);
   await onConsole(person, 'echo "is $(cat /home/file)"', /is five/, 'tiny-2');
-  await person.json(['stop', 'tiny-2'], { timeoutMs: 120_000 });
+  await person.json(['stop', 'tiny-2']);
   // Until then it is in use there.
   await isSaved(person, 'tiny-2');
 });
@@ -197,5 +184,5 @@ it('a device that has what is called something else now follows, and says so', a
   });
   await second.json(['start', 'tiny-2', ...start.slice(2)]);
   await onConsole(second, 'echo "is $(cat /home/file)"', /is five/, 'tiny-2');
-  await second.json(['stop', 'tiny-2'], { timeoutMs: 120_000 });
+  await second.json(['stop', 'tiny-2']);
 });

@@ -8,6 +8,7 @@ import { crc32 } from 'node:zlib';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { runOrThrow, type Child } from '../support/child.js';
 import { Person } from '../support/collective.js';
+import { onConsole as askConsole } from '../support/console-shell.js';
 import { eventually } from '../support/eventually.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { killAllOf } from './end-of-a-machine.js';
@@ -42,12 +43,7 @@ const withConsole = async <T>(work: (console: Child) => Promise<T>): Promise<T> 
 
 /** Types a command and waits for what it prints; the pattern must not be in the command. */
 const onConsole = async (command: string, expected: RegExp): Promise<void> =>
-  withConsole(async (console) => {
-    console.process.stdin?.write('\n');
-    await console.waitFor(/tiny# /);
-    console.process.stdin?.write(`${command}\n`);
-    await console.waitFor(expected);
-  });
+  askConsole(person, 'tiny', { command, expected });
 
 const counted = (text: string): number[] => [...text.matchAll(/n=(\d+)\r/g)].map((match) => Number(match[1]));
 
@@ -58,7 +54,7 @@ const count = async (): Promise<void> =>
 /** It counts on: from 20 at least, and without a step that is missing or made twice. */
 const countsOn = async (): Promise<void> =>
   withConsole(async (console) => {
-    const numbers = await eventually('the counter goes on', 120_000, async () => {
+    const numbers = await eventually('the counter goes on', 240_000, async () => {
       const found = counted(console.stdout);
       return found.length > 8 ? found : undefined;
     });

@@ -46,7 +46,7 @@ const newest = (): Heads => headsOf(headsAfter.at(-1) ?? Buffer.alloc(0));
 
 /** Asks the agent to verify and serve; whatever is wrong shows before anything is served. */
 const tryVersion = (reference: string): ReturnType<Person['run']> =>
-  user.run(['export', reference, '--socket', path.join(folder, 'export.sock'), '--json'], { timeoutMs: 30_000 });
+  user.run(['export', reference, '--socket', path.join(folder, 'export.sock'), '--json'], { timeoutMs: 180_000 });
 
 const expectRefused = async (code: string, reference = 'demo'): Promise<string> => {
   const before = await homeHash(user.home);

@@ -10,6 +10,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { PAYLOAD_TYPES, decodeSnapshotManifest, openEnvelope, type SnapshotManifest } from '@collective/shared';
 import { runOrThrow } from '../support/child.js';
 import { Person } from '../support/collective.js';
+import { onConsole as askConsole } from '../support/console-shell.js';
 import { eventually } from '../support/eventually.js';
 import { BUILD, ROOT } from '../support/paths.js';
 import { RepositoryFixture } from './repository-fixture.js';
@@ -50,18 +51,13 @@ const start = async (who: Person, reference: string): Promise<void> => {
   await who.json(['start', reference, '--accel', 'tcg', '--wait-for', READY, '--wait-seconds', '240']);
 };
 const stop = async (who: Person): Promise<void> => {
-  await who.json(['stop', 'tiny'], { timeoutMs: 120_000 });
+  await who.json(['stop', 'tiny']);
 };
 /** Types a command and waits for what it prints; the pattern must not be in the command. */
-const onConsole = async (who: Person, command: string, expected: RegExp): Promise<void> => {
-  await using console = who.spawn(['console', 'tiny']);
-  console.process.stdin?.write('\n');
-  await console.waitFor(/tiny# /);
-  console.process.stdin?.write(`${command}\n`);
-  await console.waitFor(expected, 120_000);
-};
+const onConsole = async (who: Person, command: string, expected: RegExp): Promise<void> =>
+  askConsole(who, 'tiny', { command, expected });
 const isSaved = async (who: Person): Promise<void> => {
-  await eventually('everything is saved', 120_000, async () => {
+  await eventually('everything is saved', 240_000, async () => {
     const { machines } = (await who.json(['status'])) as unknown as {
       readonly machines: readonly { readonly data?: { readonly unsavedBytes: number; readonly activity: string } }[];
     };
@@ -69,8 +65,15 @@ const isSaved = async (who: Person): Promise<void> => {
     return data?.unsavedBytes === 0 && data.activity === 'idle' ? true : undefined;
   });
 };
-/** Of the machine's subscription, in order, as they lie in the repository. */
-const manifests = async (): Promise<readonly SnapshotManifest[]> => {
+/** Of the machine's subscription, in order, as they lie in the repository; what the server takes away meanwhile is not there. */
+const manifests = async (): Promise<readonly SnapshotManifest[]> =>
+  eventually('the manifests can be read', 60_000, async () =>
+    manifestsNow().catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined;
+      throw error;
+    }),
+  );
+const manifestsNow = async (): Promise<readonly SnapshotManifest[]> => {
   const users = path.join(fixture.folder, 'users');
   const files = (await readdir(users, { recursive: true })).filter((name) => /\/[0-9]+\/manifest$/.test(name));
   const all = await Promise.all(
@@ -139,7 +142,7 @@ it('without the repository version 2 and then 3 run: each is saved as what it wr
     await fixture.server.restart();
   }
   await person.json(['snapshots', 'take', 'tiny']);
-  await eventually('both are saved', 120_000, async () =>
+  await eventually('both are saved', 240_000, async () =>
     (await newest()).writtenBy.version === 3 && (await manifests()).length > before ? true : undefined,
   );
   const added = (await manifests()).slice(before);
@@ -148,7 +151,7 @@ it('without the repository version 2 and then 3 run: each is saved as what it wr
   expect(extraOf(added.at(-1) as SnapshotManifest)).toBe(extraOf(last2 as SnapshotManifest));
   await stop(person);
   await isSaved(person);
-  await eventually('it is pinned', 60_000, async () => {
+  await eventually('it is pinned', 240_000, async () => {
     const reply = await person.json(['snapshots', 'tiny']);
     const rows = reply['snapshots'] as readonly { readonly number: number; readonly pinned: boolean }[];
     return rows.find(({ number }) => number === last2?.number)?.pinned === true ? true : undefined;

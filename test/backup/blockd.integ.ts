@@ -93,7 +93,7 @@ const parts = (): MachineParts => ({
     }),
     session: () => session,
     attachment: async () => ({
-      ...{ source: source(), blockKeys: BLOCK_KEYS, waitMs: 5_000 },
+      ...{ source: source(), blockKeys: BLOCK_KEYS, waitMs: 60_000 },
       overlay: { path: home.overlay, mode: 'persistent', key: DISK_KEY },
     }),
     ...{ overlayOf: () => home.overlay, runDirectory: home.home, fileSystem: new LocalFileSystem() },

@@ -389,5 +389,5 @@ test.each(SEEDS)(
       throw error;
     }
   },
-  120_000,
+  600_000,
 );

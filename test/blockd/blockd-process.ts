@@ -54,7 +54,7 @@ export class BlockdUnderTest implements AsyncDisposable {
     await writeFile(path.join(home, 'expected.raw'), disk.bytes);
     const repository = await TestRepository.open(disk.chunks);
     const child = startBlockd(home, options.words);
-    const client = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: 20_000 });
+    const client = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: 120_000 });
     client.close();
     const blockd = new BlockdUnderTest({
       ...{ home, disk, repository, process: child, client },
@@ -93,7 +93,7 @@ export class BlockdUnderTest implements AsyncDisposable {
       readonly waitMs?: number;
     } = {},
   ): Promise<void> {
-    const { overlay: mode, fresh = false, key, waitMs = 5_000 } = options;
+    const { overlay: mode, fresh = false, key, waitMs = 60_000 } = options;
     const overlay = { path: path.join(this.home, 'overlay'), fresh, ...(key === undefined ? {} : { key }) };
     await rm(this.socket, { force: true });
     await this.client.request('attach', {
@@ -116,7 +116,7 @@ export class BlockdUnderTest implements AsyncDisposable {
 
   async #connect(): Promise<void> {
     this.client = await ControlClient.connect(path.join(this.home, 'run/blockd.sock'), {
-      waitMs: 20_000,
+      waitMs: 120_000,
       onEvent: (event) => this.events.push(event),
     });
     await this.client.request('events', {});
@@ -124,7 +124,7 @@ export class BlockdUnderTest implements AsyncDisposable {
   }
 
   /** Resolves with the first event that matches; fails naming it. */
-  async waitForEvent(name: ControlEvent['event'], timeoutMs = 20_000): Promise<ControlEvent> {
+  async waitForEvent(name: ControlEvent['event'], timeoutMs = 120_000): Promise<ControlEvent> {
     const deadlineMs = performance.now() + timeoutMs;
     for (;;) {
       const found = this.events.find((event) => event.event === name);

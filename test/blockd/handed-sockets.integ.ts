@@ -14,10 +14,10 @@ test('a disk whose first attach failed is served on the socket of the second, no
   const child = fork(BLOCKD, ['--home', home], { stdio: 'ignore', execArgv: [] });
   const ended = once(child, 'exit');
   try {
-    const client = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: 20_000 });
+    const client = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: 120_000 });
     const socketPath = path.join(home, 'disk.sock');
     const attach = (source: Parameters<typeof client.request<'attach'>>[1]['source']) =>
-      client.request('attach', { session: 's', disk: 'system', source, waitMs: 5_000, listen: { handle: 'one' } });
+      client.request('attach', { session: 's', disk: 'system', source, waitMs: 60_000, listen: { handle: 'one' } });
     const hand = (socket: HeldSocket): Promise<void> =>
       new Promise((resolve, reject) =>
         child.send({ listener: 'one' }, socket.server, (error) => (error === null ? resolve() : reject(error))),
@@ -42,7 +42,7 @@ test('a disk whose first attach failed is served on the socket of the second, no
     const attached = attach({ kind: 'zero', diskBytes: 1 << 20 });
     await hand(second);
     await attached;
-    const info = await run('timeout', ['20', 'nbdinfo', '--size', `nbd+unix:///system?socket=${socketPath}`]);
+    const info = await run('timeout', ['120', 'nbdinfo', '--size', `nbd+unix:///system?socket=${socketPath}`]);
     expect(info).toMatchObject({ code: 0, stdout: '1048576\n' });
     await second.close();
     client.close();
@@ -63,13 +63,16 @@ test('a disk is served on a new socket in the place of one that a killed process
   await using blockd = await BlockdUnderTest.open({ diskBytes: 1 << 20, blockBytes: 65_536 });
   const attach = (source: Parameters<typeof blockd.client.request<'attach'>>[1]['source']) =>
     blockd.client.request('attach', {
-      ...{ session: 's', disk: 'system', source, waitMs: 5_000, listen: { path: blockd.socket } },
+      ...{ session: 's', disk: 'system', source, waitMs: 60_000, listen: { path: blockd.socket } },
     });
   const left = await HeldSocket.open(blockd.socket);
   await attach(blockd.source);
   const { ino } = await stat(blockd.socket);
   await expect(attach(blockd.source)).rejects.toMatchObject({ code: 'exists' });
   expect((await stat(blockd.socket)).ino).toBe(ino);
-  expect(await run('timeout', ['20', 'nbdinfo', '--size', blockd.uri])).toMatchObject({ code: 0, stdout: '1048576\n' });
+  expect(await run('timeout', ['120', 'nbdinfo', '--size', blockd.uri])).toMatchObject({
+    code: 0,
+    stdout: '1048576\n',
+  });
   await left.close();
 });

@@ -39,6 +39,9 @@ import {
 const PLAN = planWith({ 1: 50, 2: 51, 3: 'p1003', 130: 52, 131: 53, 140: 'p2000', 5: 0, 299: 54 });
 const NEXT: Readonly<Record<number, number>> = { 0: 60, 2: 61, 131: 0, 200: 62, 298: 63 };
 
+/** What cannot be had is refused soon; what can be had is waited for, however busy the machine is. */
+const [SOON_MS, LONG_MS] = [300, 60_000];
+
 const write = async (home: SnapshotHome, blocks: Readonly<Record<number, number>>): Promise<void> => {
   const commands: string[] = [];
   for (const [block, seed] of Object.entries(blocks)) {
@@ -110,7 +113,7 @@ describe('a snapshot', () => {
     expect((await home.read()).equals(contentOf(PLAN))).toBe(true);
     expect((await home.client.request('status', {})).private).toMatchObject({ cache: { filled: 5, damaged: 0 } });
     await home.restart();
-    const attach = { session: 's', disk: 'user', source: home.source(base), waitMs: 5_000 } as const;
+    const attach = { session: 's', disk: 'user', source: home.source(base), waitMs: 60_000 } as const;
     const listen = { path: path.join(home.home, 'disk.sock') };
     for (const keys of [{ diskKey: DISK_KEY }, { diskKey: DISK_KEY, blockKeys: [] }, { blockKeys: BLOCK_KEYS }])
       await expect(home.client.request('attach', { ...attach, ...keys, listen })).rejects.toMatchObject({
@@ -136,9 +139,10 @@ describe('what is wrong on the line is not served, and the machine waits', () =>
   const BAD = 1;
   /** Block 1 of PLAN has a chunk that is wrong; the rest of the disk is read. */
   const expectWaits = async (home: SnapshotHome, base: Digest): Promise<void> => {
-    await home.attachSnapshot(base, { waitMs: 300 });
+    await home.attachSnapshot(base, { waitMs: SOON_MS });
     await expect(home.readPart(BAD * BLOCK, BLOCK)).rejects.toSatisfy((error) => hasCode(error, 'local-io'));
     expect(await home.waitForEvent('block-unavailable')).toMatchObject({ disk: 'user', blockIndex: BAD });
+    await home.setWait(LONG_MS);
     const after = (BAD + 2) * BLOCK;
     expect((await home.readPart(after, 200 * BLOCK)).equals(contentOf(PLAN).subarray(after, after + 200 * BLOCK))).toBe(
       true,
@@ -216,7 +220,7 @@ describe('what is wrong on the line is not served, and the machine waits', () =>
       response.end(Buffer.alloc(left % 2 === 0 ? length : length - 1, 7));
       return true;
     };
-    await home.attachSnapshot(base, { waitMs: 20_000 });
+    await home.attachSnapshot(base, { waitMs: LONG_MS });
     expect((await home.read()).equals(contentOf(PLAN))).toBe(true);
     expect(left).toBeLessThan(0);
   });
@@ -242,9 +246,10 @@ describe('the repository', () => {
     await using home = await SnapshotHome.open();
     const { base } = await home.save(PLAN);
     await home.serverAway();
-    await home.attachSnapshot(base, { waitMs: 300 });
+    await home.attachSnapshot(base, { waitMs: SOON_MS });
     await expect(home.readPart(BLOCK, BLOCK)).rejects.toSatisfy((error) => hasCode(error, 'local-io'));
     await home.waitForEvent('block-unavailable');
+    await home.setWait(LONG_MS);
     await home.serverBack();
     expect(await home.waitForEvent('block-arrived')).toMatchObject({ blockIndex: 1, stillUnavailable: 0 });
     expect((await home.read()).equals(contentOf(PLAN))).toBe(true);
@@ -254,9 +259,10 @@ describe('the repository', () => {
     await using home = await SnapshotHome.open();
     const { base } = await home.save(PLAN);
     await home.tellRepository('A'.repeat(43));
-    await home.attachSnapshot(base, { waitMs: 300 });
+    await home.attachSnapshot(base, { waitMs: SOON_MS });
     await expect(home.readPart(BLOCK, BLOCK)).rejects.toSatisfy((error) => hasCode(error, 'local-io'));
     await home.waitForEvent('token-refused');
+    await home.setWait(LONG_MS);
     await home.tellRepository();
     await home.waitForEvent('block-arrived');
     expect((await home.read()).equals(contentOf(PLAN))).toBe(true);
@@ -338,8 +344,9 @@ describe('a disk over a snapshot', () => {
   it('for which a machine is paused in an outage is rebased all the same, and the machine is told to try again', async () => {
     await using home = await SnapshotHome.open();
     const { base } = await home.save(PLAN);
-    await home.attach({ source: home.source(base), waitMs: 300 });
+    await home.attach({ source: home.source(base), waitMs: LONG_MS });
     await write(home, NEXT);
+    await home.setWait(SOON_MS);
     await home.serverAway();
     await expect(home.readPart(BLOCK, BLOCK)).rejects.toSatisfy((error) => hasCode(error, 'local-io'));
     await home.waitForEvent('block-unavailable');
@@ -351,6 +358,7 @@ describe('a disk over a snapshot', () => {
     home.events.length = 0;
     await expect(home.readPart(BLOCK, BLOCK)).rejects.toSatisfy((error) => hasCode(error, 'local-io'));
     await home.waitForEvent('block-unavailable');
+    await home.setWait(LONG_MS);
     await home.serverBack();
     expect(await home.waitForEvent('block-arrived')).toMatchObject({ blockIndex: 1, stillUnavailable: 0 });
     expect((await home.read()).equals(contentOf(plan))).toBe(true);

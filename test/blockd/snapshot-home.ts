@@ -145,7 +145,7 @@ export class SnapshotHome implements AsyncDisposable {
   async attach(params: Partial<ControlParams<'attach'>> & Pick<ControlParams<'attach'>, 'source'>): Promise<void> {
     const overlay = { path: this.overlay, mode: 'persistent' as const, key: DISK_KEY };
     await this.client.request('attach', {
-      ...{ session: 's', disk: 'user', overlay, blockKeys: BLOCK_KEYS, waitMs: 5_000 },
+      ...{ session: 's', disk: 'user', overlay, blockKeys: BLOCK_KEYS, waitMs: 60_000 },
       listen: { path: path.join(this.home, 'disk.sock') },
       ...params,
     });
@@ -155,7 +155,7 @@ export class SnapshotHome implements AsyncDisposable {
   async attachSnapshot(base: Digest, params: Partial<ControlParams<'attach'>> = {}): Promise<void> {
     await this.client.request('attach', {
       ...{ session: 's', disk: 'user', source: this.source(base), diskKey: DISK_KEY, blockKeys: BLOCK_KEYS },
-      ...{ waitMs: 5_000, listen: { path: path.join(this.home, 'disk.sock') } },
+      ...{ waitMs: 60_000, listen: { path: path.join(this.home, 'disk.sock') } },
       ...params,
     });
   }
@@ -183,7 +183,12 @@ export class SnapshotHome implements AsyncDisposable {
     }
   }
 
-  async waitForEvent(name: ControlEvent['event'], timeoutMs = 30_000): Promise<ControlEvent> {
+  /** How long reads wait from now on. */
+  async setWait(waitMs: number): Promise<void> {
+    await this.client.request('wait', { session: 's', waitMs });
+  }
+
+  async waitForEvent(name: ControlEvent['event'], timeoutMs = 120_000): Promise<ControlEvent> {
     const deadlineMs = performance.now() + timeoutMs;
     for (;;) {
       const found = this.events.find((event) => event.event === name);
@@ -219,7 +224,7 @@ export class SnapshotHome implements AsyncDisposable {
   async #connect(): Promise<void> {
     await rm(path.join(this.home, 'disk.sock'), { force: true });
     this.client = await ControlClient.connect(path.join(this.home, 'run/blockd.sock'), {
-      waitMs: 20_000,
+      waitMs: 120_000,
       onEvent: (event) => this.events.push(event),
     });
     await this.client.request('events', {});

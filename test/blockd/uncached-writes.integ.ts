@@ -16,8 +16,11 @@ const SECTOR = 512;
 const GRANULE = 4_096;
 const size = { diskBytes: 150 * BLOCK + 5 * SECTOR, blockBytes: BLOCK };
 const WRITES = 200;
-/** Generous, for a machine that others use; a wait for the network would be 5 s. */
+/** Generous, for a machine that others use; a wait for the network would be 4 s, and an error. */
 const AT_ONCE_MS = 500;
+/** So many of the writes a moment may hit in which the machine stands still; a wait for the network would hit them all. */
+const LATE_MAX = 3;
+const FLUSHES = 3;
 const READ_WAITS_MS = 2_000;
 const WAIT_MS = 4_000;
 
@@ -45,10 +48,16 @@ const timings = async (blockd: BlockdUnderTest, offsets: readonly number[], fill
       'writes = []',
       'for offset in offsets:',
       '    ms, failed = timed(lambda: h.pwrite(data, offset))',
-      `    assert not failed and ms < ${READ_WAITS_MS}, f"the write at {offset} waited {ms:.0f} ms and {'failed' if failed else 'passed'}"`,
+      '    assert not failed, f"the write at {offset} failed after {ms:.0f} ms"',
       '    writes.append(ms)',
-      'flush, failed = timed(lambda: h.flush())',
-      'assert not failed',
+      '# The disk of a machine that others use may take its time: the best of some.',
+      'flushes = []',
+      `for offset in offsets[:${FLUSHES}]:`,
+      '    h.pwrite(data, offset)',
+      '    ms, failed = timed(lambda: h.flush())',
+      '    assert not failed',
+      '    flushes.append(ms)',
+      'flush = min(flushes)',
       '# What was written is there, though what surrounds it is not.',
       `readBack = all(h.pread(${SECTOR}, offset) == data for offset in offsets[:8])`,
       `read, readFailed = timed(lambda: h.pread(${GRANULE}, offsets[0] // ${GRANULE} * ${GRANULE}))`,
@@ -84,7 +93,7 @@ describe.each(['down', 'silent'] as const)('while the link is %s', (outage) => {
         `link ${outage}, ${overlay}: ${writes.length} writes of 512 B, median ${writes[writes.length >> 1]?.toFixed(2)} ms, slowest ${writes.at(-1)?.toFixed(1)} ms; flush ${measured.flush.toFixed(1)} ms; a read waited ${measured.read.toFixed(0)} ms`,
       );
       expect(blockd.repository.requests).toEqual([]);
-      expect(writes.at(-1)).toBeLessThan(AT_ONCE_MS);
+      expect(writes.at(-1 - LATE_MAX)).toBeLessThan(AT_ONCE_MS);
       expect(measured.flush).toBeLessThan(AT_ONCE_MS);
       expect(measured.readBack).toBe(true);
       expect(measured).toMatchObject({ readFailed: true });

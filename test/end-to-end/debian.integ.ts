@@ -12,8 +12,9 @@ import { runOrThrow } from '../support/child.js';
 import type { Person } from '../support/collective.js';
 import { bytesFetched, DEBIAN, DEBIAN_OPEN_MS, DebianRepository, debianOf } from '../support/debian.js';
 import { eventually } from '../support/eventually.js';
-import { Link } from '../support/link.js';
+import { freePort, Link } from '../support/link.js';
 import { ROOT } from '../support/paths.js';
+import { withinTime } from '../support/promise-time.js';
 
 const OUTAGE_MS = 60_000;
 const BOOT_MS = 400_000;
@@ -25,13 +26,13 @@ let debian: DebianRepository;
 const inGuest = async (person: Person, command: string): Promise<string> => {
   await using console = person.spawn(['console', DEBIAN]);
   console.process.stdin?.write('\n');
-  await console.waitFor(/login: /, 60_000);
+  await console.waitFor(/login: /);
   console.process.stdin?.write('root\n');
-  await console.waitFor(/Password: /, 60_000);
+  await console.waitFor(/Password: /);
   console.process.stdin?.write('collective\n');
-  await console.waitFor(/# /, 60_000);
+  await console.waitFor(/# /);
   console.process.stdin?.write(`${command}; echo "end-of-$((6 * 7))"\n`);
-  await console.waitFor(/end-of-42/, 120_000);
+  await console.waitFor(/end-of-42/);
   const text = console.stdout;
   console.process.stdin?.write('exit\n');
   return text;
@@ -70,7 +71,7 @@ it('the link goes down for a minute in mid-boot: status says why, the boot finis
   // Again, from the cache, with everything of ours but the supervisor killed in mid-boot.
   await person.json(['start', DEBIAN]);
   const { agent } = (await person.json(['status'])) as unknown as { agent: { pid: number } };
-  const blockd = await eventually('blockd', 10_000, async () => {
+  const blockd = await eventually('blockd', 120_000, async () => {
     for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
       const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
       if (line.includes('blockd/main.js') && line.includes(person.home)) return Number(pid);
@@ -101,17 +102,15 @@ it('stop in an outage answers within 1 s and leaves no machine', async () => {
   await person.json(['start', DEBIAN]);
   await eventually('3 MB fetched', BOOT_MS, async () => ((await bytesFetched(person)) > 3e6 ? true : undefined));
   link.silence();
-  await eventually('paused', 60_000, async () => ((await debianOf(person))?.state === 'paused' ? true : undefined));
-  const askedAt = performance.now();
-  await person.json(['stop', DEBIAN]);
+  await eventually('paused', 120_000, async () => ((await debianOf(person))?.state === 'paused' ? true : undefined));
   // The command's own start (loading Node) is in it, too.
-  expect(performance.now() - askedAt).toBeLessThan(1_000);
+  await withinTime('stop', 1_000, () => person.json(['stop', DEBIAN]));
   expect((await debianOf(person))?.state ?? 'stopped').toBe('stopped');
 }, 900_000);
 
 it('npm start does the main job on an empty folder, a second time from the cache, and leaves no process behind', async () => {
   const demo = path.join(debian.folder, 'demo');
-  const env = { ...process.env, COLLECTIVE_DEMO: demo, COLLECTIVE_DEMO_PORT: '8479' };
+  const env = { ...process.env, COLLECTIVE_DEMO: demo, COLLECTIVE_DEMO_PORT: String(await freePort()) };
   const first = await runOrThrow(process.execPath, [path.join(ROOT, 'test/dist/demo/main.js'), '--once'], {
     env,
     timeoutMs: 900_000,

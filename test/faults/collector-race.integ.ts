@@ -29,10 +29,11 @@ import { COLLECTIVE_REPOSITORY } from '../support/paths.js';
 import { BLOCK_BYTES, type Head, type Reply, ServerClient } from './server-client.js';
 
 const SECONDS = Number(process.env['COLLECTOR_RACE_SECONDS'] ?? 45);
-const SEED = Number(process.env['FAULT_SEED'] ?? Date.now() % 1_000_000);
+const SEED = Number(process.env['FAULT_SEED'] ?? 1);
 /** Between two kills of the server: in the short run often enough to have some. */
 const KILL_AFTER_MS: readonly [number, number] = SECONDS >= 300 ? [20_000, 40_000] : [7_000, 12_000];
 const STEP_TIMEOUT_MS = 120_000;
+const ENOUGH_MS_MAX = 300_000;
 const BLOCKS = 20;
 /** So few different blocks that garbage is wanted again all the time and appliances share. */
 const SEEDS = 48;
@@ -52,6 +53,17 @@ const acknowledged: Published[] = [];
 const tally = { acknowledged: 0, conflicts: 0, resent: 0, abandoned: 0, ended: 0, kills: 0, waits: 0, collections: 0 };
 const seen = { collectionsKilled: 0, deleted: 0, versionsRead: 0, chunksRead: 0, heads: 0, endedUnderReader: 0 };
 let isOver = false;
+/** What has not happened often enough yet. */
+const lacking = (): string[] =>
+  (
+    [
+      ['acknowledged', 5],
+      ['kills', 2],
+      ['collections', 3],
+      ['deleted', 5],
+      ['ended', 1],
+    ] as const
+  ).flatMap(([what, atLeast]) => ({ ...tally, ...seen })[what] < atLeast ? [what] : []);
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'collector-race-'));
@@ -77,14 +89,17 @@ afterAll(async () => {
 
 test(
   `for ${SECONDS} s nothing that a version names is missing (seed ${SEED})`,
-  { timeout: SECONDS * 1_000 + 300_000 },
+  { timeout: SECONDS * 1_000 + 900_000 },
   async () => {
     const random = seededRandom(SEED);
     const failures: unknown[] = [];
     const until = performance.now() + SECONDS * 1_000;
+    // On a machine that others use it takes longer until enough has happened.
+    const latest = until + ENOUGH_MS_MAX;
+    const goesOn = (): boolean => performance.now() < until || (performance.now() < latest && lacking().length > 0);
     const loop = async (turn: () => Promise<void>): Promise<void> => {
       try {
-        while (!isOver && performance.now() < until) await turn();
+        while (!isOver && goesOn()) await turn();
       } catch (error) {
         failures.push(error);
         isOver = true;
@@ -97,19 +112,12 @@ test(
         return loop(() => read(client, state));
       }),
       loop(() => collect(random)),
-      loop(() => kill(random, until)),
+      loop(() => kill(random, goesOn)),
     ]);
     process.stdout.write(`collector-race: seed ${SEED}: ${JSON.stringify({ ...tally, ...seen })}\n`);
     if (failures.length > 0) throw failures[0];
     await finish();
-    for (const [what, atLeast] of [
-      ['acknowledged', 5],
-      ['kills', 2],
-      ['collections', 3],
-      ['deleted', 5],
-      ['ended', 1],
-    ] as const)
-      expect({ ...tally, ...seen }[what], `${what}: a race without it shows nothing`).toBeGreaterThanOrEqual(atLeast);
+    expect(lacking(), 'a race without them shows nothing').toEqual([]);
   },
 );
 
@@ -313,17 +321,17 @@ const collect = async (random: () => number): Promise<void> => {
   seen.deleted += Number((JSON.parse(stdout) as { readonly chunksDeleted: number }).chunksDeleted);
 };
 
-const kill = async (random: () => number, until: number): Promise<void> => {
+const kill = async (random: () => number, goesOn: () => boolean): Promise<void> => {
   const [least, most] = KILL_AFTER_MS;
-  const at = Math.min(until, performance.now() + least + random() * (most - least));
+  const at = performance.now() + least + random() * (most - least);
   await new Promise((resolve) => {
     const timer = setInterval(() => {
-      if (!isOver && performance.now() < at) return;
+      if (!isOver && goesOn() && performance.now() < at) return;
       clearInterval(timer);
       resolve(undefined);
     }, 50);
   });
-  if (isOver || at === until) return;
+  if (isOver || !goesOn()) return;
   await repository.restart();
   tally.kills += 1;
 };

@@ -12,7 +12,7 @@ import { type Head, ServerClient } from './server-client.js';
 
 const ROUNDS = 16;
 const BLOCKS = 96;
-const SEED = Number(process.env['FAULT_SEED'] ?? Date.now() % 1_000_000);
+const SEED = Number(process.env['FAULT_SEED'] ?? 1);
 
 let folder: string;
 let repository: Repository;

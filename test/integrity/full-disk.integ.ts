@@ -27,7 +27,7 @@ it.runIf(canMount)(
       ...[...NAMESPACE, 'sh', '-c', script, 'sh', cache, process.execPath, BLOCKD, blockd.home],
     ]);
     await blockd.process.waitFor(/blockd ready/);
-    blockd.client = await ControlClient.connect(path.join(blockd.home, 'run/blockd.sock'), { waitMs: 20_000 });
+    blockd.client = await ControlClient.connect(path.join(blockd.home, 'run/blockd.sock'), { waitMs: 120_000 });
     await blockd.client.request('repository', { origin: blockd.repository.origin });
     await blockd.attach({ overlay: 'temporary', fresh: true, waitMs: 300_000 });
     for (const copy of ['first.raw', 'second.raw']) {

@@ -22,7 +22,7 @@ it(`bits flip in the layer of a disk in use, and of one that was closed (FAULT_S
   await blockd.attach({ overlay: 'persistent', fresh: true, waitMs: 60_000 });
   const written = path.join(blockd.home, 'written.raw');
   await writeFile(written, randomBytes(DISK_BYTES));
-  const copied = await run('nbdcopy', ['--flush', written, blockd.uri], { cwd: blockd.home, timeoutMs: 120_000 });
+  const copied = await run('nbdcopy', ['--flush', written, blockd.uri], { cwd: blockd.home, timeoutMs: 300_000 });
   expect(copied.code, copied.stderr).toBe(0);
   const layers = path.join(blockd.home, 'overlay/layers');
   const [layerId = ''] = await readdir(layers);
@@ -37,14 +37,14 @@ it(`bits flip in the layer of a disk in use, and of one that was closed (FAULT_S
       ...[scriptPath('../integrity/image_checker.py'), blockd.uri, written],
       ...['0', String(DISK_BYTES), String(SEED)],
     ]);
-    await checker.waitFor(/"reads": [1-9]/, 60_000);
+    await checker.waitFor(/"reads": [1-9]/);
     await expect
       .poll(
         async () => {
           decay();
           return (await damagedReads()) - before;
         },
-        { timeout: 120_000 },
+        { timeout: 200_000 },
       )
       .toBeGreaterThan(DAMAGED_READS);
     const { code, stdout, stderr } = await checker.stop();
@@ -71,4 +71,4 @@ it(`bits flip in the layer of a disk in use, and of one that was closed (FAULT_S
   } finally {
     data.close();
   }
-}, 400_000);
+}, 900_000);

@@ -21,7 +21,7 @@ const slotsOf = (blockd: BlockdUnderTest): Medium => new Medium(path.join(blockd
 
 /** The slots that hold something, by the table, when it has come to `count` of them. */
 const usedSlots = (blockd: BlockdUnderTest, count: number): Promise<number[]> =>
-  eventually('the table has all slots', 20_000, async () => {
+  eventually('the table has all slots', 120_000, async () => {
     const table = await readFile(path.join(blockd.home, 'cache', `${BLOCK}.table`));
     const used: number[] = [];
     for (let at = TABLE_HEADER_BYTES; at + RECORD_BYTES <= table.length; at += RECORD_BYTES)
@@ -32,7 +32,7 @@ const usedSlots = (blockd: BlockdUnderTest, count: number): Promise<number[]> =>
 /** A whole pass, from asking for it to its end. */
 const scrub = async (blockd: BlockdUnderTest): Promise<ScrubStatus> => {
   await blockd.client.request('scrub', { start: true });
-  const status = await eventually('the scrub comes to its end', 60_000, async () => {
+  const status = await eventually('the scrub comes to its end', 240_000, async () => {
     const now = await blockd.client.request('scrub', {});
     return now.running === null ? now : undefined;
   });
@@ -78,7 +78,7 @@ it('remembers its setting, its last pass and where it was over a stop, and a kil
   const { last } = await scrub(blockd);
   const record = path.join(blockd.home, 'cache/scrub.json');
   const saved = async (): Promise<unknown> => JSON.parse(await readFile(record, 'utf8'));
-  await eventually('the pass is written down', 20_000, async () =>
+  await eventually('the pass is written down', 120_000, async () =>
     JSON.stringify(await saved()).includes('finishedAt') ? true : undefined,
   );
   expect(await saved()).toMatchObject({ everyDays: 3, isClean: false, pass: null });

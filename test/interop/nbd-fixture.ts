@@ -93,7 +93,7 @@ export class NbdFixture {
 
   /** Runs a program to its end; standard output, or an error with all it said. */
   async run(program: string, ...words: readonly string[]): Promise<string> {
-    const { stdout } = await execute(program, [...words], { maxBuffer: 1 << 26, timeout: 120_000 });
+    const { stdout } = await execute(program, [...words], { maxBuffer: 1 << 26, timeout: 400_000 });
     return stdout;
   }
 

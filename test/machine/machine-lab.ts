@@ -43,12 +43,15 @@ export type MachineWish = Partial<MachineDescription> & {
 
 export class GuestConsole {
   #text = '';
+  /** The console has ended, and all that the guest said is here. */
+  readonly ended: Promise<void>;
   readonly #write: (text: string) => void;
 
   constructor(socket: Awaited<ReturnType<SupervisorClient['console']>>) {
     socket.setEncoding('utf8');
     socket.on('data', (text: string) => (this.#text += text));
     socket.on('error', () => undefined);
+    this.ended = new Promise((resolve) => socket.once('end', resolve).once('close', resolve));
     this.#write = (text) => socket.write(text);
   }
 
@@ -185,9 +188,10 @@ export class MachineLab implements AsyncDisposable {
     return path.join(this.home.machinesDirectory, machine, `${disk}.overlay`);
   }
 
-  async console(machine: string): Promise<GuestConsole> {
+  /** With what the guest said before, unless `tailBytes` says otherwise. */
+  async console(machine: string, options: { readonly tailBytes?: number } = {}): Promise<GuestConsole> {
     const client = await SupervisorClient.connect(this.home);
-    const socket = await client.console(machine);
+    const socket = await client.console(machine, options);
     const console = new GuestConsole(socket);
     socket.resume();
     return console;
@@ -226,7 +230,7 @@ export class MachineLab implements AsyncDisposable {
   async kill(pid: number | null): Promise<void> {
     if (pid === null) throw new Error('there is no such process');
     process.kill(pid, 'SIGKILL');
-    await eventually(`process ${pid} is gone`, async () => (await identifyProcess(pid)) === undefined, 10_000);
+    await eventually(`process ${pid} is gone`, async () => (await identifyProcess(pid)) === undefined);
   }
 
   async log(): Promise<string> {
@@ -236,6 +240,16 @@ export class MachineLab implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      await this.#end();
+    } finally {
+      // Of a lab that could not be ended in order: they would take the processor from every test after this one.
+      for (const line of await this.processes()) process.kill(Number(line.split(' ')[0]), 'SIGKILL');
+    }
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+
+  async #end(): Promise<void> {
     if (this.#client.closed) this.#client = await SupervisorClient.open(this.home);
     const { machines } = await this.#client.request('status', {});
     // One that is suspended has no process and cannot be killed: a test that failed there left supervisor and block daemon behind.
@@ -246,12 +260,11 @@ export class MachineLab implements AsyncDisposable {
     await this.#link?.[Symbol.asyncDispose]();
     await this.repository[Symbol.asyncDispose]();
     let left: string[] = [];
-    await eventually('no process is left', async () => (left = await this.processes()).length === 0, 20_000).catch(
+    await eventually('no process is left', async () => (left = await this.processes()).length === 0).catch(
       (error: unknown) => {
         throw new Error(`${String(error)}: ${left.join('; ')}`);
       },
     );
-    await rm(this.#folder, { recursive: true, force: true });
   }
 
   /** Where sockets of machines lie, for a lab run by root. */

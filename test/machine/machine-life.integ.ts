@@ -15,7 +15,7 @@ test('a guest boots from virtio disks over the block path, types, and powers off
     await console.sees(/sum 42/);
     const { state } = await lab.client.request('stop', { machine: 'one' });
     expect(state.name).toBe('stopping');
-    expect(await lab.reaches('one', 'stopped', 40_000)).toEqual({
+    expect(await lab.reaches('one', 'stopped')).toEqual({
       name: 'stopped',
       how: 'asked',
       isClean: true,

@@ -48,7 +48,7 @@ test('SIGTERM is refused while a machine is there, and ends supervisor and block
     await lab.client.request('stop', { machine: 'one' });
     await lab.reaches('one', 'stopped');
     process.kill(pid, 'SIGTERM');
-    await eventually('nothing is left', async () => (await lab.processes()).length === 0, 30_000);
+    await eventually('nothing is left', async () => (await lab.processes()).length === 0);
   }));
 
 test('a machine that waits for its first block when the supervisor is killed is started by the next one', () =>

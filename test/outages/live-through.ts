@@ -5,6 +5,7 @@ import type { Person } from '../support/collective.js';
 import { debianOf } from '../support/debian.js';
 import { eventually } from '../support/eventually.js';
 import type { Link } from '../support/link.js';
+import { awakeMs, crowding } from '../support/promise-time.js';
 import { Probes, type Answers } from './probes.js';
 
 export type Outage = { readonly kind: 'reset' | 'silence'; readonly outageMs: number };
@@ -15,6 +16,8 @@ export type Lived = {
   /** How long `collective status` took. */
   readonly commandMs: number;
   readonly goesOnAfterMs: number;
+  /** As crowding(), the larger of before and after. */
+  readonly crowded: number;
 };
 
 /** The link goes away, stays away, and comes back; resolves when the machine, which was paused all the while, runs again. */
@@ -23,16 +26,17 @@ export const liveThrough = async (person: Person, link: Link, { kind, outageMs }
   const client = await SupervisorClient.connect(home);
   try {
     const machine = (await client.request('status', {})).machines[0]?.machine ?? '';
+    const crowded = crowding();
     if (kind === 'reset') link.down();
     else link.silence();
     const cutAtMs = performance.now();
     await using probes = await Probes.begin(home, machine);
-    await client.waitForState(machine, ({ name }) => name === 'paused', AbortSignal.timeout(60_000));
-    const askedAtMs = performance.now();
+    await client.waitForState(machine, ({ name }) => name === 'paused', AbortSignal.timeout(120_000));
+    const askedAtMs = awakeMs();
     const paused = await debianOf(person);
-    const commandMs = Math.round(performance.now() - askedAtMs);
+    const commandMs = Math.round(awakeMs() - askedAtMs);
     expect(paused).toMatchObject({ state: 'paused', pausedWhy: expect.stringMatching(/block|failed/) as unknown });
-    await eventually('the outage is over', outageMs + 10_000, async () => {
+    await eventually('the outage is over', outageMs + 60_000, async () => {
       const { state } = (await client.request('status', {})).machines[0] ?? { state: undefined };
       expect(state).toMatchObject({ name: 'paused', cause: 'disk' });
       return performance.now() - cutAtMs >= outageMs ? true : undefined;
@@ -40,10 +44,10 @@ export const liveThrough = async (person: Person, link: Link, { kind, outageMs }
     const answers = await probes.end();
     const running = client.waitForState(machine, ({ name }) => name === 'running', AbortSignal.timeout(120_000));
     link.up();
-    const backAtMs = performance.now();
+    const backAtMs = awakeMs();
     await running;
-    const goesOnAfterMs = Math.round(performance.now() - backAtMs);
-    return { answers, pausedWhy: paused?.pausedWhy, commandMs, goesOnAfterMs };
+    const goesOnAfterMs = Math.round(awakeMs() - backAtMs);
+    return { answers, pausedWhy: paused?.pausedWhy, commandMs, goesOnAfterMs, crowded: Math.max(crowded, crowding()) };
   } finally {
     client.close();
   }

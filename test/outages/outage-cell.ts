@@ -8,6 +8,7 @@ import path from 'node:path';
 import type { Digest } from '@collective/shared';
 import { eventually, type GuestConsole, type MachineLab, withLab } from '../machine/machine-lab.js';
 import { BUILD } from '../support/paths.js';
+import { awakeMs } from '../support/promise-time.js';
 import { diskErrors } from './disk-errors.js';
 import { Probes, type Answers } from './probes.js';
 import { type Bus, type Firmware, type Flavour, tinyPlaces } from './tiny-places.js';
@@ -101,7 +102,7 @@ export class OutageScene {
     lab.repository.behave = (digest) => {
       if (this.#awaited === undefined && this.#isPhase(digest)) this.#cut(digest);
       if (this.#isAway) return this.#answer;
-      if (digest === this.#awaited) this.#servedAtMs ??= performance.now();
+      if (digest === this.#awaited) this.#servedAtMs ??= awakeMs();
       return 'serve';
     };
   }
@@ -130,7 +131,7 @@ export class OutageScene {
 
   /** Waits for the pause; gives how long after the cut it came, and why it is said to be. */
   async pause(): Promise<{ readonly pausedAfterMs: number }> {
-    await this.lab.reaches(this.machine, 'paused', 60_000);
+    await this.lab.reaches(this.machine, 'paused');
     return { pausedAfterMs: Math.round(performance.now() - this.cutAtMs) };
   }
 
@@ -153,19 +154,19 @@ export class OutageScene {
 
   /** Stops the machine in the outage; resolves with how long the answer took and how long the machine was still there. */
   async stop(): Promise<{ readonly answeredMs: number; readonly stoppedMs: number }> {
-    const stopped = this.lab.reaches(this.machine, 'stopped', 60_000);
-    const askedAtMs = performance.now();
+    const stopped = this.lab.reaches(this.machine, 'stopped');
+    const askedAtMs = awakeMs();
     await this.lab.client.request('stop', { machine: this.machine });
-    const answeredMs = Math.round(performance.now() - askedAtMs);
+    const answeredMs = Math.round(awakeMs() - askedAtMs);
     await stopped;
-    return { answeredMs, stoppedMs: Math.round(performance.now() - askedAtMs) };
+    return { answeredMs, stoppedMs: Math.round(awakeMs() - askedAtMs) };
   }
 
   /** Suspends the machine in the outage, and resumes it when the link is back. */
   async suspendAndResume(): Promise<{ readonly suspendedMs: number; readonly resumedMs: number }> {
-    const askedAtMs = performance.now();
+    const askedAtMs = awakeMs();
     await this.lab.client.request('suspend', { machine: this.machine });
-    const suspendedMs = Math.round(performance.now() - askedAtMs);
+    const suspendedMs = Math.round(awakeMs() - askedAtMs);
     this.#end();
     const resumedAtMs = performance.now();
     await this.lab.resume(this.machine);
@@ -178,9 +179,9 @@ export class OutageScene {
   async comeBack(): Promise<{ readonly goesOnAfterMs: number }> {
     const going = this.lab.reaches(this.machine, 'running', 120_000);
     this.#end();
-    const backAtMs = performance.now();
+    const backAtMs = awakeMs();
     await going;
-    const runningAtMs = performance.now();
+    const runningAtMs = awakeMs();
     await eventually('the block that the guest waits for is served', () => this.#servedAtMs !== undefined);
     return { goesOnAfterMs: Math.round(Math.max(runningAtMs, this.#servedAtMs ?? 0) - backAtMs) };
   }

@@ -10,7 +10,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
 import { BUILD } from '../support/paths.js';
-import { crowding } from './crowding.js';
+import { crowding } from '../support/promise-time.js';
 import { cellName, type Cell, type CellResult, PHASES, runCell } from './outage-cell.js';
 
 const BUSES = ['virtio', 'sata', 'ide'] as const;

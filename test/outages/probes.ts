@@ -1,6 +1,7 @@
 /** Somebody who asks for status and looks at the display all the time: how long the slowest answer took. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SupervisorClient, type Home } from '@collective/transceiver';
+import { awakeMs } from '../support/promise-time.js';
 import { takePicture } from '../support/vnc-client.js';
 
 /** Slowest answers, in milliseconds, and how often was asked. */
@@ -66,9 +67,9 @@ export class Probes implements AsyncDisposable {
     let slowestMs = 0;
     let count = 0;
     while (!this.#abort.signal.aborted) {
-      const askedAtMs = performance.now();
+      const askedAtMs = awakeMs();
       await ask();
-      slowestMs = Math.max(slowestMs, performance.now() - askedAtMs);
+      slowestMs = Math.max(slowestMs, awakeMs() - askedAtMs);
       count += 1;
       await delay(everyMs, undefined, { signal: this.#abort.signal }).catch(() => undefined);
     }

@@ -16,6 +16,8 @@ export class Child implements AsyncDisposable {
   #stdout = '';
   #stderr = '';
   readonly #exit: Promise<number | null>;
+  /** It has ended, and all that it said is here. */
+  #isOver = false;
   readonly #listeners = new Set<() => void>();
 
   constructor(name: string, command: string, words: readonly string[], options: SpawnOptions = {}) {
@@ -31,9 +33,12 @@ export class Child implements AsyncDisposable {
     this.#exit = new Promise((resolve) => {
       this.process.once('error', (error) => {
         this.#stderr += String(error);
+        this.#isOver = true;
         resolve(null);
+        for (const listener of this.#listeners) listener();
       });
       this.process.once('close', (code) => {
+        this.#isOver = true;
         resolve(code);
         for (const listener of this.#listeners) listener();
       });
@@ -58,7 +63,7 @@ export class Child implements AsyncDisposable {
   }
 
   /** Resolves with the match as soon as the output has it; fails, with the output, when the child ends first or time runs out. */
-  async waitFor(pattern: RegExp, timeoutMs = 60_000): Promise<RegExpExecArray> {
+  async waitFor(pattern: RegExp, timeoutMs = 180_000): Promise<RegExpExecArray> {
     let timer: NodeJS.Timeout | undefined;
     let listener: (() => void) | undefined;
     try {
@@ -72,7 +77,7 @@ export class Child implements AsyncDisposable {
         listener = () => {
           const match = pattern.exec(this.#stdout) ?? pattern.exec(this.#stderr);
           if (match !== null) resolve(match);
-          else if (!this.running) fail('ended');
+          else if (this.#isOver) fail('ended');
         };
         this.#listeners.add(listener);
         timer = setTimeout(() => fail(`${timeoutMs} ms passed`), timeoutMs);
@@ -89,7 +94,7 @@ export class Child implements AsyncDisposable {
   }
 
   /** Ends the child: `signal`, then SIGKILL after `graceMs`. */
-  async stop(signal: NodeJS.Signals = 'SIGTERM', graceMs = 10_000): Promise<RunResult> {
+  async stop(signal: NodeJS.Signals = 'SIGTERM', graceMs = 60_000): Promise<RunResult> {
     if (this.running) {
       this.process.kill(signal);
       const timer = setTimeout(() => this.process.kill('SIGKILL'), graceMs);

@@ -3,7 +3,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import net from 'node:net';
 import { readFile, rm } from 'node:fs/promises';
 
-const READY_MS = 20_000;
+const READY_MS = 120_000;
 const STOP_MS = 20_000;
 /** Linux reports processor times in hundredths of a second. */
 const TICK_US = 10_000;

@@ -44,7 +44,7 @@ it('nothing is started while there is no machine, and a start makes it look agai
   const keeper = new SupervisorKeeper(home, { open, retryMs: 1 });
   await addRecord();
   keeper.wake();
-  await vi.waitFor(() => expect(opened).toHaveLength(1));
+  await vi.waitFor(() => expect(opened).toHaveLength(1), { timeout: 20_000 });
   await keeper.close();
   expect(opened[0]?.closed).toBe(true);
 });
@@ -61,9 +61,9 @@ it('a supervisor that dies while a machine is there is opened again, also after 
     return client as never;
   });
   const keeper = new SupervisorKeeper(home, { open, retryMs: 1 });
-  await vi.waitFor(() => expect(opened).toHaveLength(1));
+  await vi.waitFor(() => expect(opened).toHaveLength(1), { timeout: 20_000 });
   opened[0]?.close();
-  await vi.waitFor(() => expect(opened).toHaveLength(2));
+  await vi.waitFor(() => expect(opened).toHaveLength(2), { timeout: 20_000 });
   await keeper.close();
   expect(calls).toBe(3);
 });
@@ -77,7 +77,7 @@ it('a supervisor that ends after its last machine is left alone', async () => {
     return client as never;
   });
   const keeper = new SupervisorKeeper(home, { open, retryMs: 1 });
-  await vi.waitFor(() => expect(opened).toHaveLength(1));
+  await vi.waitFor(() => expect(opened).toHaveLength(1), { timeout: 20_000 });
   await rm(path.join(home.machinesDirectory, 'one'), { recursive: true });
   opened[0]?.close();
   await keeper.close();

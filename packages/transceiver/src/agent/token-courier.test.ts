@@ -26,9 +26,9 @@ it('brings keys of a new epoch to the machines that run, once, and the token whe
     lookEveryMs: 1,
   });
   onTestFinished(async () => courier.close());
-  await vi.waitFor(() => expect(brought).toEqual(['t']));
+  await vi.waitFor(() => expect(brought).toEqual(['t']), { timeout: 20_000 });
   isAway = false;
-  await vi.waitFor(() => expect(brought).toEqual(['t', 'tiny 1']));
+  await vi.waitFor(() => expect(brought).toEqual(['t', 'tiny 1']), { timeout: 20_000 });
   epoch = 2;
-  await vi.waitFor(() => expect(brought).toEqual(['t', 'tiny 1', 'tiny 2']));
+  await vi.waitFor(() => expect(brought).toEqual(['t', 'tiny 1', 'tiny 2']), { timeout: 20_000 });
 });

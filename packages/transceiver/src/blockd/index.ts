@@ -57,5 +57,6 @@ export { ImageDevice, type ImageDeviceOptions } from './image-device.js';
 export { Overlay } from './overlay/overlay.js';
 export type { BlockKeys } from './private/block-key-ring.js';
 export { syscalls } from './syscalls.js';
+export { awakeMs } from './testing/awake-clock.js';
 export { testDisk, type TestDisk } from './testing/test-disk.js';
 export { TestRepository, type Behaviour } from './testing/test-repository.js';

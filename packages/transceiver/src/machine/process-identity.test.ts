@@ -16,7 +16,7 @@ test('a process is known by its id and its start, also when its name holds paren
   expect(await waitForEnd(identity, 0)).toBe(false);
   expect(await signalProcess(identity, 'SIGKILL')).toBe(true);
   await once(child, 'exit');
-  expect(await waitForEnd(identity, 1_000)).toBe(true);
+  expect(await waitForEnd(identity, 20_000)).toBe(true);
 });
 
 test('there is no process with an id that is not used', async () => {

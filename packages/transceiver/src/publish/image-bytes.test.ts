@@ -60,6 +60,6 @@ describe('an image that is no raw file', () => {
     await new Promise((resolve) => reader.stdout.once('data', resolve));
     expect(await servers()).toBe(1);
     reader.kill('SIGKILL');
-    await vi.waitFor(async () => expect(await servers()).toBe(0), { timeout: 10_000, interval: 20 });
+    await vi.waitFor(async () => expect(await servers()).toBe(0), { timeout: 30_000, interval: 20 });
   });
 });

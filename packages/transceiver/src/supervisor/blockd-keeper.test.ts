@@ -100,7 +100,7 @@ const setUp = async () => {
 
 test('a daemon that a killed supervisor had just started is ended, and does not keep the next one from having its own', async () => {
   const { folder, at, open, log } = await setUp();
-  const orphan = fork(at('daemon.mjs'), [folder, '700'], { stdio: 'ignore' });
+  const orphan = fork(at('daemon.mjs'), [folder, '2000'], { stdio: 'ignore' });
   const ended = once(orphan, 'exit');
   await expect.poll(() => readFile(at('lock')).catch((error: unknown) => String(error))).toContain('EISDIR');
   const keeper = await open();
@@ -185,7 +185,7 @@ test('an attach that is given up before the daemon was asked is not asked for be
 
 test('a daemon that does not answer any more is killed, and the next one has its disks', async () => {
   const { at, open, attachment, log } = await setUp();
-  const keeper = await open({ watch: { intervalMs: 10, answerMs: 100 } });
+  const keeper = await open({ watch: { intervalMs: 10, answerMs: 1_000 } });
   await keeper.attach(attachment, { fresh: true });
   const { pid } = keeper;
   const restarted = once(keeper, 'restarted');

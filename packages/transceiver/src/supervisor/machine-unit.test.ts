@@ -126,7 +126,7 @@ test('a guest that is taken over when its disk cannot be attached just now lives
   const { record, disks, options, isAlive: lives } = await fakeMachine();
   disks.adopt.mockRejectedValueOnce(new CollectiveError('local-io', 'No space left on device'));
   const unit = await MachineUnit.adopt(record, options);
-  await vi.waitFor(() => expect(disks.adopt).toHaveBeenCalledTimes(2), { timeout: 10_000 });
+  await vi.waitFor(() => expect(disks.adopt).toHaveBeenCalledTimes(2), { timeout: 20_000 });
   expect([unit.state.name, await lives()]).toEqual(['running', true]);
   unit.stop(0);
   await unit.over;
@@ -153,7 +153,7 @@ test('a guest that is taken over and stopped before its disks could be attached 
   const { record, disks, options } = await fakeMachine();
   disks.adopt.mockRejectedValue(new CollectiveError('local-io', 'No space left on device'));
   const unit = await MachineUnit.adopt(record, options);
-  await vi.waitFor(() => expect(disks.adopt).toHaveBeenCalled());
+  await vi.waitFor(() => expect(disks.adopt).toHaveBeenCalled(), { timeout: 20_000 });
   unit.stop(0);
   await unit.over;
   expect(unit.state).toEqual({ name: 'stopped', how: 'asked' });
@@ -166,7 +166,7 @@ test('a machine that could not be saved goes on though its QEMU does not answer 
     command === 'query-migrate' && refusals-- > 0 ? new Error('not now') : {},
   );
   const unit = await MachineUnit.adopt(record, options);
-  await vi.waitFor(() => expect(commands).toContain('query-status'));
+  await vi.waitFor(() => expect(commands).toContain('query-status'), { timeout: 20_000 });
   await expect(unit.suspend()).rejects.toMatchObject({ code: 'local-io' }); // it has no memory
   expect([unit.state.name, isRunning(), commands.includes('cont')]).toEqual(['running', true, true]);
   await expect(unit.suspend()).rejects.toMatchObject({ code: 'local-io' });
@@ -181,16 +181,16 @@ test('a machine that could not be saved stands still until its image is gone, an
     const remove = options.images.remove.bind(options.images);
     const refused = vi.spyOn(options.images, 'remove').mockRejectedValue(new Error('Input/output error'));
     const unit = await MachineUnit.adopt(record, options);
-    await vi.waitFor(() => expect(commands).toContain('query-status'));
+    await vi.waitFor(() => expect(commands).toContain('query-status'), { timeout: 20_000 });
     const suspended = unit.suspend();
     const outcome = expect(suspended).rejects.toBeDefined();
-    await vi.waitFor(() => expect(refused).toHaveBeenCalled());
+    await vi.waitFor(() => expect(refused).toHaveBeenCalled(), { timeout: 20_000 });
     expect([unit.state.name, commands.includes('cont')]).toEqual(['suspending', false]);
     if (isStoppedMeanwhile) unit.stop(0);
     else refused.mockImplementation(remove);
     await outcome;
     if (!isStoppedMeanwhile) {
-      await vi.waitFor(() => expect([unit.state.name, commands.includes('cont')]).toEqual(['running', true]));
+      await vi.waitFor(() => expect([unit.state.name, commands.includes('cont')]).toEqual(['running', true]), { timeout: 20_000 });
     }
     unit.stop(0);
     await unit.over;
@@ -215,7 +215,7 @@ test('an IDE guest without paging that was stopped by a supervisor that died is 
     disks.attach = () => Promise.reject(new Error('a new start'));
     await options.images.begin('one');
     const unit = await MachineUnit.adopt(record, options);
-    await vi.waitFor(() => expect(commands.some((command) => ['cont', 'quit'].includes(command))).toBe(true));
+    await vi.waitFor(() => expect(commands.some((command) => ['cont', 'quit'].includes(command))).toBe(true), { timeout: 20_000 });
     expect([isResumed, commands.includes('cont')]).toEqual([isResumed, isResumed]);
     if (isResumed) unit.stop(0);
     await unit.over;

@@ -1,5 +1,5 @@
 /** Waits for a condition by turns of the event loop; fails with the step's name. */
-export const eventually = async (step: string, condition: () => boolean, timeoutMs = 10_000): Promise<void> => {
+export const eventually = async (step: string, condition: () => boolean, timeoutMs = 30_000): Promise<void> => {
   const deadlineMs = performance.now() + timeoutMs;
   while (!condition()) {
     if (performance.now() > deadlineMs) throw new Error(`timed out: ${step}`);
