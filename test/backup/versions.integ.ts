@@ -8,9 +8,9 @@
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { CollectiveError, type Digest } from '@collective/shared';
+import { CollectiveError } from '@collective/shared';
 import { BLOCK_BYTES, blockOf } from '@collective/repository-server';
-import { BaseFolder, continueHere, keepBoth, undo } from '@collective/transceiver';
+import { continueHere, keepBoth, undo } from '@collective/transceiver';
 import { BackupLab, DISK, Killed, type Transceiver } from './backup-lab.js';
 import { unreachable } from './injected-client.js';
 import { EXTRA, VersionLab, type LabVersion } from './version-lab.js';
@@ -276,9 +276,6 @@ describe('two devices with different versions', () => {
     await first.backup.seal('stop');
     expect(await first.drain()).toBe('apart');
     await continueHere(first.backup, first.restoreParts);
-    first.addDisk(EXTRA);
-    const committed = first.backup.state.disks.find(({ name }) => name === EXTRA)?.committed?.base as Digest;
-    await first.disks.attachBase(EXTRA, await (await BaseFolder.open(first.overlayOf(EXTRA))).base(committed));
     const at3 = first.content;
     await versions.start(first, both, { isOnline: false });
     writeExtra(first, 6, 70_011);
@@ -298,6 +295,101 @@ describe('two devices with different versions', () => {
     await expectSaved(number() - 2, [undefined, theirs]);
     await expectSaved(number() - 1, [at3, theirs]);
     await expectSaved(number(), contents(first));
+  });
+});
+
+// Seen in review: the layers of the ephemeral disk came to lie over the base of the person's, and the mixture was saved as their disk.
+describe('a disk that is ephemeral here, by the version that runs here, and the person’s by another device’s', () => {
+  let second: Transceiver;
+  const isTheirs = (): void => expect(second.disks.content(EXTRA).equals(first.disks.content(EXTRA))).toBe(true);
+  /** `second` knows the first snapshot, has written to its own ephemeral `extra`, and `first` has saved one that is the person's. */
+  beforeEach(async () => {
+    first.write(3, 70_001);
+    await first.save();
+    second = await lab.transceiver();
+    for (const block of [0, 5, 6]) writeExtra(second, block, 71_000 + block);
+  });
+  const saveElsewhere = async (): Promise<void> => {
+    await versions.start(first, both);
+    writeExtra(first, 5, 70_003);
+    await first.save();
+    await first.backup.leases.release();
+  };
+  const goesOn = async (): Promise<void> => {
+    await versions.start(second, both);
+    isTheirs();
+    writeExtra(second, 6, 70_004);
+    expect(await second.save()).toBe('idle');
+    await expectSaved(second.backup.state.head?.number ?? 0, contents(second));
+  };
+
+  test('a machine that comes from the repository has theirs', async () => {
+    await saveElsewhere();
+    await second.restore(subscription);
+    isTheirs();
+    await goesOn();
+  });
+
+  test('what another device saved takes its place at the next start', async () => {
+    await second.restore(subscription);
+    await saveElsewhere();
+    await goesOn();
+  });
+
+  const goApart = async (): Promise<void> => {
+    await second.restore(subscription);
+    await saveElsewhere();
+    second.write(9, 71_009);
+    expect(await second.save()).toBe('apart');
+  };
+
+  test('whoever goes on here, at rest, has theirs too', async () => {
+    await goApart();
+    await continueHere(second.backup, second.restoreParts);
+    expect(await second.drain()).toBe('idle');
+    await expectSaved(second.backup.state.head?.number ?? 0, [second.content, first.disks.content(EXTRA)]);
+    await second.attach();
+    await goesOn();
+  });
+
+  test('whoever goes on here while it runs keeps the ephemeral one until it stops; none of it is ever saved', async () => {
+    await goApart();
+    second.isRunning = true;
+    const ephemeral = second.disks.content(EXTRA);
+    await continueHere(second.backup, second.restoreParts);
+    second.write(10, 71_010);
+    expect(await second.save()).toBe('idle');
+    expect(second.disks.content(EXTRA).equals(ephemeral)).toBe(true);
+    await expectSaved(second.backup.state.head?.number ?? 0, [second.content, first.disks.content(EXTRA)]);
+    await second.restart();
+    second.isRunning = false;
+    expect(await second.save('stop')).toBe('idle');
+    isTheirs();
+    await goesOn();
+  });
+
+  test.each(['disk-begun', 'commit-noted'] as const)('killed at %s', async (step) => {
+    await goApart();
+    second.onStep = (at) => {
+      if (at === step) throw new Killed(step);
+    };
+    await expect(
+      continueHere(second.backup, second.restoreParts).then(async () => second.drain()),
+    ).rejects.toThrow(Killed);
+    await second.restart();
+    expect(await second.drain()).toBe('idle');
+    await goesOn();
+  });
+
+  test('the person’s that another version calls ephemeral stays theirs', async () => {
+    await saveElsewhere();
+    await second.restore(subscription);
+    // As noteVersion does it: what the subscription knows is attached, whatever this version calls it.
+    await versions.start(second, { ...without, disks: [DISK, EXTRA] });
+    isTheirs();
+    writeExtra(second, 7, 70_005);
+    await second.save();
+    await expectSaved(second.backup.state.head?.number ?? 0, contents(second));
   });
 });
 

@@ -268,6 +268,28 @@ describe('two machines of one name', () => {
   });
 });
 
+describe('a version that calls a disk ephemeral which is the person’s by another device’s version', () => {
+  const version = { disks: [{ description: { name: 'user', kind: 'ephemeral' } }] } as unknown as StartWish['version'];
+  const wishOf = (isOnline: boolean): StartWish =>
+    ({ name: 'tiny', appliance: 'tiny', version, isOnline, isTakenOver: false, job: { emit: () => undefined } }) as never;
+  const started = async ({ notes }: { readonly notes: readonly string[] }): Promise<readonly string[]> => notes;
+  beforeEach(() => {
+    profile = { ...profile, subscriptions: [listed(S1, 'tiny')] };
+  });
+
+  // It ran with an empty disk of its own, over whose layers the person's came to lie at the start of the other version.
+  it('brings theirs; when that fails it is not started without', async () => {
+    const data = await open();
+    await expect(data.start(wishOf(true), started)).rejects.toMatchObject({ code: 'repository-unreachable' });
+    expect(calls).toContain('subscriptions');
+  });
+
+  it('without the repository it runs, and says what will become of it', async () => {
+    const data = await open();
+    expect(await data.start(wishOf(false), started)).toEqual([expect.stringMatching(/saved on desk.*gives way to it/)]);
+  });
+});
+
 describe('a deleted subscription', () => {
   beforeEach(async () => {
     profile = { ...profile, subscriptions: [listed(S1, 'tiny')] };

@@ -32,7 +32,7 @@ import { clearOpened } from './opened-snapshot.js';
 import { planNames, type OwnMachine, type Renaming } from './own-names.js';
 import { blockdStatus } from './path-status.js';
 import { PersonDisks } from './person-disks.js';
-import { bringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
+import { bringData, mayBringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
 import type { Session } from './session.js';
 import { TokenCourier } from './token-courier.js';
 
@@ -173,9 +173,10 @@ export class PersonData implements BackupSettling {
     const user = version.disks.filter(({ description }) => description.kind === 'user');
     // What an earlier version's disks hold is carried along, also by a version without any.
     if (user.length === 0) await this.#take(name);
-    if (user.length === 0 && !this.#backups.has(name)) return start({ bases: new Map(), notes: [] });
-    await this.#refuseRunning(name);
     const context = this.#startContext();
+    if (user.length === 0 && !this.#backups.has(name) && !(await mayBringData(wish, context)))
+      return start({ bases: new Map(), notes: context.notes });
+    await this.#refuseRunning(name);
     const backup = this.#backups.get(name) ?? (await bringData(wish, user, context));
     try {
       return await this.#runner.aside(name, async () => {

@@ -19,6 +19,7 @@ import {
   type Writer,
 } from './backup-file.js';
 import type { MachineParts, SettledAs } from './backup-types.js';
+import { beginDisks, isHere } from './begin-disks.js';
 import { CommittedDisks } from './committed-disks.js';
 import { LeaseKeeper } from './lease-keeper.js';
 import { packPending, type StepContext } from './pack-step.js';
@@ -125,7 +126,7 @@ export class MachineBackup {
   /** Of the local disk, all layers together: an upper bound of what is not saved. */
   async unsavedBytes(): Promise<number> {
     let bytes = 0;
-    for (const { name } of this.state.disks) bytes += await this.parts.disks.heldBytes(name);
+    for (const { name } of this.state.disks.filter(isHere)) bytes += await this.parts.disks.heldBytes(name);
     return bytes;
   }
 
@@ -160,7 +161,8 @@ export class MachineBackup {
 
   /** What only an earlier version had cannot change: it is left alone, unless a kill has left something that no seal covers. */
   async #disksToSeal(isOfAll: boolean): Promise<string[]> {
-    const { disks, pending, mustCommit, mustResend } = this.state;
+    const { pending, mustCommit, mustResend } = this.state;
+    const disks = this.state.disks.filter(isHere);
     const saved = disks.filter(({ committed }) => committed !== null).map(({ name }) => name);
     const names: string[] = [];
     for (const { name, isAttached } of disks) {
@@ -179,7 +181,7 @@ export class MachineBackup {
   async hasLeftovers(): Promise<boolean> {
     if (this.state.pending !== null) return false;
     if (this.state.mustCommit) return true;
-    for (const { name } of this.state.disks) if (await this.#holds(name)) return true;
+    for (const { name } of this.state.disks.filter(isHere)) if (await this.#holds(name)) return true;
     return false;
   }
 
@@ -196,6 +198,7 @@ export class MachineBackup {
         return 'more';
       }
       if (apart !== null) return 'apart';
+      if (!this.parts.isRunning()) await beginDisks(context);
       if (pending === null) return (await pinOne(context, signal)) ? 'more' : this.#sealOwed();
       if (pending.kind === 'sealed') {
         this.#activity = 'packing';

@@ -38,11 +38,18 @@ export class MemoryDisks implements SnapshotDisks {
   readonly #disks = new Map<string, Disk>();
   readonly #fetch: FetchBlock;
   readonly #nameKeys: readonly Uint8Array[];
+  readonly #begin: ((name: string) => { readonly overlay: string; readonly initial: Buffer }) | undefined;
   released = 0;
   /** Bytes that views have given. */
   readBytes = 0;
 
-  constructor(options: { readonly fetch: FetchBlock; readonly nameKeys: readonly Uint8Array[] }) {
+  constructor(options: {
+    readonly fetch: FetchBlock;
+    readonly nameKeys: readonly Uint8Array[];
+    /** How a disk that nobody has added begins with its first use; absent: it is none. */
+    readonly begin?: (name: string) => { readonly overlay: string; readonly initial: Buffer };
+  }) {
+    this.#begin = options.begin;
     this.#fetch = options.fetch;
     this.#nameKeys = options.nameKeys;
   }
@@ -56,7 +63,7 @@ export class MemoryDisks implements SnapshotDisks {
     });
   }
 
-  /** As a start with the source `snapshot` over an empty overlay. */
+  /** As a start with the source `snapshot`: what lies in the overlay stays. */
   async attachBase(name: string, base: NamedBase): Promise<void> {
     const disk = this.#disk(name);
     disk.committed = await this.#resolve(disk, base, Buffer.from(disk.committed));
@@ -159,6 +166,10 @@ export class MemoryDisks implements SnapshotDisks {
   }
 
   #disk(name: string): Disk {
+    if (!this.#disks.has(name) && this.#begin !== undefined) {
+      const { overlay, initial } = this.#begin(name);
+      this.add(name, overlay, initial);
+    }
     const disk = this.#disks.get(name);
     if (disk === undefined) throw new RangeError(`there is no disk ${name}`);
     return disk;

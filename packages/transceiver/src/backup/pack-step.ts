@@ -3,10 +3,11 @@
  * durable, and then `pending: packed`. Done again from the beginning after a kill.
  */
 import { join } from 'node:path';
-import type { Digest } from '@collective/shared';
+import { CollectiveError, type Digest } from '@collective/shared';
 import { committedOf, type BackupDisk, type BackupFile, type BackupState, type SealedPending } from './backup-file.js';
 import type { MachineParts } from './backup-types.js';
 import type { CommittedDisks } from './committed-disks.js';
+import { isHere } from './begin-disks.js';
 import { localFailure } from './local-failure.js';
 import { planObjects, type ObjectPlan } from './object-plan.js';
 import { packSnapshot, type PackFigures, type Packed } from './pack-snapshot.js';
@@ -66,9 +67,13 @@ async function sealCarried({ parts, file }: StepContext, plan: ObjectPlan): Prom
   const { pending, mustResend } = file.state;
   if (pending?.kind !== 'sealed' || (!mustResend && plan.givenUp.size === 0)) return;
   const carried = new Map<string, string | undefined>();
-  for (const { name, committed } of file.state.disks)
-    if (committed !== null && pending.layers.every(({ disk }) => disk !== name))
-      carried.set(name, isSealedLater(file.state, name) ? undefined : (await parts.disks.seal(name)).layer);
+  for (const disk of file.state.disks) {
+    const { name, committed } = disk;
+    if (committed === null || pending.layers.some((one) => one.disk === name)) continue;
+    // Something else of its name is in use: it can be read through its overlay when the machine has stopped.
+    if (!isHere(disk)) throw new CollectiveError('in-use', `${parts.name} runs with another disk ${name} than yours.`);
+    carried.set(name, isSealedLater(file.state, name) ? undefined : (await parts.disks.seal(name)).layer);
+  }
   if (carried.size > 0) await file.update((now) => withCarried(now, carried));
 }
 

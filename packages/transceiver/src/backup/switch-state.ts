@@ -3,6 +3,7 @@
  * and not saved is saved first, or nothing happens; so an undo can be undone.
  */
 import { CollectiveError, hasCode } from '@collective/shared';
+import { beginDisks } from './begin-disks.js';
 import { committedOf, type BackupDisk, type BackupState, type SealedLayers } from './backup-file.js';
 import type { MachineBackup } from './machine-backup.js';
 import type { StepContext } from './pack-step.js';
@@ -120,7 +121,7 @@ export async function undo(backup: MachineBackup, parts: RestoreParts, number: n
  * Before a start, with or without a network: a state that is to be taken over is, and an undo that has not reached the
  * repository is dropped, because the machine is about to write to the state that it would have left. It may have got there
  * all the same, its answer lost: its name is kept, so that it is known as this device's own when it turns out to be the head
- * (upload-step.ts). Then `backup.state` says what each disk lies over. True when an undo was dropped: the person is to know. Errors: those of
+ * (upload-step.ts). Then `backup.state` says what each disk lies over, and no overlay holds anything else of that name. True when an undo was dropped: the person is to know. Errors: those of
  * the block path, `block-unavailable` among them.
  */
 export async function prepareStart(backup: MachineBackup, signal?: AbortSignal): Promise<boolean> {
@@ -135,6 +136,7 @@ export async function prepareStart(backup: MachineBackup, signal?: AbortSignal):
   });
   while (backup.state.pending?.kind === 'committed' && backup.state.pending.isAnew)
     await backup.step(signal ?? new AbortController().signal);
+  await backup.alone(beginDisks);
   return isDropped;
 }
 
