@@ -206,14 +206,14 @@ test('a daemon that hangs while it is told its disks again is killed, too', asyn
   const keeper = await open({ watch: { intervalMs: 10, answerMs: 100 } });
   await keeper.attach(attachment, { fresh: true });
   await writeFile(at('stuck'), '');
-  const restarted = once(keeper, 'restarted');
   await kill(keeper.pid);
-  await expect.poll(async () => (await asked()).match(/attach/g)?.length).toBe(2);
+  await expect.poll(async () => (await asked()).match(/attach/g)?.length, { timeout: 10_000 }).toBe(2);
   await writeFile(at('hangs'), '');
   await expect.poll(() => log.join('\n'), { timeout: 10_000 }).toContain('does not answer and is killed');
   for (const name of ['stuck', 'hangs', 'lock']) await rm(at(name), { recursive: true, force: true });
-  await restarted;
-  expect((await keeper.status())?.disks).toMatchObject([{ session: 'one', disk: 'system' }]);
+  await expect
+    .poll(async () => (await keeper.status())?.disks, { timeout: 10_000 })
+    .toMatchObject([{ session: 'one', disk: 'system' }]);
 });
 
 test('an adopted daemon of other software is ended, and this one takes its place', async () => {
