@@ -70,6 +70,7 @@ describe('a running machine', () => {
     home.write(1, 70_001);
     runner.add(home.backup);
     await runner.snapshot(home.name, 'request', { wait: true });
+    await until(isSettled);
     home.disks.trim(DISK, BLOCK_BYTES, BLOCK_BYTES);
     expect(await home.backup.unsavedBytes()).toBe(0);
     clock.advance(30_000);
@@ -96,6 +97,8 @@ describe('a snapshot that is asked for', () => {
     home.write(1, 70_001);
     expect(await runner.snapshot(home.name, 'request', { wait: true })).toBe('saved');
     expect([head(), inProfile()]).toEqual([1, 1]);
+    // The layers give way to it after that.
+    while ((await runner.status())[0]?.activity !== 'idle') await new Promise((resolve) => setImmediate(resolve));
     expect(await runner.status()).toMatchObject([
       { activity: 'idle', saved: { number: 1, deviceName: 'device-1' }, unsavedBytes: 0, pending: null, trouble: null },
     ]);
