@@ -182,12 +182,13 @@ export class BlockdDisks implements SnapshotDisks {
       const control = await this.#options.control().catch((error: unknown) => {
         throw isErrno(error, 'ENOENT', 'ECONNREFUSED') ? blockdIsAway(error) : error;
       });
-      const session = this.#options.session(disk) ?? (await this.#attach(control, disk));
-      return await work(control, session).catch(async (error: unknown) => {
+      try {
+        return await work(control, this.#options.session(disk) ?? (await this.#attach(control, disk)));
+      } catch (error) {
         // A blockd that was restarted, or a machine that has stopped: the next try attaches again.
         if (hasCode(error, 'not-found') || hasCode(error, 'shutting-down')) this.#attached.delete(disk);
         throw (await isBlockdAway(control, error)) ? blockdIsAway(error) : ofThisMachine(error);
-      });
+      }
     } finally {
       this.#users -= 1;
       if (this.#users === 0) for (const resolve of this.#whenIdle.splice(0)) resolve();
