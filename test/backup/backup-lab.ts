@@ -40,6 +40,7 @@ import {
   UploadGate,
   fetchSnapshotMap,
   openPackWork,
+  prepareStart,
   restoreMachine,
   stateBytes,
   type BackupClock,
@@ -176,13 +177,20 @@ export class Transceiver {
 
   /** The first use of the appliance on a machine that has nothing, of a person who has: as a start does it. */
   async restore(subscription: string): Promise<MachineBackup> {
-    const state = await restoreMachine(this.restoreParts, { folder: this.folder, subscription, appliance: 'debian' });
-    for (const { name, committed } of state.disks) {
-      if (name !== DISK) this.addDisk(name);
+    await restoreMachine(this.restoreParts, { folder: this.folder, subscription, appliance: 'debian' });
+    const backup = await this.restart();
+    await prepareStart(backup);
+    await this.attach();
+    return backup;
+  }
+
+  /** The block path opens each disk: in an overlay that names no base over what is committed, whatever layers it has. */
+  async attach(): Promise<void> {
+    for (const { name, committed } of this.backup.state.disks) {
+      if (committed === null || this.disks.baseOf(name) !== undefined) continue;
       const folder = await BaseFolder.open(this.overlayOf(name));
-      if (committed !== null) await this.disks.attachBase(name, await folder.base(committed.base));
+      await this.disks.attachBase(name, await folder.base(committed.base));
     }
-    return this.restart();
   }
 
   /** Writes whole blocks of a seed; 0 zeroes. */
@@ -212,6 +220,7 @@ export class Transceiver {
     const disks = new MemoryDisks({
       fetch: async (digest, file) => this.#lab.fetchBlock(digest, file),
       nameKeys: this.#lab.nameKeys,
+      begin: (name) => ({ overlay: this.overlayOf(name), initial: this.#lab.initialOf(name) }),
     });
     disks.add(DISK, this.overlay, INITIAL_BYTES);
     return disks;

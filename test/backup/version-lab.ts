@@ -61,5 +61,6 @@ export class VersionLab {
       }
     const attached = new Map(disks.map((name) => [name, 'virtio'] as const));
     await beginVersion(backup, { writer, disks: added, attached });
+    await home.attach();
   }
 }

@@ -1,6 +1,6 @@
 /** What becomes of the person's machines when an agent was killed in the middle of something, or another device did something meanwhile. */
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -260,11 +260,71 @@ describe('two machines of one name', () => {
     expect([calls.includes('deleteSubscription'), data.nameHere(S2)]).toEqual([false, 'tiny-2']);
   });
 
+  // Seen in review: each waited for the name of the other one.
+  it('that have each other’s names change them', async () => {
+    await makeMachine('tiny', S2);
+    await makeMachine('tiny-2', S1);
+    await suspend('tiny');
+    const data = await open();
+    expect([data.nameHere(S1), data.nameHere(S2)]).toEqual(['tiny-2', 'tiny']);
+    await rm(join(folderOf('tiny'), 'memory'), { recursive: true });
+    expect(new Set(await data.followNames())).toEqual(
+      new Set([
+        { from: 'tiny', to: 'tiny-2' },
+        { from: 'tiny-2', to: 'tiny' },
+      ]),
+    );
+    expect([data.nameHere(S1), data.nameHere(S2)]).toEqual(['tiny', 'tiny-2']);
+    expect((await readdir(home.machinesDirectory)).sort()).toEqual(['tiny', 'tiny-2']);
+    expect(await data.followNames()).toEqual([]);
+  });
+
+  it('three in a ring change them too, also when the agent was killed between', async () => {
+    const S3 = 'd'.repeat(32);
+    profile = { ...profile, subscriptions: [listed(S1, 'tiny'), listed(S2, 'tiny-2'), listed(S3, 'tiny-3')] };
+    await makeMachine('tiny', S2);
+    await makeMachine('tiny-2', S3);
+    // Out of the way, and not yet at its name.
+    await makeMachine('tiny-3', S1, { movesTo: 'tiny-9' });
+    const data = await open();
+    expect([S1, S2, S3].map((id) => data.nameHere(id))).toEqual(['tiny', 'tiny-2', 'tiny-3']);
+    expect(data.backup('tiny').state.movesTo).toBeUndefined();
+  });
+
   it('one that the profile names like another one here stays as it is', async () => {
     await makeMachine('tiny', S2);
     await makeMachine('tiny-2', 'c'.repeat(32), { isRegistered: false });
     const data = await open();
     expect([data.nameHere(S2), data.nameHere('c'.repeat(32))]).toEqual(['tiny', 'tiny-2']);
+  });
+});
+
+describe('a version that calls a disk ephemeral which is the person’s by another device’s version', () => {
+  const version = { disks: [{ description: { name: 'user', kind: 'ephemeral' } }] } as unknown as StartWish['version'];
+  const wishOf = (isOnline: boolean): StartWish =>
+    ({
+      name: 'tiny',
+      appliance: 'tiny',
+      version,
+      isOnline,
+      isTakenOver: false,
+      job: { emit: () => undefined },
+    }) as never;
+  const started = async ({ notes }: { readonly notes: readonly string[] }): Promise<readonly string[]> => notes;
+  beforeEach(() => {
+    profile = { ...profile, subscriptions: [listed(S1, 'tiny')] };
+  });
+
+  // It ran with an empty disk of its own, over whose layers the person's came to lie at the start of the other version.
+  it('brings theirs; when that fails it is not started without', async () => {
+    const data = await open();
+    await expect(data.start(wishOf(true), started)).rejects.toMatchObject({ code: 'repository-unreachable' });
+    expect(calls).toContain('subscriptions');
+  });
+
+  it('without the repository it runs, and says what will become of it', async () => {
+    const data = await open();
+    expect(await data.start(wishOf(false), started)).toEqual([expect.stringMatching(/saved on desk.*gives way to it/)]);
   });
 });
 

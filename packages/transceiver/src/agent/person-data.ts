@@ -24,15 +24,16 @@ import { unsavedOf, writtenMachines, type BackupSettling, type Unsaved } from '.
 import { statusOf } from './data-status.js';
 import type { DataStatus } from './data-types.js';
 import { DemandLook } from './demand-look.js';
+import { START_BYTES, START_BYTES_A_DISK, withRoom, type RoomWanted } from './local-room.js';
 import type { MachinePort } from './machine-port.js';
 import { MachinePresence } from './machine-presence.js';
 import { finishMove } from './moved-machine.js';
 import type { ObjectCache } from './object-cache.js';
 import { clearOpened } from './opened-snapshot.js';
-import { planNames, type OwnMachine, type Renaming } from './own-names.js';
+import { nextMove, planNames, type OwnMachine, type Renaming } from './own-names.js';
 import { blockdStatus } from './path-status.js';
 import { PersonDisks } from './person-disks.js';
-import { bringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
+import { bringData, mayBringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
 import type { Session } from './session.js';
 import { TokenCourier } from './token-courier.js';
 
@@ -163,7 +164,7 @@ export class PersonData implements BackupSettling {
   /**
    * A start: the newest state of the person's disks is here, the lease is this device's, and nothing of ours has the disks; then `start`, with
    * the base over which each disk is attached. What the backup was doing is broken off and goes on afterwards. Errors: those of `start`; `lease-held` (another device runs it), `apart` (the person has to choose),
-   * `rollback`, `untrusted`; an outage is none: then what is here is used.
+   * `rollback`, `untrusted`; an outage is none: then what is here is used; `disk-full` with what is missing.
    */
   async start<T>(
     wish: StartWish,
@@ -173,19 +174,31 @@ export class PersonData implements BackupSettling {
     const user = version.disks.filter(({ description }) => description.kind === 'user');
     // What an earlier version's disks hold is carried along, also by a version without any.
     if (user.length === 0) await this.#take(name);
-    if (user.length === 0 && !this.#backups.has(name)) return start({ bases: new Map(), notes: [] });
-    await this.#refuseRunning(name);
     const context = this.#startContext();
-    const backup = this.#backups.get(name) ?? (await bringData(wish, user, context));
-    try {
-      return await this.#runner.aside(name, async () => {
-        await prepareData(backup, wish, context);
-        await this.#disks.giveTo(name);
-        return start({ bases: basesOf(backup.state.disks), notes: context.notes });
-      });
-    } finally {
-      this.started(name);
-    }
+    if (user.length === 0 && !this.#backups.has(name) && !(await mayBringData(wish, context)))
+      return start({ bases: new Map(), notes: context.notes });
+    await this.#refuseRunning(name);
+    return withRoom(this.#roomFor(wish), async () => {
+      const backup = this.#backups.get(name) ?? (await bringData(wish, user, context));
+      try {
+        return await this.#runner.aside(name, async () => {
+          await prepareData(backup, wish, context);
+          await this.#disks.giveTo(name);
+          return start({ bases: basesOf(backup.state.disks), notes: context.notes });
+        });
+      } finally {
+        this.started(name);
+      }
+    });
+  }
+
+  #roomFor({ name, version: { disks } }: StartWish): RoomWanted {
+    const carried = this.#backups.get(name)?.state.disks.length ?? 0;
+    return {
+      folder: this.#options.home.machinesDirectory,
+      what: `starting ${name}`,
+      neededBytes: START_BYTES + Math.max(carried, disks.length) * START_BYTES_A_DISK,
+    };
   }
 
   #startContext(): StartContext {
@@ -275,18 +288,25 @@ export class PersonData implements BackupSettling {
 
   /** Machines at rest take the names under which all devices of the person know them. Gives those that did. */
   async followNames(): Promise<readonly Renaming[]> {
-    const { home } = this.#options;
-    const done: Renaming[] = [];
-    for (const { from, to } of planNames(this.#person.profile, this.#ownMachines())) {
-      const isAtRest = !this.isUp(from) && !this.isSuspended(from) && !this.#disks.isStarting(from);
-      const { movesTo } = this.backup(from).state;
-      // It may be about to move, too, or be one that the profile does not have yet: then the next time.
-      if (!isAtRest || (movesTo === undefined && existsSync(join(home.machinesDirectory, to)))) continue;
-      if (movesTo === undefined) await this.backup(from).moveTo(to);
+    const isAtRest = (name: string): boolean =>
+      !this.isUp(name) && !this.isSuspended(name) && !this.#disks.isStarting(name);
+    /** Which name each had before, by the one that it has now. */
+    const before = new Map<string, string>();
+    for (;;) {
+      // Of machines, and of what the profile does not have yet.
+      const taken = await readdir(this.#options.home.machinesDirectory);
+      const move = nextMove(planNames(this.#person.profile, this.#ownMachines()), { taken, isAtRest });
+      if (move === undefined) break;
+      const { from, to, isNoted } = move;
+      if (!isNoted) await this.backup(from).moveTo(to);
       await this.letGo(from);
-      done.push({ from, to: await this.takeUp(from) });
+      const now = await this.takeUp(from);
+      before.set(now, before.get(from) ?? from);
+      before.delete(from);
+      // It was started in this very moment.
+      if (now === from) break;
     }
-    return done;
+    return [...before].flatMap(([to, from]) => (to === from ? [] : [{ from, to }]));
   }
 
   /** The name under which a subscription is on this machine; undefined: it is not. */

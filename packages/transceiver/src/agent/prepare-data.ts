@@ -94,6 +94,25 @@ export async function prepareData(backup: MachineBackup, wish: StartWish, contex
   await noteVersion(backup, { ...wish, subscription });
 }
 
+/**
+ * Of a version without a user disk, on a machine that nothing is here of: might one of its ephemeral disks be the person's by another
+ * version, on another device? Then that is brought, and goes on as theirs. Without the repository it begins as an ephemeral one, and gives
+ * way to theirs later: the person is told.
+ */
+export async function mayBringData(wish: StartWish, { home, notes, inProfile }: StartContext): Promise<boolean> {
+  const { name, version, isOnline } = wish;
+  const head = inProfile(name)?.head ?? null;
+  if (head === null || version.disks.every(({ description }) => description.kind !== 'ephemeral')) return false;
+  // One of before the backup: bringData leaves it alone, too.
+  const subscription = await Subscription.read(home.machinesDirectory, name);
+  if (subscription !== undefined && subscription.userDisks.length > 0) return false;
+  if (!isOnline)
+    notes.push(
+      `Your disk of ${name}, which was saved on ${head.deviceName}, is not on this machine: what you write now stays here only, and gives way to it when the repository is there.`,
+    );
+  return isOnline;
+}
+
 /** A machine that is not here yet: what another device saved of it, or the beginning. */
 export async function bringData(
   wish: StartWish,

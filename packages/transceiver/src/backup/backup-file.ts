@@ -112,6 +112,8 @@ const schema = strictObject({
       base: nullable(strictObject({ appliance: nameField, version: numberField, root: digestField, map: digestField })),
       /** What the layers lie over, or will when what is committed has been taken over: a base file; null: the beginning. */
       committed: nullable(strictObject({ root: digestField, base: digestField })),
+      /** What its overlay here holds is something else of that name (begin-disks.ts); absent: it is the person's. */
+      mustBegin: Type.Optional(Type.Literal(true)),
     }),
     { minItems: 1, maxItems: SNAPSHOT_USER_DISKS_MAX },
   ),
@@ -154,7 +156,7 @@ const schema = strictObject({
 export type BackupState = Static<typeof schema>;
 export type BackupDisk = BackupState['disks'][number];
 /** A disk as a version brings it, before anything of it is saved. */
-export type DiskBeginning = Omit<BackupDisk, 'committed' | 'isAttached'>;
+export type DiskBeginning = Omit<BackupDisk, 'committed' | 'isAttached' | 'mustBegin'>;
 export type Pending = NonNullable<BackupState['pending']>;
 export type SealedPending = Extract<Pending, { kind: 'sealed' }>;
 export type PackedPending = Extract<Pending, { kind: 'packed' }>;

@@ -5,7 +5,8 @@
 import { CollectiveError, type Profile, type SnapshotReason } from '@collective/shared';
 import type { BackupPerson } from './backup-person.js';
 import type { BackupClock, SettledAs } from './backup-types.js';
-import type { BackupStatus, MachineBackup } from './machine-backup.js';
+import type { BackupStatus } from './backup-status.js';
+import type { MachineBackup } from './machine-backup.js';
 import { withHead } from './profile-subscriptions.js';
 
 export const PROFILE_EVERY_MS = 600_000;
@@ -55,7 +56,7 @@ export class BackupRunner {
   }
 
   /**
-   * A snapshot now. Resolves when it is saved, or cannot be for now; without `wait` as soon as it is sealed: from then on it
+   * A snapshot now. Resolves when it is saved, whatever is asked for meanwhile, or cannot be for now; without `wait` as soon as it is sealed: from then on it
    * is kept here. Errors: `not-found`, those of the seal.
    */
   async snapshot(
@@ -64,9 +65,11 @@ export class BackupRunner {
     options: { readonly wait?: boolean; readonly signal?: AbortSignal } = {},
   ): Promise<SettledAs | 'sealed'> {
     const { backup } = this.#running(name);
-    await backup.seal(reason);
-    if (options.wait !== true) return 'sealed';
-    const settled = await backup.settled(options.signal ?? new AbortController().signal);
+    if (options.wait !== true) {
+      await backup.seal(reason);
+      return 'sealed';
+    }
+    const settled = await backup.save(reason, options.signal ?? new AbortController().signal);
     if (settled === 'saved') await this.saveHeads();
     return settled;
   }
@@ -160,8 +163,7 @@ export class BackupRunner {
       await this.#clock.sleep(backup.state.periodSeconds * 1_000, signal).catch(() => undefined);
       if (signal.aborted || !backup.parts.isRunning()) continue;
       // Nothing was written since: no seal, no snapshot.
-      const hasWritten = await backup.unsavedBytes().catch(() => 1);
-      if (hasWritten === 0) continue;
+      if (!(await backup.hasWritten().catch(() => true))) continue;
       await backup.seal('periodic').catch(this.#onError);
     }
   }

@@ -35,6 +35,7 @@ export type BackupStep =
   | 'snapshot-committed'
   | 'commit-noted'
   | 'disk-rebased'
+  | 'disk-begun'
   | 'rebase-noted'
   | 'cleaned-up'
   | 'snapshot-pinned';

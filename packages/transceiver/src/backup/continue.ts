@@ -68,7 +68,9 @@ async function disksOnlyThere(
   if (!manifest.disks.some((disk) => disk.kind === 'user' && isOnlyThere(disk))) return { disks: [], objects: [] };
   const { disks } = await fetchSnapshot(restore, of);
   return {
-    disks: disks.filter(({ disk }) => isOnlyThere(disk)).map(({ disk }) => ({ ...disk, isAttached: false })),
+    disks: disks
+      .filter(({ disk }) => isOnlyThere(disk))
+      .map(({ disk }) => ({ ...disk, isAttached: false, mustBegin: true as const })),
     objects: manifest.objects,
   };
 }

@@ -6,7 +6,8 @@ export { openPackWork, type PackWork } from './backup-work.js';
 export * from './base-file.js';
 export type { DiskView, SnapshotDisks } from './disk-port.js';
 export { HEARTBEAT_MS, LeaseKeeper } from './lease-keeper.js';
-export { MachineBackup, type BackupActivity, type BackupStatus } from './machine-backup.js';
+export type { BackupActivity, BackupStatus } from './backup-status.js';
+export { MachineBackup } from './machine-backup.js';
 export { MemoryDisks, stateBytes, type FetchBlock } from './memory-disks.double.js';
 export { SnapshotObjects } from './snapshot-objects.js';
 export { fetchSnapshotMap } from './snapshot-maps.js';
@@ -26,7 +27,7 @@ export {
   type RestoreParts,
 } from './restore.js';
 export { SAMPLE_BLOCKS_DEFAULT, sampleCheck, type SampleReport } from './sample-check.js';
-export { catchUp, drain, prepareStart, undo, type CaughtUp } from './switch-state.js';
+export { catchUp, drain, prepareStart, undo, type CaughtUp, type Undone } from './switch-state.js';
 export { beginVersion, endVersion, isVersionChange } from './version-change.js';
 export { BlockdDisks, blockKeysOf, type BlockdControl, type BlockdDisksOptions } from './blockd-disks.js';
 export { VersionBaseMaps } from './version-base-maps.js';

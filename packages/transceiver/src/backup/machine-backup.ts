@@ -18,11 +18,14 @@ import {
   type SealedLayers,
   type Writer,
 } from './backup-file.js';
-import type { MachineParts, SettledAs } from './backup-types.js';
+import type { BackupActivity, BackupStatus } from './backup-status.js';
+import type { BackupEvent, MachineParts, SettledAs } from './backup-types.js';
+import { beginDisks, isHere } from './begin-disks.js';
 import { CommittedDisks } from './committed-disks.js';
+import { disksToSeal, holds } from './disks-to-seal.js';
 import { LeaseKeeper } from './lease-keeper.js';
 import { packPending, type StepContext } from './pack-step.js';
-import { withSealed } from './pending-seals.js';
+import { isCrowded, isSaved, withSealed } from './pending-seals.js';
 import { pinOne } from './pin-step.js';
 import { retryAfterMs, troubleOf, type TroubleKind } from './retry-plan.js';
 import { SnapshotObjects } from './snapshot-objects.js';
@@ -30,28 +33,6 @@ import { noteCommitted } from './commit-note.js';
 import { cleanUp, takeOver } from './take-over-step.js';
 import { uploadPending, type UploadOutcome } from './upload-step.js';
 import { Wakeup } from './wakeup.js';
-
-export type BackupActivity = 'idle' | 'packing' | 'uploading' | 'taking-over' | 'waiting' | 'apart';
-export type BackupStatus = {
-  readonly machine: string;
-  readonly subscription: string;
-  readonly appliance: string;
-  readonly activity: BackupActivity;
-  /** By the server's clock, and on which device; null: never. */
-  readonly saved: { readonly number: number; readonly at: number; readonly deviceName: string } | null;
-  /** What this machine's disk holds and the repository does not. */
-  readonly unsavedBytes: number;
-  readonly pending: {
-    readonly reason: SnapshotReason;
-    readonly createdAt: number;
-    readonly objectBytes?: number;
-  } | null;
-  readonly lease: number | null;
-  readonly apart: BackupState['apart'];
-  readonly periodSeconds: number;
-  /** Why it waits, since the first failure. */
-  readonly trouble: { readonly kind: TroubleKind; readonly code: string; readonly message: string } | null;
-};
 
 /** After so many packings of one snapshot in a row something is wrong that packing does not mend. */
 const PACKINGS_MAX = 3;
@@ -70,6 +51,8 @@ export class MachineBackup {
   #failures = 0;
   #packings = 0;
   #isDirty = true;
+  /** The last seal found no place; of an agent that was restarted `hasLeftovers` says so. */
+  #isLeftOut = false;
   #onSaved: () => void = () => undefined;
 
   private constructor(parts: MachineParts, file: BackupFile) {
@@ -125,21 +108,45 @@ export class MachineBackup {
   /** Of the local disk, all layers together: an upper bound of what is not saved. */
   async unsavedBytes(): Promise<number> {
     let bytes = 0;
-    for (const { name } of this.state.disks) bytes += await this.parts.disks.heldBytes(name);
+    for (const { name } of this.state.disks.filter(isHere)) bytes += await this.parts.disks.heldBytes(name);
     return bytes;
   }
 
   /**
    * Freezes what was written so far; when it resolves that is durable and will be saved, alone or with what is sealed after
-   * it. A periodic one is left out while another is pending, and one that has no disk to freeze. `isOfAll`: also the disks
+   * it. A periodic one is left out while another is pending, one that has no disk to freeze, and one that comes when so many wait already
+   * that there is no place for it: what was written then goes into the next one, whoever writes that. `isOfAll`: also the disks
    * that only an earlier version had. Errors: those of the block path, `disk-full`.
    */
   async seal(reason: SnapshotReason, { isOfAll = false } = {}): Promise<'sealed' | 'left-out'> {
-    const sealing = this.#seals.then(async () => {
+    return (await this.#seal(reason, isOfAll)).length > 0 ? 'sealed' : 'left-out';
+  }
+
+  /**
+   * As `seal`; resolves when exactly that is committed, whatever is sealed after it, or cannot be for now. Needs `run`. Abort rejects with
+   * the signal's reason; the snapshot goes on.
+   */
+  async save(reason: SnapshotReason, signal: AbortSignal): Promise<SettledAs> {
+    for (;;) {
+      const layers = await this.#seal(reason, false);
+      const isWaitedFor = async (): Promise<boolean> => isSaved(this.state, layers, this.parts.disks);
+      const settled =
+        layers.length === 0
+          ? await this.settled(signal)
+          : await this.#kicked(this.#wakeup.settled(signal, isWaitedFor));
+      // There is place now.
+      if (settled !== 'saved' || layers.length > 0 || !this.#isLeftOut) return settled;
+    }
+  }
+
+  /** The layers that were sealed; none: it was left out. */
+  async #seal(reason: SnapshotReason, isOfAll: boolean): Promise<SealedLayers> {
+    return this.#inSealTurn(async () => {
       const { pending, apart, writer } = this.state;
-      if (reason === 'periodic' && (pending !== null || apart !== null)) return 'left-out';
-      const names = await this.#disksToSeal(isOfAll);
-      if (names.length === 0) return 'left-out';
+      if (reason === 'periodic' && (pending !== null || apart !== null)) return [];
+      const names = await disksToSeal(this.state, this.parts.disks, { isOfAll });
+      this.#isLeftOut = await isCrowded(this.state, names, this.parts.disks);
+      if (names.length === 0 || this.#isLeftOut) return [];
       if (writer === null) throw new CollectiveError('internal', `Nobody knows which version wrote ${this.name}.`);
       const createdAt = this.parts.clock.nowSeconds();
       const layers: SealedLayers = [];
@@ -150,36 +157,29 @@ export class MachineBackup {
       const sealed = { reason, createdAt, layers, writtenBy: writer, mustPin: false };
       await this.#file.update((state) => withSealed(state, sealed));
       await this.parts.onStep?.('seal-noted');
-      this.parts.onEvent?.({ event: 'sealed', machine: this.name, reason });
+      this.#tell({ event: 'sealed', machine: this.name, reason });
       this.kick();
-      return 'sealed';
+      return layers;
     });
-    this.#seals = sealing.catch(() => undefined);
-    return sealing as Promise<'sealed' | 'left-out'>;
   }
 
-  /** What only an earlier version had cannot change: it is left alone, unless a kill has left something that no seal covers. */
-  async #disksToSeal(isOfAll: boolean): Promise<string[]> {
-    const { disks, pending, mustCommit, mustResend } = this.state;
-    const saved = disks.filter(({ committed }) => committed !== null).map(({ name }) => name);
-    const names: string[] = [];
-    for (const { name, isAttached } of disks) {
-      const isWanted = isAttached || ((isOfAll || mustResend) && saved.includes(name));
-      if (isWanted || (pending === null && (await this.#holds(name)))) names.push(name);
-    }
-    return names.length === 0 && mustCommit ? saved : names;
+  async #inSealTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#seals.then(work);
+    this.#seals = turn.catch(() => undefined);
+    return turn;
   }
 
-  async #holds(disk: string): Promise<boolean> {
-    const { disks } = this.parts;
-    return (await disks.sealedLayers(disk)).length > 0 || (await disks.heldBytes(disk)) > 0;
+  /** Since the last snapshot, also if it was only trimmed. */
+  async hasWritten(): Promise<boolean> {
+    for (const { name } of this.state.disks.filter(isHere)) if (await this.parts.disks.isTouched(name)) return true;
+    return false;
   }
 
   /** After a start of the agent: is there something that no seal has covered, though nobody writes any more? */
   async hasLeftovers(): Promise<boolean> {
     if (this.state.pending !== null) return false;
     if (this.state.mustCommit) return true;
-    for (const { name } of this.state.disks) if (await this.#holds(name)) return true;
+    for (const { name } of this.state.disks.filter(isHere)) if (await holds(this.parts.disks, name)) return true;
     return false;
   }
 
@@ -196,11 +196,11 @@ export class MachineBackup {
         return 'more';
       }
       if (apart !== null) return 'apart';
+      if (!this.parts.isRunning()) await beginDisks(context);
       if (pending === null) return (await pinOne(context, signal)) ? 'more' : this.#sealOwed();
       if (pending.kind === 'sealed') {
         this.#activity = 'packing';
-        if ((await packPending(context, signal)) === undefined)
-          this.parts.onEvent?.({ event: 'unchanged', machine: this.name });
+        if ((await packPending(context, signal)) === undefined) this.#tell({ event: 'unchanged', machine: this.name });
         return 'more';
       }
       this.#activity = 'uploading';
@@ -209,12 +209,13 @@ export class MachineBackup {
   }
 
   /**
-   * What is here must become a snapshot and nothing is sealed: whoever chose so was killed before the seal, or could not reach the disks.
-   * Of a machine that is up, or suspended (its layers are its memory's), that is done when it writes or ends.
+   * What is here must become a snapshot and nothing is sealed: whoever chose so was killed before the seal, or could not reach the disks, or
+   * there was no place for it. Of a machine that is up, or suspended (its layers are its memory's), that is done when it writes or ends.
    */
   async #sealOwed(): Promise<'more' | 'idle'> {
-    if (!this.state.mustCommit || this.parts.isRunning()) return 'idle';
-    return (await this.seal('request')) === 'sealed' ? 'more' : 'idle';
+    const { mustCommit } = this.state;
+    if (!(mustCommit || this.#isLeftOut) || this.parts.isRunning()) return 'idle';
+    return (await this.seal(mustCommit ? 'request' : 'stop')) === 'sealed' ? 'more' : 'idle';
   }
 
   async #take(outcome: UploadOutcome, context: StepContext): Promise<'more' | 'apart'> {
@@ -227,7 +228,7 @@ export class MachineBackup {
         this.#committed.committed(this.state);
         this.#packings = 0;
         await this.parts.onStep?.('commit-noted');
-        this.parts.onEvent?.({ event: 'saved', machine: this.name, number, committedAt, reason });
+        this.#tell({ event: 'saved', machine: this.name, number, committedAt, reason });
         this.#onSaved();
         return 'more';
       }
@@ -249,7 +250,7 @@ export class MachineBackup {
     await this.#file.update((state) =>
       state.apart === null ? { ...state, apart: { why, since, head, deviceName: deviceName.slice(0, 100) } } : state,
     );
-    this.parts.onEvent?.({ event: 'apart', machine: this.name, why, deviceName });
+    this.#tell({ event: 'apart', machine: this.name, why, deviceName });
   }
 
   /** Another device took the lease: apart as soon as there is something here that it does not have. */
@@ -265,7 +266,10 @@ export class MachineBackup {
   /** Nothing else of this machine's backup happens meanwhile, but seals. */
   async alone<T>(work: (context: StepContext) => Promise<T>): Promise<T> {
     const turn = this.#turn.then(async () =>
-      work({ parts: this.parts, file: this.#file, committed: this.#committed, objects: this.#objects }),
+      work({
+        ...{ parts: this.parts, file: this.#file, committed: this.#committed, objects: this.#objects },
+        inSealTurn: async (sealing) => this.#inSealTurn(sealing),
+      }),
     );
     this.#turn = turn.catch(() => undefined);
     return turn;
@@ -287,6 +291,7 @@ export class MachineBackup {
         const did = await this.step(signal);
         this.#failures = 0;
         this.#trouble = null;
+        await this.#wakeup.settleSaved();
         if (did === 'more') continue;
         this.#activity = did;
         if (did === 'idle' && !this.parts.isRunning()) await this.#letGo(signal);
@@ -311,11 +316,20 @@ export class MachineBackup {
       await this.leases.release(signal);
   }
 
+  /** Whoever listens does not end the backup: what fails there is theirs. */
+  #tell(event: BackupEvent): void {
+    try {
+      this.parts.onEvent?.(event);
+    } catch {
+      // An event says what has happened already; nobody is left to be told that it was not heard.
+    }
+  }
+
   #note(error: unknown): TroubleKind {
     const kind = troubleOf(error);
     const code = error instanceof CollectiveError ? error.code : 'internal';
     const message = error instanceof Error ? error.message : String(error);
-    if (this.#trouble?.code !== code) this.parts.onEvent?.({ event: 'trouble', machine: this.name, code, message });
+    if (this.#trouble?.code !== code) this.#tell({ event: 'trouble', machine: this.name, code, message });
     this.#trouble = { kind, code, message };
     this.#activity = 'waiting';
     return kind;
@@ -338,7 +352,10 @@ export class MachineBackup {
   async settled(signal: AbortSignal): Promise<SettledAs> {
     const { pending, apart, toPin, mustCommit } = this.state;
     if (pending === null && apart === null && toPin.length === 0 && !mustCommit) return 'saved';
-    const settled = this.#wakeup.settled(signal);
+    return this.#kicked(this.#wakeup.settled(signal));
+  }
+
+  async #kicked(settled: Promise<SettledAs>): Promise<SettledAs> {
     this.kick();
     return settled;
   }

@@ -15,10 +15,12 @@ import {
   type DiskMap,
 } from '@collective/shared';
 import type { BaseFile } from '../blockd/base/base-file.js';
+import { OVERLAY_LIMITS } from '../blockd/overlay/geometry.js';
 import { BaseFolder, type NamedBase } from './base-file.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
 
 const GRANULE_BYTES = 4_096;
+const TRIMMED = Buffer.alloc(GRANULE_BYTES);
 
 /** A block that is not at hand. */
 export type FetchBlock = (digest: Digest, file: BaseFile) => Promise<Buffer>;
@@ -38,11 +40,18 @@ export class MemoryDisks implements SnapshotDisks {
   readonly #disks = new Map<string, Disk>();
   readonly #fetch: FetchBlock;
   readonly #nameKeys: readonly Uint8Array[];
+  readonly #begin: ((name: string) => { readonly overlay: string; readonly initial: Buffer }) | undefined;
   released = 0;
   /** Bytes that views have given. */
   readBytes = 0;
 
-  constructor(options: { readonly fetch: FetchBlock; readonly nameKeys: readonly Uint8Array[] }) {
+  constructor(options: {
+    readonly fetch: FetchBlock;
+    readonly nameKeys: readonly Uint8Array[];
+    /** How a disk that nobody has added begins with its first use; absent: it is none. */
+    readonly begin?: (name: string) => { readonly overlay: string; readonly initial: Buffer };
+  }) {
+    this.#begin = options.begin;
     this.#fetch = options.fetch;
     this.#nameKeys = options.nameKeys;
   }
@@ -56,7 +65,7 @@ export class MemoryDisks implements SnapshotDisks {
     });
   }
 
-  /** As a start with the source `snapshot` over an empty overlay. */
+  /** As a start with the source `snapshot`: what lies in the overlay stays. */
   async attachBase(name: string, base: NamedBase): Promise<void> {
     const disk = this.#disk(name);
     disk.committed = await this.#resolve(disk, base, Buffer.from(disk.committed));
@@ -71,6 +80,13 @@ export class MemoryDisks implements SnapshotDisks {
     const last = byteOffset + bytes.length - 1;
     for (let granule = Math.floor(byteOffset / GRANULE_BYTES); granule * GRANULE_BYTES <= last; granule += 1)
       top?.granules.set(granule, Buffer.from(now.subarray(granule * GRANULE_BYTES, (granule + 1) * GRANULE_BYTES)));
+  }
+
+  /** Whole granules become zero; nothing of them is held. */
+  trim(name: string, byteOffset: number, byteLength: number): void {
+    const top = this.#disk(name).layers.at(-1);
+    for (let at = byteOffset; at < byteOffset + byteLength; at += GRANULE_BYTES)
+      top?.granules.set(at / GRANULE_BYTES, TRIMMED);
   }
 
   /** What a guest would read now. */
@@ -88,6 +104,7 @@ export class MemoryDisks implements SnapshotDisks {
     const disk = this.#disk(name);
     await requireBase(disk);
     const sealed = disk.layers.at(-1) ?? newLayer();
+    if (disk.layers.length >= OVERLAY_LIMITS.layersMax) throw new CollectiveError('too-large', 'too many layers');
     disk.layers.push(newLayer());
     return { layer: sealed.id };
   }
@@ -141,7 +158,12 @@ export class MemoryDisks implements SnapshotDisks {
   }
 
   async heldBytes(name: string): Promise<number> {
-    return this.#disk(name).layers.reduce((bytes, { granules }) => bytes + granules.size * GRANULE_BYTES, 0);
+    const held = ({ granules }: Layer): number => [...granules.values()].filter((each) => each !== TRIMMED).length;
+    return this.#disk(name).layers.reduce((bytes, layer) => bytes + held(layer) * GRANULE_BYTES, 0);
+  }
+
+  async isTouched(name: string): Promise<boolean> {
+    return this.#disk(name).layers.some(({ granules }) => granules.size > 0);
   }
 
   async release(): Promise<void> {
@@ -159,6 +181,10 @@ export class MemoryDisks implements SnapshotDisks {
   }
 
   #disk(name: string): Disk {
+    if (!this.#disks.has(name) && this.#begin !== undefined) {
+      const { overlay, initial } = this.#begin(name);
+      this.add(name, overlay, initial);
+    }
     const disk = this.#disks.get(name);
     if (disk === undefined) throw new RangeError(`there is no disk ${name}`);
     return disk;

@@ -189,7 +189,7 @@ export async function fetchNewest(
 
 /**
  * Brings a subscription to a home that does not have the machine: maps, base files and backup.json, in this order. A start
- * then attaches each disk over `committed.base`. Errors: `exists` when there is a backup.json; as fetchNewest.
+ * then attaches each disk over `committed.base`, in an overlay that begins anew (begin-disks.ts). Errors: `exists` when there is a backup.json; as fetchNewest.
  */
 export async function restoreMachine(
   parts: RestoreParts,
@@ -207,7 +207,7 @@ export async function restoreMachine(
     ...{ format: 1, subscription: of.subscription, appliance: of.appliance, isRegistered: true },
     periodSeconds: PERIOD_SECONDS_DEFAULT,
     writer: snapshot.manifest.writtenBy,
-    disks: disks.map(({ disk }) => disk),
+    disks: disks.map(({ disk }) => ({ ...disk, mustBegin: true as const })),
     head,
     objects: snapshot.manifest.objects,
     ...{ mustResend: false, mustCommit: false, lease: null },

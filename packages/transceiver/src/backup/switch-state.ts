@@ -3,6 +3,7 @@
  * and not saved is saved first, or nothing happens; so an undo can be undone.
  */
 import { CollectiveError, hasCode } from '@collective/shared';
+import { beginDisks } from './begin-disks.js';
 import { committedOf, type BackupDisk, type BackupState, type SealedLayers } from './backup-file.js';
 import type { MachineBackup } from './machine-backup.js';
 import type { StepContext } from './pack-step.js';
@@ -71,15 +72,24 @@ export async function catchUp(backup: MachineBackup, parts: RestoreParts): Promi
   return 'caught-up';
 }
 
+/** The old state is a new snapshot on the server. */
+export type Undone = {
+  readonly number: number;
+  /** The head until now: it is pinned, so that the undo can be undone. */
+  readonly before: number;
+  /** What was not done, and is done when it can be: the disks here come to that state (before the next start in any case), or `before` is pinned. */
+  readonly unfinished: { readonly what: 'disks' | 'pin'; readonly error: unknown } | null;
+};
+
 /**
- * Goes back to snapshot `number` by a new snapshot with its disks. Resolves when that is committed and is what is here.
- * Errors: `in-use` while the machine runs, `conflict` when another device went on, `not-found`, `untrusted`; those of the
+ * Goes back to snapshot `number` by a new snapshot with its disks. Resolves when that is committed and, but for what is `unfinished`, is
+ * what is here. Errors: `in-use` while the machine runs, `conflict` when another device went on, `not-found`, `untrusted`; those of the
  * network: then nothing has changed, or it goes on by itself.
  */
-export async function undo(backup: MachineBackup, parts: RestoreParts, number: number): Promise<void> {
+export async function undo(backup: MachineBackup, parts: RestoreParts, number: number): Promise<Undone> {
   requireStopped(backup);
   if (!(await saveHere(backup, parts.signal))) throw wentOn();
-  await backup.alone(async (context) => {
+  const before = await backup.alone(async (context) => {
     const { file, parts: machine } = context;
     const { head, subscription } = file.state;
     if (head === null || number >= head.number)
@@ -111,16 +121,36 @@ export async function undo(backup: MachineBackup, parts: RestoreParts, number: n
       },
     }));
     await machine.onStep?.('pack-noted');
+    return head.number;
   });
-  if ((await drain(backup, parts.signal)) === 'apart') throw wentOn();
+  const unfinished = await commitUndo(backup, parts.signal);
   backup.reload();
+  return { number: before + 1, before, unfinished };
+}
+
+/** What fails after the commit leaves it done. Errors: those of the steps until then, and wrong programs. */
+async function commitUndo(backup: MachineBackup, signal: AbortSignal | undefined): Promise<Undone['unfinished']> {
+  const isToBeTakenOver = (): boolean =>
+    backup.state.pending?.kind === 'committed' && backup.state.pending.reason === 'undo';
+  let isCommitted = false;
+  for (;;) {
+    try {
+      const did = await backup.step(signal ?? new AbortController().signal);
+      isCommitted ||= isToBeTakenOver();
+      if (did === 'apart') throw wentOn();
+      if (did === 'idle') return null;
+    } catch (error) {
+      if (!(error instanceof CollectiveError) || !(isCommitted || isToBeTakenOver())) throw error;
+      return { what: isToBeTakenOver() ? 'disks' : 'pin', error };
+    }
+  }
 }
 
 /**
  * Before a start, with or without a network: a state that is to be taken over is, and an undo that has not reached the
  * repository is dropped, because the machine is about to write to the state that it would have left. It may have got there
  * all the same, its answer lost: its name is kept, so that it is known as this device's own when it turns out to be the head
- * (upload-step.ts). Then `backup.state` says what each disk lies over. True when an undo was dropped: the person is to know. Errors: those of
+ * (upload-step.ts). Then `backup.state` says what each disk lies over, and no overlay holds anything else of that name. True when an undo was dropped: the person is to know. Errors: those of
  * the block path, `block-unavailable` among them.
  */
 export async function prepareStart(backup: MachineBackup, signal?: AbortSignal): Promise<boolean> {
@@ -135,6 +165,7 @@ export async function prepareStart(backup: MachineBackup, signal?: AbortSignal):
   });
   while (backup.state.pending?.kind === 'committed' && backup.state.pending.isAnew)
     await backup.step(signal ?? new AbortController().signal);
+  await backup.alone(beginDisks);
   return isDropped;
 }
 

@@ -22,7 +22,8 @@ export class AttachedDisks {
   /** Error: `not-found`. */
   get({ session, disk }: Name): AttachedDisk {
     const attached = this.#disks.get(keyOf({ session, disk }));
-    if (attached === undefined) throw new CollectiveError('not-found', `${session}/${disk} is not attached`);
+    if (attached === undefined)
+      throw new CollectiveError('not-found', `${session}/${disk} is not attached`, { data: { isAttached: false } });
     return attached;
   }
 
