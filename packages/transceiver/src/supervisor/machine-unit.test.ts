@@ -190,7 +190,9 @@ test('a machine that could not be saved stands still until its image is gone, an
     else refused.mockImplementation(remove);
     await outcome;
     if (!isStoppedMeanwhile) {
-      await vi.waitFor(() => expect([unit.state.name, commands.includes('cont')]).toEqual(['running', true]), { timeout: 20_000 });
+      await vi.waitFor(() => expect([unit.state.name, commands.includes('cont')]).toEqual(['running', true]), {
+        timeout: 20_000,
+      });
     }
     unit.stop(0);
     await unit.over;
@@ -215,7 +217,9 @@ test('an IDE guest without paging that was stopped by a supervisor that died is 
     disks.attach = () => Promise.reject(new Error('a new start'));
     await options.images.begin('one');
     const unit = await MachineUnit.adopt(record, options);
-    await vi.waitFor(() => expect(commands.some((command) => ['cont', 'quit'].includes(command))).toBe(true), { timeout: 20_000 });
+    await vi.waitFor(() => expect(commands.some((command) => ['cont', 'quit'].includes(command))).toBe(true), {
+      timeout: 20_000,
+    });
     expect([isResumed, commands.includes('cont')]).toEqual([isResumed, isResumed]);
     if (isResumed) unit.stop(0);
     await unit.over;
