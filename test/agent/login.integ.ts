@@ -1,6 +1,8 @@
 /** Login against a real repository server: every way in, and every way in which a server or a person can be wrong. */
 import { readFile, readlink, rename, stat } from 'node:fs/promises';
 import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { LocalFileSystem, openHome } from '@collective/transceiver';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { PASSWORD, Person } from '../support/collective.js';
 import { homeHash } from './home-hash.js';
@@ -203,6 +205,16 @@ it('two agents on one home: the second says so and changes nothing', async () =>
   expect(errorOf(result)).toMatchObject({ code: 'in-use', exitCode: 6 });
   expect(await homeHash(alice.home)).toBe(before);
   expect(await alice.json(['appliances'])).toMatchObject({ connected: true });
+});
+
+// Seen in the kills on a busy machine: the command was refused after 5 s, though the agent was on its way.
+it('a command that comes while an agent has the home that does not answer, as one that is just ending, waits until it can have one', async () => {
+  await using person = await Person.temporary();
+  const lock = await new LocalFileSystem().lock((await openHome(person.home)).agentLock);
+  const asked = person.run(['appliances', '--json']);
+  await delay(8_000);
+  await lock.release();
+  expect(errorOf(await asked)).toMatchObject({ code: 'not-logged-in' });
 });
 
 it('a home too deep for unix sockets works through a short link', async () => {

@@ -3,7 +3,14 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { encodeChangedPairs } from '@collective/shared';
-import { ControlClient, TestRepository, testDisk, type ControlEvent, type TestDisk } from '@collective/transceiver';
+import {
+  ControlClient,
+  TestRepository,
+  testDisk,
+  type BlockdStatus,
+  type ControlEvent,
+  type TestDisk,
+} from '@collective/transceiver';
 import { Child, run, type RunResult } from '../support/child.js';
 import { ROOT } from '../support/paths.js';
 
@@ -17,6 +24,10 @@ export const nbdsh = async (uri: string, ...commands: readonly string[]): Promis
   await run('nbdsh', ['-u', uri, ...commands.flatMap((command) => ['-c', command])], {
     env: { ...process.env, PATH: '/usr/bin:/bin' },
   });
+
+/** How many requests may have been asked twice: on a machine that stood still for two seconds the repository seems silent. */
+export const askedAgain = ({ faults }: BlockdStatus): number =>
+  (faults['net-silent'] ?? 0) + (faults['net-slow'] ?? 0) + (faults['net-unreachable'] ?? 0);
 
 export class BlockdUnderTest implements AsyncDisposable {
   readonly home: string;

@@ -7,7 +7,7 @@ import { decodeBootTrace } from '@collective/shared';
 import { FLAGS_WORD, RECORD_BYTES, SLOT_USED, TABLE_HEADER_BYTES } from '@collective/transceiver';
 import { runOrThrow } from '../support/child.js';
 import { Link } from '../support/link.js';
-import { BlockdUnderTest, nbdsh, startBlockd } from './blockd-process.js';
+import { askedAgain, BlockdUnderTest, nbdsh, startBlockd } from './blockd-process.js';
 
 const BLOCK = 65_536;
 const size = { diskBytes: 150 * BLOCK + 5 * 512, blockBytes: BLOCK };
@@ -38,13 +38,15 @@ describe('blockd', () => {
       path.join(blockd.home, 'expected.raw'),
       blockd.uri,
     ]);
-    expect(blockd.repository.requests.length).toBe(blockd.disk.chunks.size);
     const status = await blockd.client.request('status', {});
+    const again = askedAgain(status);
+    expect(new Set(blockd.repository.requests.map(({ digest }) => digest)).size).toBe(blockd.disk.chunks.size);
+    expect(blockd.repository.requests.length).toBeLessThanOrEqual(blockd.disk.chunks.size + again);
     expect(status.cache.filled).toBe(blockd.disk.chunks.size);
     expect(status.disks).toMatchObject([{ session: 's', disk: 'system', byteLength: size.diskBytes, waiting: [] }]);
-    expect(status.fetch.link.bytes).toBe(
-      [...blockd.disk.chunks.values()].reduce((sum, chunk) => sum + chunk.length, 0),
-    );
+    const chunkBytes = [...blockd.disk.chunks.values()].reduce((sum, chunk) => sum + chunk.length, 0);
+    if (again === 0) expect(status.fetch.link.bytes).toBe(chunkBytes);
+    else expect(status.fetch.link.bytes).toBeGreaterThanOrEqual(chunkBytes);
   });
 
   it('fetches the first block before anybody connects, and knows the first touches afterwards', async () => {

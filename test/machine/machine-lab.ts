@@ -20,6 +20,7 @@ import {
   TestRepository,
 } from '@collective/transceiver';
 import type { MachineDescription } from '@collective/shared';
+import { homeEndsWithUs, homeHasEnded } from '../support/leftovers.js';
 import { Link } from '../support/link.js';
 import { publishedSource, type TinyImage, tinyImage } from './tiny-image.js';
 
@@ -27,7 +28,7 @@ import { publishedSource, type TinyImage, tinyImage } from './tiny-image.js';
 export const eventually = async (
   step: string,
   condition: () => boolean | Promise<boolean>,
-  timeoutMs = 120_000,
+  timeoutMs = 240_000,
 ): Promise<void> => {
   const giveUpAt = performance.now() + timeoutMs;
   while (!(await condition())) {
@@ -76,7 +77,7 @@ export class GuestConsole {
   }
 
   /** Waits until the console has shown the pattern `times` times. */
-  async sees(pattern: RegExp, times = 1, timeoutMs = 120_000): Promise<void> {
+  async sees(pattern: RegExp, times = 1, timeoutMs = 240_000): Promise<void> {
     const all = new RegExp(pattern.source, 'g');
     await eventually(
       `the console shows ${String(pattern)} ${times} times`,
@@ -125,6 +126,7 @@ export class MachineLab implements AsyncDisposable {
     const image = await tinyImage();
     const folder = await mkdtemp(path.join(parent, 'collective-lab-'));
     const home = await openHome(path.join(folder, 'home'));
+    homeEndsWithUs(home.directory);
     const repository = await TestRepository.open(image.chunks);
     const link = withLink
       ? await Link.open({ toPort: Number(new URL(repository.origin).port), profile: 'lan' })
@@ -208,7 +210,7 @@ export class MachineLab implements AsyncDisposable {
     return (await this.status(machine)).state;
   }
 
-  async reaches(machine: string, name: MachineState['name'], timeoutMs = 120_000): Promise<MachineState> {
+  async reaches(machine: string, name: MachineState['name'], timeoutMs = 240_000): Promise<MachineState> {
     return await this.#client.waitForState(machine, (state) => state.name === name, AbortSignal.timeout(timeoutMs));
   }
 
@@ -247,6 +249,7 @@ export class MachineLab implements AsyncDisposable {
       for (const line of await this.processes()) process.kill(Number(line.split(' ')[0]), 'SIGKILL');
     }
     await rm(this.#folder, { recursive: true, force: true });
+    homeHasEnded(this.home.directory);
   }
 
   async #end(): Promise<void> {

@@ -126,7 +126,7 @@ test('kill -9 of the supervisor in the middle of a suspend: the guest goes on; o
     console.type(
       'mount -t tmpfs -o size=700m none /mnt 2>/dev/null || mkdir -p /mnt; dd if=/dev/urandom of=/mnt/big bs=1048576 count=500 2>/dev/null; echo fil""led',
     );
-    await console.sees(/filled/);
+    await console.sees(/filled/, 1, 500_000);
     await count(console);
     const { image, ram } = files(lab, 'one');
     const isCopying = async (): Promise<boolean> => ((await stat(ram).catch(() => undefined))?.blocks ?? 0) > 0;

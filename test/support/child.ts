@@ -4,6 +4,7 @@
  */
 import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process';
 import { once } from 'node:events';
+import { endsWithUs } from './leftovers.js';
 
 export type RunResult = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
 
@@ -23,6 +24,7 @@ export class Child implements AsyncDisposable {
   constructor(name: string, command: string, words: readonly string[], options: SpawnOptions = {}) {
     this.name = name;
     this.process = spawn(command, words, { stdio: ['pipe', 'pipe', 'pipe'], ...options });
+    endsWithUs(this.process);
     const collect = (stream: 'stdout' | 'stderr') => (text: string) => {
       if (stream === 'stdout') this.#stdout = (this.#stdout + text).slice(-OUTPUT_CHARS_MAX);
       else this.#stderr = (this.#stderr + text).slice(-OUTPUT_CHARS_MAX);

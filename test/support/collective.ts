@@ -4,6 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import type { SpawnOptions } from 'node:child_process';
 import { Child, run, type RunResult } from './child.js';
+import { homeEndsWithUs, homeHasEnded } from './leftovers.js';
 import { COLLECTIVE, COLLECTIVE_REPOSITORY } from './paths.js';
 
 export const PASSWORD = 'a password for tests';
@@ -113,7 +114,9 @@ export class Person implements AsyncDisposable {
   }
 
   static async temporary(): Promise<Person> {
-    return new Person(await mkdtemp(path.join(os.tmpdir(), 'person-')), true);
+    const home = await mkdtemp(path.join(os.tmpdir(), 'person-'));
+    homeEndsWithUs(home);
+    return new Person(home, true);
   }
 
   /** Runs `collective WORDS`, whatever it ends with. */
@@ -154,6 +157,8 @@ export class Person implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.end();
-    if (this.#temporary) await rm(this.home, { recursive: true, force: true });
+    if (!this.#temporary) return;
+    await rm(this.home, { recursive: true, force: true });
+    homeHasEnded(this.home);
   }
 }

@@ -43,7 +43,7 @@ class ByteReader {
 }
 
 /** Connects, shakes hands and asks for the whole screen once. `timeoutMs` ends a hang, with the step's name. */
-export const takePicture = async (socketPath: string, timeoutMs = 30_000): Promise<Picture> => {
+export const takePicture = async (socketPath: string, timeoutMs = 120_000): Promise<Picture> => {
   const beganMs = performance.now();
   const socket = connect(socketPath);
   let step = 'connecting';

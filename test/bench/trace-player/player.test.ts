@@ -68,7 +68,7 @@ class AskedDevice implements BlockDevice {
   /** Waits until these and no others have been asked and not been answered. */
   async asked(...operations: readonly string[]): Promise<void> {
     const wanted = JSON.stringify([...operations].sort());
-    const deadline = performance.now() + 10_000;
+    const deadline = performance.now() + 30_000;
     // What must not come would come within these turns of the event loop.
     for (let quiet = 0; quiet < 20;) {
       const is = JSON.stringify([...this.#waiting.keys()].sort()) === wanted;

@@ -11,6 +11,8 @@ import { homeDirectory, openHome, type Home } from '../home.js';
 import { AgentClient } from './agent-client.js';
 
 const READY_TIMEOUT_MS = 30_000;
+/** So long the one that holds the lock is waited for before the start is tried again. */
+const OTHER_MS = 5_000;
 export const LOG_BYTES_MAX = 4 * 1024 * 1024;
 /** The pipe on which a background agent reports; the number is given in the environment. */
 export const READY_FD = 3;
@@ -45,7 +47,23 @@ async function answers(socketPath: string): Promise<boolean> {
   });
 }
 
+/**
+ * Two commands at once start two agents; the one that comes second finds the home in use, and the first one answers, on a busy machine or
+ * after it has cleared away what somebody left only in a while. Or the one that has the home is just ending: then it is free in a while.
+ */
 async function startAgent(home: Home): Promise<void> {
+  const giveUpAt = performance.now() + READY_TIMEOUT_MS;
+  for (;;) {
+    const failure = await startOne(home);
+    if (failure === undefined) return;
+    if (failure.code !== 'in-use') throw failure;
+    if (await answersSoon(home.agentSocket)) return;
+    if (performance.now() > giveUpAt) throw failure;
+  }
+}
+
+/** What kept it from starting. */
+async function startOne(home: Home): Promise<CollectiveError | undefined> {
   boundLog(home.agentLog);
   const log = openSync(home.agentLog, 'a', 0o600);
   const program = fileURLToPath(new URL('../../bin/collective.js', import.meta.url));
@@ -80,9 +98,7 @@ async function startAgent(home: Home): Promise<void> {
   });
   child.unref();
   ready.destroy();
-  // Two commands at once start two agents; the one that comes second finds the home in use, and the first one answers.
-  if (failure === undefined || (failure.code === 'in-use' && (await answersSoon(home.agentSocket)))) return;
-  throw failure;
+  return failure;
 }
 
 function failureOf(said: string, home: Home): CollectiveError | undefined {
@@ -108,7 +124,7 @@ function failureOf(said: string, home: Home): CollectiveError | undefined {
 
 /** The other agent holds the lock and is about to listen. */
 async function answersSoon(socketPath: string): Promise<boolean> {
-  const deadline = performance.now() + 5000;
+  const deadline = performance.now() + OTHER_MS;
   while (performance.now() < deadline) {
     if (await answers(socketPath)) return true;
     await new Promise((resolve) => setTimeout(resolve, 25));

@@ -46,7 +46,7 @@ export type Reply =
       readonly payload: Buffer;
     };
 
-const STEP_MS = 5_000;
+const STEP_MS = 30_000;
 
 export class RawClient {
   readonly socket: net.Socket;
