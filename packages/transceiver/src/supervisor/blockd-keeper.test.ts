@@ -89,20 +89,26 @@ const setUp = async () => {
     socketPath: at('nbd'),
     qemuUser: undefined,
   };
+  /** Waits for a socket or a folder that another process makes: a read of it fails with this code then. A busy host takes its time. */
+  const present = async (name: string, code: 'ENXIO' | 'EISDIR'): Promise<void> => {
+    await expect
+      .poll(() => readFile(at(name)).catch((error: unknown) => String(error)), { timeout: 15_000 })
+      .toContain(code);
+  };
   const asked = async (): Promise<string> => await readFile(at('asked'), 'utf8').catch(() => '');
   /** A daemon that dies as by kill -9: its lock goes with it. */
   const kill = async (pid: number | null): Promise<void> => {
     await rm(at('lock'), { recursive: true });
     process.kill(pid ?? 0, 'SIGKILL');
   };
-  return { folder, at, log, open, attachment, asked, kill };
+  return { folder, at, log, open, attachment, asked, present, kill };
 };
 
 test('a daemon that a killed supervisor had just started is ended, and does not keep the next one from having its own', async () => {
-  const { folder, at, open, log } = await setUp();
+  const { folder, at, open, log, present } = await setUp();
   const orphan = fork(at('daemon.mjs'), [folder, '2000'], { stdio: 'ignore' });
   const ended = once(orphan, 'exit');
-  await expect.poll(() => readFile(at('lock')).catch((error: unknown) => String(error))).toContain('EISDIR');
+  await present('lock', 'EISDIR');
   const keeper = await open();
   await ended;
   await keeper.traceStart('one');
@@ -136,9 +142,9 @@ test('a disk that a busy daemon serves is adopted, however long it takes to say 
 });
 
 test('a disk that the daemon was just attaching for a killed supervisor is adopted with the socket in whose backlog QEMU waits, and attached again to the next daemon', async () => {
-  const { folder, at, open, attachment, asked, kill } = await setUp();
+  const { folder, at, open, attachment, asked, kill, present } = await setUp();
   const orphan = fork(at('daemon.mjs'), [folder], { stdio: 'ignore' });
-  await expect.poll(() => readFile(at('blockd.sock')).catch((error: unknown) => String(error))).toContain('ENXIO');
+  await present('blockd.sock', 'ENXIO');
   await writeFile(at('late'), '');
   await writeFile(attachment.socketPath, 'the socket that was handed over');
   const keeper = await open();
@@ -153,10 +159,10 @@ test('a disk that the daemon was just attaching for a killed supervisor is adopt
 });
 
 test('a daemon that its killed supervisor had not told the repository yet is told by the next one; one that knows it keeps it, and its token', async () => {
-  const { folder, at, open } = await setUp();
+  const { folder, at, open, present } = await setUp();
   await new RepositoryFile(at('repository.json')).write({ origin: 'http://127.0.0.1:99' });
   const orphan = fork(at('daemon.mjs'), [folder], { stdio: 'ignore' });
-  await expect.poll(() => readFile(at('blockd.sock')).catch((error: unknown) => String(error))).toContain('ENXIO');
+  await present('blockd.sock', 'ENXIO');
   const told = async (): Promise<number> =>
     (await readFile(at('said'), 'utf8').catch(() => '')).split('"method":"repository"').length - 1;
   const keeper = await open();
@@ -219,10 +225,10 @@ test(
 );
 
 test('an adopted daemon of other software is ended, and this one takes its place', async () => {
-  const { folder, at, open, log } = await setUp();
+  const { folder, at, open, log, present } = await setUp();
   const older = fork(at('daemon.mjs'), [folder, '0'], { stdio: 'ignore' });
   const ended = once(older, 'exit');
-  await expect.poll(() => readFile(at('blockd.sock')).catch((error: unknown) => String(error))).toContain('ENXIO');
+  await present('blockd.sock', 'ENXIO');
   const keeper = await open({ software: 'collective 2.0.0' });
   await ended;
   await keeper.traceStart('one');
