@@ -82,7 +82,7 @@ test.each(STEPS)(
     expect(await home.save()).toBe('idle');
     expect(home.backup.state.pending).toBeNull();
     await expectWhole(world);
-    },
+  },
 );
 
 test('a snapshot that is only thinned is read whole, and an undo to it succeeds', async () => {
