@@ -35,8 +35,9 @@ export const run = async ({ quick, only, log }: BenchOptions): Promise<BenchResu
   const cases: BenchCase[] = [];
   for (const snapshots of sizes) {
     log(`a history of ${snapshots} snapshots`);
-    const costs = await measure(snapshots);
-    for (const [name, cost] of Object.entries(costs))
+    // Said one by one: a commit of a server that does not do well may take minutes.
+    await measure(snapshots, (name, cost) => {
+      log(`${name}: ${JSON.stringify(cost)}`);
       cases.push({
         case: `${snapshots} snapshots: ${name}`,
         value: cost.ms,
@@ -44,11 +45,12 @@ export const run = async ({ quick, only, log }: BenchOptions): Promise<BenchResu
         target: '',
         note: `CPU ${cost.cpuMs.toFixed(0)} ms, loop blocked ${cost.blockedMs.toFixed(0)} ms, ${cost.opens} opens, ${cost.reads} reads of ${cost.readBytes} bytes, ${cost.catalogueCalls} calls of the catalogue`,
       });
+    });
   }
   return { bench: 'commit', machine: describeMachine(), cases };
 };
 
-const measure = async (snapshots: number): Promise<Record<string, Cost>> => {
+const measure = async (snapshots: number, report: (name: string, cost: Cost) => void): Promise<void> => {
   const folder = await mkdtemp(path.join(tmpdir(), 'bench-commit-'));
   const counts: Counts = { opens: 0, reads: 0, readBytes: 0, catalogueCalls: 0 };
   const catalogue = await SqliteCatalogue.open({
@@ -80,20 +82,18 @@ const measure = async (snapshots: number): Promise<Record<string, Cost>> => {
       await backup.save({ plan: [...plan] });
       if (number > 1 && number <= snapshots - BUSY_LEAVES) dead.push(number);
     }
-    const costs: Record<string, Cost> = {};
     for (const [name, first] of [
       ['old leaves', 64],
       ['again', 128],
     ] as const) {
       for (let leaf = first; leaf < first + OLD_LEAVES; leaf += 1) write(leaf);
       const made = backup.make({ plan: [...plan] });
-      costs[name] = await costOf(counts, async () => expectTaken(await backup.upload(made)));
+      report(name, await costOf(counts, async () => expectTaken(await backup.upload(made))));
     }
     write(1);
     const [leftOut] = dead;
     const made = backup.make({ plan: [...plan], objects: backup.objects.filter((number) => number !== leftOut) });
-    costs['left out'] = await costOf(counts, async () => expectTaken(await backup.upload(made)));
-    return costs;
+    report('left out', await costOf(counts, async () => expectTaken(await backup.upload(made))));
   } finally {
     await world.server.close();
     await rm(folder, { recursive: true });

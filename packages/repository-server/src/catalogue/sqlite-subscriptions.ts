@@ -148,6 +148,11 @@ const snapshotRows = ({
   const selectIn = full.prepare<[...Name, string], SnapshotRow>(
     `select * ${of} and state in ${inStates} order by number`,
   );
+  const selectRetained = full
+    .prepare<Name, [number, number, number]>(
+      `select number, committed_at, pinned ${of} and state = 'kept' order by number`,
+    )
+    .raw();
   const selectBelow = full.prepare<[...Name, number, string, number], SnapshotRow>(
     `select * ${of} and number < ? and state in ${inStates} order by number desc limit ?`,
   );
@@ -194,6 +199,10 @@ const snapshotRows = ({
     },
     snapshots: async ({ account, subscription }, states) =>
       selectIn.all(account, subscription, JSON.stringify(states)).map(toSnapshot),
+    retainedSnapshots: async ({ account, subscription }) =>
+      selectRetained
+        .all(account, subscription)
+        .map(([number, committedAt, pinned]) => ({ number, committedAt, pinned: pinned !== 0 })),
     snapshotsBelow: async ({ account, subscription }, below, { states, countMax }) =>
       selectBelow.all(account, subscription, below, JSON.stringify(states), countMax).map(toSnapshot),
     snapshotNumbers: async ({ account, subscription }) =>

@@ -62,6 +62,8 @@ export type SnapshotRecord = SubscriptionName &
     readonly addedBytes: number;
   };
 
+export type RetainedSnapshot = Pick<SnapshotRecord, 'number' | 'committedAt' | 'pinned'>;
+
 export type SnapshotUpload = SubscriptionName & {
   readonly id: string;
   readonly device: Digest;
@@ -100,6 +102,8 @@ export interface Subscriptions {
   head(of: SubscriptionName): Promise<SnapshotRecord | undefined>;
   /** Ascending; those in one of these states. */
   snapshots(of: SubscriptionName, states: readonly SnapshotPhase[]): Promise<SnapshotRecord[]>;
+  /** Of the kept ones what retention looks at, ascending: there may be tens of thousands, at each commit. */
+  retainedSnapshots(of: SubscriptionName): Promise<RetainedSnapshot[]>;
   /** Descending, from below that number, at most `countMax`. */
   snapshotsBelow(
     of: SubscriptionName,

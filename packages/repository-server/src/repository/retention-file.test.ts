@@ -1,6 +1,5 @@
 /** The setting of retention: what it says, what is refused, and that what is wrong never deletes anything. */
-import type { CollectiveError } from '@collective/shared';
-import { hasCode } from '@collective/shared';
+import { type CollectiveError, hasCode } from '@collective/shared';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { GRACE_SECONDS_DEFAULT } from '../limits.js';

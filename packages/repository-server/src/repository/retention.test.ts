@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { RETENTION_DEFAULT, type RetainedSnapshot, retentionPlan, type RetentionSettings } from './retention.js';
+import { type RetainedSnapshot } from '../catalogue/subscriptions.js';
+import { RETENTION_DEFAULT, retentionPlan, type RetentionSettings } from './retention.js';
 import { parseRetention, retentionWords } from './retention-file.js';
 
 const HOUR = 3_600;

@@ -3,6 +3,8 @@
  * are counted from 1970, and each step's is a multiple of the one before, so a snapshot that a later step keeps was kept
  * by all before it: thinning often and thinning once come to the same.
  */
+import { type RetainedSnapshot } from '../catalogue/subscriptions.js';
+
 export type RetentionStep = {
   /** Applies to what is younger than this, and to the rest of the next step's interval. */
   readonly ageSeconds: number;
@@ -16,12 +18,6 @@ export type RetentionSettings = {
   readonly everySecondsThen: number | undefined;
   /** So many of the newest stay in any case. */
   readonly newestCount: number;
-};
-export type RetainedSnapshot = {
-  readonly number: number;
-  /** By the server's clock. */
-  readonly committedAt: number;
-  readonly pinned: boolean;
 };
 
 const MINUTE = 60;
@@ -52,16 +48,28 @@ export const retentionPlan = (
 ): Set<number> => {
   const newestFirst = [...snapshots].sort((a, b) => b.number - a.number);
   const kept = new Set<number>();
-  const taken = new Set<string>();
+  /** By the length of the interval. */
+  const taken = new Map<number, Set<number>>();
   for (const [at, { number, committedAt, pinned }] of newestFirst.entries()) {
     const everySeconds = intervalAt({ committedAt, nowSeconds }, settings);
-    const interval =
-      everySeconds === 0 ? `all ${number}` : `${everySeconds} ${Math.floor(committedAt / (everySeconds ?? 1))}`;
-    const isLastOfInterval = everySeconds !== undefined && !taken.has(interval);
-    taken.add(interval);
-    if (pinned || isLastOfInterval || at < Math.max(1, settings.newestCount)) kept.add(number);
+    const isLast = everySeconds !== undefined && isLastOfInterval({ committedAt, everySeconds }, taken);
+    if (pinned || isLast || at < Math.max(1, settings.newestCount)) kept.add(number);
   }
   return kept;
+};
+
+/** The first that is asked for, from the newest on. */
+const isLastOfInterval = (
+  { committedAt, everySeconds }: { readonly committedAt: number; readonly everySeconds: number },
+  taken: Map<number, Set<number>>,
+): boolean => {
+  if (everySeconds === 0) return true;
+  const intervals = taken.get(everySeconds) ?? new Set<number>();
+  taken.set(everySeconds, intervals);
+  const interval = Math.floor(committedAt / everySeconds);
+  if (intervals.has(interval)) return false;
+  intervals.add(interval);
+  return true;
 };
 
 /**

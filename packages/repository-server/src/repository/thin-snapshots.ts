@@ -24,12 +24,14 @@ export const thinSubscription = async (repository: Repository, of: SubscriptionN
   return catalogue.exclusively(async () => {
     const record = await catalogue.subscriptions.subscription(of);
     if (record?.state !== 'live') return 0;
-    const snapshots = await catalogue.subscriptions.snapshots(of, ['kept']);
+    const snapshots = await catalogue.subscriptions.retainedSnapshots(of);
     const now = clock.nowSeconds();
     const kept = retentionPlan(snapshots, now, retention);
     const doomed = snapshots.filter(({ number }) => !kept.has(number)).slice(0, THINNED_AT_ONCE);
     let thinned = 0;
-    for (const snapshot of doomed) {
+    for (const { number } of doomed) {
+      const snapshot = await catalogue.subscriptions.snapshot(of, number);
+      if (snapshot === undefined) continue;
       const mark = await changeSnapshot(repository, snapshot, (found) =>
         found.pinned || found.state !== 'kept' ? found : { ...found, state: 'deleted', stateSince: now },
       );

@@ -93,6 +93,10 @@ export const memorySubscriptions = (tables: SubscriptionTables): Subscriptions =
       rows(of)
         .filter(({ state }) => states.includes(state))
         .map(withoutSequence),
+    retainedSnapshots: async (of) =>
+      rows(of)
+        .filter(({ state }) => state === 'kept')
+        .map(({ number, committedAt, pinned }) => ({ number, committedAt, pinned })),
     snapshotsBelow: async (of, below, { states, countMax }) =>
       rows(of)
         .filter(({ number, state }) => number < below && states.includes(state))

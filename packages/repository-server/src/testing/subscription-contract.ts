@@ -133,6 +133,13 @@ export const subscriptionContract = (
         [2, 11],
         [],
       ]);
+      expect(await subscriptions.retainedSnapshots(ALICE)).toEqual(
+        (await subscriptions.snapshots(ALICE, ['kept'])).map(({ number, committedAt, pinned }) => ({
+          number,
+          committedAt,
+          pinned,
+        })),
+      );
       const below = await subscriptions.snapshotsBelow(ALICE, 10, { states: ['kept', 'deleted'], countMax: 2 });
       expect(below.map(({ number }) => number)).toEqual([3, 2]);
       expect(await subscriptions.snapshotNumbers(ALICE)).toEqual([1, 2, 3, 10, 11]);
