@@ -136,7 +136,7 @@ export class MachineBackup {
    * that only an earlier version had. Errors: those of the block path, `disk-full`.
    */
   async seal(reason: SnapshotReason, { isOfAll = false } = {}): Promise<'sealed' | 'left-out'> {
-    const sealing = this.#seals.then(async () => {
+    return this.#inSealTurn(async () => {
       const { pending, apart, writer } = this.state;
       if (reason === 'periodic' && (pending !== null || apart !== null)) return 'left-out';
       const names = await this.#disksToSeal(isOfAll);
@@ -155,8 +155,12 @@ export class MachineBackup {
       this.kick();
       return 'sealed';
     });
-    this.#seals = sealing.catch(() => undefined);
-    return sealing as Promise<'sealed' | 'left-out'>;
+  }
+
+  async #inSealTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#seals.then(work);
+    this.#seals = turn.catch(() => undefined);
+    return turn;
   }
 
   /** What only an earlier version had cannot change: it is left alone, unless a kill has left something that no seal covers. */
@@ -268,7 +272,10 @@ export class MachineBackup {
   /** Nothing else of this machine's backup happens meanwhile, but seals. */
   async alone<T>(work: (context: StepContext) => Promise<T>): Promise<T> {
     const turn = this.#turn.then(async () =>
-      work({ parts: this.parts, file: this.#file, committed: this.#committed, objects: this.#objects }),
+      work({
+        ...{ parts: this.parts, file: this.#file, committed: this.#committed, objects: this.#objects },
+        inSealTurn: async (sealing) => this.#inSealTurn(sealing),
+      }),
     );
     this.#turn = turn.catch(() => undefined);
     return turn;

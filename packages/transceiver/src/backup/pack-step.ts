@@ -20,6 +20,8 @@ export type StepContext = {
   readonly file: BackupFile;
   readonly committed: CommittedDisks;
   readonly objects: SnapshotObjects;
+  /** Whoever seals a disk, and notes that, does it in here: one after the other, so that what is noted is in the order of the layers. */
+  readonly inSealTurn: <T>(work: () => Promise<T>) => Promise<T>;
 };
 
 export const objectPath = (folder: string): string => join(folder, 'snapshot-object');
@@ -61,20 +63,24 @@ const layeredDisks = ({ disks }: BackupState, { layers }: SealedPending): Backup
 
 /**
  * What is sent again though nobody wrote it is read through a layer: a disk that only an earlier version had gets one, or that
- * which it has got since, before another version was started (`endVersion`). Nothing later lies below it.
+ * which it has got since, before another version was started (`endVersion`). Nothing later lies below it. In the turn of the seals: one
+ * that was just sealing the same disk, and had not noted it, came to lie below and was noted above; its layer was gone when it was packed.
  */
-async function sealCarried({ parts, file }: StepContext, plan: ObjectPlan): Promise<void> {
-  const { pending, mustResend } = file.state;
-  if (pending?.kind !== 'sealed' || (!mustResend && plan.givenUp.size === 0)) return;
-  const carried = new Map<string, string | undefined>();
-  for (const disk of file.state.disks) {
-    const { name, committed } = disk;
-    if (committed === null || pending.layers.some((one) => one.disk === name)) continue;
-    // Something else of its name is in use: it can be read through its overlay when the machine has stopped.
-    if (!isHere(disk)) throw new CollectiveError('in-use', `${parts.name} runs with another disk ${name} than yours.`);
-    carried.set(name, isSealedLater(file.state, name) ? undefined : (await parts.disks.seal(name)).layer);
-  }
-  if (carried.size > 0) await file.update((now) => withCarried(now, carried));
+async function sealCarried({ parts, file, inSealTurn }: StepContext, plan: ObjectPlan): Promise<void> {
+  if (!file.state.mustResend && plan.givenUp.size === 0) return;
+  await inSealTurn(async () => {
+    const { pending } = file.state;
+    if (pending?.kind !== 'sealed') return;
+    const carried = new Map<string, string | undefined>();
+    for (const disk of file.state.disks) {
+      const { name, committed } = disk;
+      if (committed === null || pending.layers.some((one) => one.disk === name)) continue;
+      // Something else of its name is in use: it can be read through its overlay when the machine has stopped.
+      if (!isHere(disk)) throw new CollectiveError('in-use', `${parts.name} runs with another disk ${name} than yours.`);
+      carried.set(name, isSealedLater(file.state, name) ? undefined : (await parts.disks.seal(name)).layer);
+    }
+    if (carried.size > 0) await file.update((now) => withCarried(now, carried));
+  });
 }
 
 async function pack(
