@@ -4,18 +4,48 @@
  * when it is at rest the next time.
  */
 import { CollectiveError, isApplianceName, type Profile } from '@collective/shared';
-import { namedSubscriptions } from '../backup/profile-subscriptions.js';
+import { freeName, namedSubscriptions } from '../backup/profile-subscriptions.js';
 
 export type OwnMachine = { readonly name: string; readonly subscription: string; readonly movesTo?: string };
 export type Renaming = { readonly from: string; readonly to: string };
 
+/** `isNoted`: it is in the machine's backup.json, and finds a free name by itself when that one is taken. */
+type Planned = Renaming & { readonly isNoted: boolean };
+
 /** Machines here that are called something else: in the profile, or by a move that is not over. Pure. */
-export const planNames = (profile: Profile | undefined, here: readonly OwnMachine[]): readonly Renaming[] => {
+export const planNames = (profile: Profile | undefined, here: readonly OwnMachine[]): readonly Planned[] => {
   const listed = profile === undefined ? [] : namedSubscriptions(profile);
   return here.flatMap(({ name: from, subscription, movesTo }) => {
     const to = movesTo ?? listed.find(({ id }) => id === subscription)?.name ?? from;
-    return to === from || !isApplianceName(to) ? [] : [{ from, to }];
+    return to === from || !isApplianceName(to) ? [] : [{ from, to, isNoted: movesTo !== undefined }];
   });
+};
+
+/**
+ * The next of them that can move; undefined: none can, now. One whose name is taken waits until it is free. Machines that have each other's
+ * names would wait for ever: one of them gets a name of its own first. `taken`: by all machines here. Pure.
+ */
+export const nextMove = (
+  plan: readonly Planned[],
+  { taken, isAtRest }: { readonly taken: readonly string[]; readonly isAtRest: (name: string) => boolean },
+): Planned | undefined => {
+  const free = plan.find(({ from, to, isNoted }) => isAtRest(from) && (isNoted || !taken.includes(to)));
+  if (free !== undefined) return free;
+  const first = plan.find((one) => ringOf(one, plan)?.every(({ from }) => isAtRest(from)) === true);
+  if (first === undefined) return undefined;
+  return { ...first, to: freeName(first.to, [...taken, ...plan.map(({ to }) => to)]) };
+};
+
+/** `first`, who has the name that it is to get, and so on back to `first`; undefined: that leads elsewhere. */
+const ringOf = (first: Planned, plan: readonly Planned[]): readonly Planned[] | undefined => {
+  const ring = [first];
+  for (;;) {
+    const { to } = ring.at(-1) ?? first;
+    const holder = plan.find(({ from }) => from === to);
+    if (holder === first) return ring;
+    if (holder === undefined || ring.includes(holder)) return undefined;
+    ring.push(holder);
+  }
 };
 
 /** Why a machine is called something else than it was, for the person. */

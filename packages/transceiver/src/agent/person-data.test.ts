@@ -1,6 +1,6 @@
 /** What becomes of the person's machines when an agent was killed in the middle of something, or another device did something meanwhile. */
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -258,6 +258,37 @@ describe('two machines of one name', () => {
     const desk = deskOf(data);
     await expect(desk.delete({ name: 'tiny', confirmation: 'tiny' })).rejects.toMatchObject({ code: 'conflict' });
     expect([calls.includes('deleteSubscription'), data.nameHere(S2)]).toEqual([false, 'tiny-2']);
+  });
+
+  // Seen in review: each waited for the name of the other one.
+  it('that have each other’s names change them', async () => {
+    await makeMachine('tiny', S2);
+    await makeMachine('tiny-2', S1);
+    await suspend('tiny');
+    const data = await open();
+    expect([data.nameHere(S1), data.nameHere(S2)]).toEqual(['tiny-2', 'tiny']);
+    await rm(join(folderOf('tiny'), 'memory'), { recursive: true });
+    expect(new Set(await data.followNames())).toEqual(
+      new Set([
+        { from: 'tiny', to: 'tiny-2' },
+        { from: 'tiny-2', to: 'tiny' },
+      ]),
+    );
+    expect([data.nameHere(S1), data.nameHere(S2)]).toEqual(['tiny', 'tiny-2']);
+    expect((await readdir(home.machinesDirectory)).sort()).toEqual(['tiny', 'tiny-2']);
+    expect(await data.followNames()).toEqual([]);
+  });
+
+  it('three in a ring change them too, also when the agent was killed between', async () => {
+    const S3 = 'd'.repeat(32);
+    profile = { ...profile, subscriptions: [listed(S1, 'tiny'), listed(S2, 'tiny-2'), listed(S3, 'tiny-3')] };
+    await makeMachine('tiny', S2);
+    await makeMachine('tiny-2', S3);
+    // Out of the way, and not yet at its name.
+    await makeMachine('tiny-3', S1, { movesTo: 'tiny-9' });
+    const data = await open();
+    expect([S1, S2, S3].map((id) => data.nameHere(id))).toEqual(['tiny', 'tiny-2', 'tiny-3']);
+    expect(data.backup('tiny').state.movesTo).toBeUndefined();
   });
 
   it('one that the profile names like another one here stays as it is', async () => {

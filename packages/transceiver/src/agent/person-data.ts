@@ -29,7 +29,7 @@ import { MachinePresence } from './machine-presence.js';
 import { finishMove } from './moved-machine.js';
 import type { ObjectCache } from './object-cache.js';
 import { clearOpened } from './opened-snapshot.js';
-import { planNames, type OwnMachine, type Renaming } from './own-names.js';
+import { nextMove, planNames, type OwnMachine, type Renaming } from './own-names.js';
 import { blockdStatus } from './path-status.js';
 import { PersonDisks } from './person-disks.js';
 import { bringData, mayBringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
@@ -276,18 +276,25 @@ export class PersonData implements BackupSettling {
 
   /** Machines at rest take the names under which all devices of the person know them. Gives those that did. */
   async followNames(): Promise<readonly Renaming[]> {
-    const { home } = this.#options;
-    const done: Renaming[] = [];
-    for (const { from, to } of planNames(this.#person.profile, this.#ownMachines())) {
-      const isAtRest = !this.isUp(from) && !this.isSuspended(from) && !this.#disks.isStarting(from);
-      const { movesTo } = this.backup(from).state;
-      // It may be about to move, too, or be one that the profile does not have yet: then the next time.
-      if (!isAtRest || (movesTo === undefined && existsSync(join(home.machinesDirectory, to)))) continue;
-      if (movesTo === undefined) await this.backup(from).moveTo(to);
+    const isAtRest = (name: string): boolean =>
+      !this.isUp(name) && !this.isSuspended(name) && !this.#disks.isStarting(name);
+    /** Which name each had before, by the one that it has now. */
+    const before = new Map<string, string>();
+    for (;;) {
+      // Of machines, and of what the profile does not have yet.
+      const taken = await readdir(this.#options.home.machinesDirectory);
+      const move = nextMove(planNames(this.#person.profile, this.#ownMachines()), { taken, isAtRest });
+      if (move === undefined) break;
+      const { from, to, isNoted } = move;
+      if (!isNoted) await this.backup(from).moveTo(to);
       await this.letGo(from);
-      done.push({ from, to: await this.takeUp(from) });
+      const now = await this.takeUp(from);
+      before.set(now, before.get(from) ?? from);
+      before.delete(from);
+      // It was started in this very moment.
+      if (now === from) break;
     }
-    return done;
+    return [...before].flatMap(([to, from]) => (to === from ? [] : [{ from, to }]));
   }
 
   /** The name under which a subscription is on this machine; undefined: it is not. */
