@@ -336,6 +336,46 @@ describe('two devices with different versions', () => {
   });
 });
 
+describe('the local disk is full when another version is to be started', () => {
+  const full = (): CollectiveError => new CollectiveError('disk-full', 'as the test wants it', { data: { local: true } });
+
+  test.each([
+    ['the first disk', 1],
+    ['the second one', 2],
+  ])('sealing %s: the start is refused, all is as it was, and either version starts when there is room', async (_which, at) => {
+    await versions.start(first, both);
+    await first.save();
+    first.write(4, 70_002);
+    writeExtra(first, 5, 70_003);
+    const [state, was] = [first.backup.state, contents(first)];
+    const seal = first.disks.seal.bind(first.disks);
+    let seals = 0;
+    first.disks.seal = async (disk) => {
+      seals += 1;
+      if (seals >= at) throw full();
+      return seal(disk);
+    };
+    for (const isOnline of [false, true])
+      await expect(versions.start(first, without, { isOnline })).rejects.toMatchObject({ code: 'disk-full' });
+    expect(first.backup.state).toEqual(state);
+    expect(contents(first)).toEqual(was);
+    first.disks.seal = seal;
+    await first.restart();
+    await versions.start(first, both);
+    writeExtra(first, 6, 70_004);
+    const at2 = contents(first);
+    await versions.start(first, without, { isOnline: false });
+    first.write(7, 70_005);
+    expect(await first.save()).toBe('idle');
+    await expectSaved(number() - 1, at2);
+    await expectSaved(number(), contents(first));
+    expect((await history()).slice(-2)).toEqual([
+      [2, 'pinned'],
+      [3, ''],
+    ]);
+  });
+});
+
 // Seen in review: the layers of the ephemeral disk came to lie over the base of the person's, and the mixture was saved as their disk.
 describe('a disk that is ephemeral here, by the version that runs here, and the person’s by another device’s', () => {
   let second: Transceiver;
