@@ -3,6 +3,7 @@ import { readdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { CollectiveError } from '@collective/shared';
+import { BLOCK_BYTES, blockOf } from '@collective/repository-server';
 import {
   BackupRunner,
   PROFILE_EVERY_MS,
@@ -85,6 +86,29 @@ describe('a snapshot that is asked for', () => {
     expect(await runner.status()).toMatchObject([
       { activity: 'idle', saved: { number: 1, deviceName: 'device-1' }, unsavedBytes: 0, pending: null, trouble: null },
     ]);
+  });
+
+  // Seen in review: it waited until nothing was on its way any more, which others can put off for ever.
+  test('is waited for until it is saved itself, though others come without end', async () => {
+    let others = 0;
+    home.onStep = (step) => {
+      if (step !== 'pack-noted' || others >= 40) return;
+      others += 1;
+      home.write(1 + others, 71_000 + others);
+      void home.backup.seal('request');
+    };
+    runner.add(home.backup);
+    home.write(1, 70_001);
+    expect(await runner.snapshot(home.name, 'request', { wait: true })).toBe('saved');
+    expect(others).toBeLessThan(5);
+    // In the middle of the line, and joined with what others asked for.
+    const seen = others;
+    home.write(100, 72_000);
+    expect(await runner.snapshot(home.name, 'request', { wait: true })).toBe('saved');
+    expect(others).toBeLessThan(seen + 5);
+    const saved = await lab.snapshotBytes(home.backup.state.subscription, head());
+    expect(saved.subarray(100 * BLOCK_BYTES, 101 * BLOCK_BYTES).equals(blockOf(72_000))).toBe(true);
+    await until(() => others === 40 && isSettled());
   });
 
   test('in an outage is kept, says so, and goes on when the network is back', async () => {

@@ -55,7 +55,7 @@ export class BackupRunner {
   }
 
   /**
-   * A snapshot now. Resolves when it is saved, or cannot be for now; without `wait` as soon as it is sealed: from then on it
+   * A snapshot now. Resolves when it is saved, whatever is asked for meanwhile, or cannot be for now; without `wait` as soon as it is sealed: from then on it
    * is kept here. Errors: `not-found`, those of the seal.
    */
   async snapshot(
@@ -64,9 +64,11 @@ export class BackupRunner {
     options: { readonly wait?: boolean; readonly signal?: AbortSignal } = {},
   ): Promise<SettledAs | 'sealed'> {
     const { backup } = this.#running(name);
-    await backup.seal(reason);
-    if (options.wait !== true) return 'sealed';
-    const settled = await backup.settled(options.signal ?? new AbortController().signal);
+    if (options.wait !== true) {
+      await backup.seal(reason);
+      return 'sealed';
+    }
+    const settled = await backup.save(reason, options.signal ?? new AbortController().signal);
     if (settled === 'saved') await this.saveHeads();
     return settled;
   }

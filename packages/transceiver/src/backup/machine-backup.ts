@@ -23,7 +23,7 @@ import { beginDisks, isHere } from './begin-disks.js';
 import { CommittedDisks } from './committed-disks.js';
 import { LeaseKeeper } from './lease-keeper.js';
 import { packPending, type StepContext } from './pack-step.js';
-import { withSealed } from './pending-seals.js';
+import { isSaved, withSealed } from './pending-seals.js';
 import { pinOne } from './pin-step.js';
 import { retryAfterMs, troubleOf, type TroubleKind } from './retry-plan.js';
 import { SnapshotObjects } from './snapshot-objects.js';
@@ -136,11 +136,28 @@ export class MachineBackup {
    * that only an earlier version had. Errors: those of the block path, `disk-full`.
    */
   async seal(reason: SnapshotReason, { isOfAll = false } = {}): Promise<'sealed' | 'left-out'> {
+    return (await this.#seal(reason, isOfAll)).length > 0 ? 'sealed' : 'left-out';
+  }
+
+  /**
+   * As `seal`; resolves when exactly that is committed, whatever is sealed after it, or cannot be for now. Needs `run`. Abort rejects with
+   * the signal's reason; the snapshot goes on.
+   */
+  async save(reason: SnapshotReason, signal: AbortSignal): Promise<SettledAs> {
+    const layers = await this.#seal(reason, false);
+    if (layers.length === 0) return this.settled(signal);
+    const settled = this.#wakeup.settled(signal, async () => isSaved(this.state, layers, this.parts.disks));
+    this.kick();
+    return settled;
+  }
+
+  /** The layers that were sealed; none: it was left out. */
+  async #seal(reason: SnapshotReason, isOfAll: boolean): Promise<SealedLayers> {
     return this.#inSealTurn(async () => {
       const { pending, apart, writer } = this.state;
-      if (reason === 'periodic' && (pending !== null || apart !== null)) return 'left-out';
+      if (reason === 'periodic' && (pending !== null || apart !== null)) return [];
       const names = await this.#disksToSeal(isOfAll);
-      if (names.length === 0) return 'left-out';
+      if (names.length === 0) return [];
       if (writer === null) throw new CollectiveError('internal', `Nobody knows which version wrote ${this.name}.`);
       const createdAt = this.parts.clock.nowSeconds();
       const layers: SealedLayers = [];
@@ -153,7 +170,7 @@ export class MachineBackup {
       await this.parts.onStep?.('seal-noted');
       this.parts.onEvent?.({ event: 'sealed', machine: this.name, reason });
       this.kick();
-      return 'sealed';
+      return layers;
     });
   }
 
@@ -297,6 +314,7 @@ export class MachineBackup {
         const did = await this.step(signal);
         this.#failures = 0;
         this.#trouble = null;
+        await this.#wakeup.settleSaved();
         if (did === 'more') continue;
         this.#activity = did;
         if (did === 'idle' && !this.parts.isRunning()) await this.#letGo(signal);

@@ -1,10 +1,11 @@
 /**
  * What was sealed and is not saved yet, as backup.json holds it: one entry a snapshot, `pending` first, then `next`. Seals
  * that wait become one as long as one version wrote them; across the start of another version never, so that the state that
- * a version left is a snapshot of its own, and says who wrote it. All pure.
+ * a version left is a snapshot of its own, and says who wrote it. All pure, but for `isSaved`, which looks at the overlays.
  */
 import type { SnapshotReason } from '@collective/shared';
-import type { BackupState, PackedPending, Sealed, SealedPending, Writer } from './backup-file.js';
+import type { BackupState, PackedPending, Sealed, SealedLayers, SealedPending, Writer } from './backup-file.js';
+import type { SnapshotDisks } from './disk-port.js';
 
 /** What is asked for explains a snapshot better than that its time had come. */
 const WEIGHT: Readonly<Record<SnapshotReason, number>> = {
@@ -42,6 +43,24 @@ export const withSealed = (state: BackupState, sealed: Sealed): BackupState => {
   const isOne = last !== undefined && isMergeable(last, sealed);
   return { ...state, next: isOne ? [...state.next.slice(0, -1), mergeSealed(last, sealed)] : [...state.next, sealed] };
 };
+
+/**
+ * Are these layers, which were sealed together, in a snapshot that is committed? They are gone then, or about to be taken over: seals that
+ * were joined are in the snapshot of the uppermost.
+ */
+export async function isSaved(
+  { pending }: BackupState,
+  sealed: SealedLayers,
+  disks: Pick<SnapshotDisks, 'sealedLayers'>,
+): Promise<boolean> {
+  const committed = pending?.kind === 'committed' ? pending.layers : [];
+  for (const { disk, layer } of sealed) {
+    const order = await disks.sealedLayers(disk);
+    const upTo = order.indexOf(committed.find((one) => one.disk === disk)?.layer ?? '');
+    if (order.indexOf(layer) > upTo) return false;
+  }
+  return true;
+}
 
 /** The state in which what is about to be packed has in it all that may go with it: it lies above, in the same overlays. */
 export const withJoined = (state: BackupState): BackupState => {

@@ -1,10 +1,16 @@
 /** Wakes the loop of a backup, and tells those who wait for it how it ended. */
 import type { BackupClock, SettledAs } from './backup-types.js';
 
+type Waiting = {
+  readonly resolve: (as: SettledAs) => void;
+  /** What it waits for is saved, whatever came after it. */
+  readonly isSaved: () => Promise<boolean>;
+};
+
 export class Wakeup {
   #count = 0;
   #sleepers: (() => void)[] = [];
-  #waiting: ((as: SettledAs) => void)[] = [];
+  #waiting: Waiting[] = [];
 
   /** Goes up with each `wake`: whoever read it before does not sleep through one. */
   get count(): number {
@@ -30,19 +36,29 @@ export class Wakeup {
   }
 
   settle(as: SettledAs): void {
-    for (const resolve of this.#waiting.splice(0)) resolve(as);
+    for (const { resolve } of this.#waiting.splice(0)) resolve(as);
   }
 
-  /** The next `settle`. Abort rejects with the signal's reason. */
-  async settled(signal: AbortSignal): Promise<SettledAs> {
+  /** Those whose own snapshot is saved need not wait for what others have asked for meanwhile. */
+  async settleSaved(): Promise<void> {
+    for (const waiting of [...this.#waiting]) {
+      if (!(await waiting.isSaved().catch(() => false))) continue;
+      this.#waiting = this.#waiting.filter((one) => one !== waiting);
+      waiting.resolve('saved');
+    }
+  }
+
+  /** The next `settle`, or `isSaved` at a `settleSaved`. Abort rejects with the signal's reason. */
+  async settled(signal: AbortSignal, isSaved: () => Promise<boolean> = async () => false): Promise<SettledAs> {
     signal.throwIfAborted();
     return new Promise((resolve, reject) => {
       const abort = (): void => reject(signal.reason as Error);
       signal.addEventListener('abort', abort, { once: true });
-      this.#waiting.push((as) => {
+      const end = (as: SettledAs): void => {
         signal.removeEventListener('abort', abort);
         resolve(as);
-      });
+      };
+      this.#waiting.push({ resolve: end, isSaved });
     });
   }
 }
