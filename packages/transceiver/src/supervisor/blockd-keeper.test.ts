@@ -40,6 +40,7 @@ const server = net.createServer((socket) => {
     if (method === 'keys' || method === 'attach' || method === 'repository')
       appendFileSync(at('said'), JSON.stringify({ pid: process.pid, method, ...params }) + '\\n');
     if (method === 'repository') repository = params.origin;
+    if (method === 'attach' && existsSync(at('stuck'))) return;
     if (method === 'attach') {
       if (existsSync(at('late'))) {
         // It was being attached for somebody else until now.
@@ -197,6 +198,22 @@ test('a daemon that does not answer any more is killed, and the next one has its
   await restarted;
   expect(keeper.pid).not.toBe(pid);
   expect((await keeper.status())?.disks).toMatchObject([{ session: 'one', disk: 'system' }]);
+});
+
+// Seen in review: it was watched only when it had been told everything, and an attach may take five minutes.
+test('a daemon that hangs while it is told its disks again is killed, too', async () => {
+  const { at, open, attachment, asked, kill, log } = await setUp();
+  const keeper = await open({ watch: { intervalMs: 10, answerMs: 100 } });
+  await keeper.attach(attachment, { fresh: true });
+  await writeFile(at('stuck'), '');
+  await kill(keeper.pid);
+  await expect.poll(async () => (await asked()).match(/attach/g)?.length, { timeout: 10_000 }).toBe(2);
+  await writeFile(at('hangs'), '');
+  await expect.poll(() => log.join('\n'), { timeout: 10_000 }).toContain('does not answer and is killed');
+  for (const name of ['stuck', 'hangs', 'lock']) await rm(at(name), { recursive: true, force: true });
+  await expect
+    .poll(async () => (await keeper.status())?.disks, { timeout: 10_000 })
+    .toMatchObject([{ session: 'one', disk: 'system' }]);
 });
 
 test('an adopted daemon of other software is ended, and this one takes its place', async () => {

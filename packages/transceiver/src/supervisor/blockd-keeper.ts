@@ -292,6 +292,8 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
         const adopted = this.#daemon;
         if (adopted === undefined) await this.#endStranger();
         const daemon = adopted ?? (await BlockdProcess.start(this.#options.program, (event) => this.take(event)));
+        // First: one that hangs while it is told is killed, too. Its guests wait.
+        void this.#watch(daemon).catch((error: unknown) => this.#options.log(String(error)));
         if (adopted === undefined) await this.#tellAgain(daemon);
         else
           void this.#tellRepositoryIfNone(daemon).catch((error: unknown) =>
@@ -301,7 +303,6 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
         for (const waiter of this.#waiters.splice(0)) waiter();
         if (this.#closing) await daemon.stop(STOP_GRACE_MS);
         if (adopted === undefined && this.#restarts > 0) this.emit('restarted');
-        void this.#watch(daemon).catch((error: unknown) => this.#options.log(String(error)));
         await daemon.ended;
         if (!this.#closing) this.#options.log(`blockd ${daemon.identity.pid} has ended; it is started again`);
       } catch (error) {
