@@ -1,5 +1,6 @@
 /** What `status` says of the backup of one machine. */
-import type { MachineBackup, BackupStatus } from '../backup/machine-backup.js';
+import type { BackupStatus } from '../backup/backup-status.js';
+import type { MachineBackup } from '../backup/machine-backup.js';
 import type { DataStatus } from './data-types.js';
 
 export async function statusOf(backup: MachineBackup): Promise<DataStatus> {

@@ -5,7 +5,8 @@
 import { CollectiveError, type Profile, type SnapshotReason } from '@collective/shared';
 import type { BackupPerson } from './backup-person.js';
 import type { BackupClock, SettledAs } from './backup-types.js';
-import type { BackupStatus, MachineBackup } from './machine-backup.js';
+import type { BackupStatus } from './backup-status.js';
+import type { MachineBackup } from './machine-backup.js';
 import { withHead } from './profile-subscriptions.js';
 
 export const PROFILE_EVERY_MS = 600_000;

@@ -18,7 +18,8 @@ import {
   type SealedLayers,
   type Writer,
 } from './backup-file.js';
-import type { MachineParts, SettledAs } from './backup-types.js';
+import type { BackupActivity, BackupStatus } from './backup-status.js';
+import type { BackupEvent, MachineParts, SettledAs } from './backup-types.js';
 import { beginDisks, isHere } from './begin-disks.js';
 import { CommittedDisks } from './committed-disks.js';
 import { LeaseKeeper } from './lease-keeper.js';
@@ -31,28 +32,6 @@ import { noteCommitted } from './commit-note.js';
 import { cleanUp, takeOver } from './take-over-step.js';
 import { uploadPending, type UploadOutcome } from './upload-step.js';
 import { Wakeup } from './wakeup.js';
-
-export type BackupActivity = 'idle' | 'packing' | 'uploading' | 'taking-over' | 'waiting' | 'apart';
-export type BackupStatus = {
-  readonly machine: string;
-  readonly subscription: string;
-  readonly appliance: string;
-  readonly activity: BackupActivity;
-  /** By the server's clock, and on which device; null: never. */
-  readonly saved: { readonly number: number; readonly at: number; readonly deviceName: string } | null;
-  /** What this machine's disk holds and the repository does not. */
-  readonly unsavedBytes: number;
-  readonly pending: {
-    readonly reason: SnapshotReason;
-    readonly createdAt: number;
-    readonly objectBytes?: number;
-  } | null;
-  readonly lease: number | null;
-  readonly apart: BackupState['apart'];
-  readonly periodSeconds: number;
-  /** Why it waits, since the first failure. */
-  readonly trouble: { readonly kind: TroubleKind; readonly code: string; readonly message: string } | null;
-};
 
 /** After so many packings of one snapshot in a row something is wrong that packing does not mend. */
 const PACKINGS_MAX = 3;
@@ -168,7 +147,7 @@ export class MachineBackup {
       const sealed = { reason, createdAt, layers, writtenBy: writer, mustPin: false };
       await this.#file.update((state) => withSealed(state, sealed));
       await this.parts.onStep?.('seal-noted');
-      this.parts.onEvent?.({ event: 'sealed', machine: this.name, reason });
+      this.#tell({ event: 'sealed', machine: this.name, reason });
       this.kick();
       return layers;
     });
@@ -224,7 +203,7 @@ export class MachineBackup {
       if (pending.kind === 'sealed') {
         this.#activity = 'packing';
         if ((await packPending(context, signal)) === undefined)
-          this.parts.onEvent?.({ event: 'unchanged', machine: this.name });
+          this.#tell({ event: 'unchanged', machine: this.name });
         return 'more';
       }
       this.#activity = 'uploading';
@@ -251,7 +230,7 @@ export class MachineBackup {
         this.#committed.committed(this.state);
         this.#packings = 0;
         await this.parts.onStep?.('commit-noted');
-        this.parts.onEvent?.({ event: 'saved', machine: this.name, number, committedAt, reason });
+        this.#tell({ event: 'saved', machine: this.name, number, committedAt, reason });
         this.#onSaved();
         return 'more';
       }
@@ -273,7 +252,7 @@ export class MachineBackup {
     await this.#file.update((state) =>
       state.apart === null ? { ...state, apart: { why, since, head, deviceName: deviceName.slice(0, 100) } } : state,
     );
-    this.parts.onEvent?.({ event: 'apart', machine: this.name, why, deviceName });
+    this.#tell({ event: 'apart', machine: this.name, why, deviceName });
   }
 
   /** Another device took the lease: apart as soon as there is something here that it does not have. */
@@ -339,11 +318,20 @@ export class MachineBackup {
       await this.leases.release(signal);
   }
 
+  /** Whoever listens does not end the backup: what fails there is theirs. */
+  #tell(event: BackupEvent): void {
+    try {
+      this.parts.onEvent?.(event);
+    } catch {
+      // An event says what has happened already; nobody is left to be told that it was not heard.
+    }
+  }
+
   #note(error: unknown): TroubleKind {
     const kind = troubleOf(error);
     const code = error instanceof CollectiveError ? error.code : 'internal';
     const message = error instanceof Error ? error.message : String(error);
-    if (this.#trouble?.code !== code) this.parts.onEvent?.({ event: 'trouble', machine: this.name, code, message });
+    if (this.#trouble?.code !== code) this.#tell({ event: 'trouble', machine: this.name, code, message });
     this.#trouble = { kind, code, message };
     this.#activity = 'waiting';
     return kind;
