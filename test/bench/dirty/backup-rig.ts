@@ -243,6 +243,7 @@ export class BackupRig implements AsyncDisposable {
       replace: async (disk, base) => counted(disks.replace(disk, base)),
       sealedLayers: async (disk) => disks.sealedLayers(disk),
       heldBytes: async (disk) => counted(disks.heldBytes(disk)),
+      isTouched: async (disk) => counted(disks.isTouched(disk)),
       release: async () => disks.release(),
     };
   }

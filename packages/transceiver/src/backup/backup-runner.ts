@@ -163,8 +163,7 @@ export class BackupRunner {
       await this.#clock.sleep(backup.state.periodSeconds * 1_000, signal).catch(() => undefined);
       if (signal.aborted || !backup.parts.isRunning()) continue;
       // Nothing was written since: no seal, no snapshot.
-      const hasWritten = await backup.unsavedBytes().catch(() => 1);
-      if (hasWritten === 0) continue;
+      if (!(await backup.hasWritten().catch(() => true))) continue;
       await backup.seal('periodic').catch(this.#onError);
     }
   }

@@ -4,6 +4,8 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CollectiveError, deriveEpochKeys, type Digest } from '@collective/shared';
 import { LocalFileSystem } from '../storage/local-file-system.js';
+import { LateDevice } from '../blockd/overlay/late-device.double.js';
+import { Overlay } from '../blockd/overlay/overlay.js';
 import { encodeStackDescription } from '../blockd/overlay/stack-description.js';
 import { BlockdDisks, blockKeysOf } from './blockd-disks.js';
 import type { NamedBase } from './base-file.js';
@@ -168,6 +170,28 @@ describe('the overlay', () => {
     await overlay();
     expect(await disks.sealedLayers('user')).toEqual(LAYERS.slice(0, 2));
     expect(await disks.heldBytes('user')).toBeGreaterThanOrEqual(65_536);
+  });
+
+  it('is touched by a write, and by a trim alone; not by being there', async () => {
+    expect(await disks.isTouched('user')).toBe(false);
+    const below = new LateDevice(Buffer.alloc(1 << 20, 1));
+    const opened = await Overlay.open(new LocalFileSystem(), path.join(home, 'user'), below);
+    const sealed = async (): Promise<void> => {
+      const layer = await opened.seal();
+      await opened.rebase(layer, { base: BASE.name, below });
+    };
+    expect(await disks.isTouched('user')).toBe(false);
+    await opened.trim(0, 65_536);
+    opened.publishWrites();
+    expect([await disks.heldBytes('user'), await disks.isTouched('user')]).toEqual([0, true]);
+    await sealed();
+    expect(await disks.isTouched('user')).toBe(false);
+    await opened.write(Buffer.alloc(4_096, 2), 4_096);
+    opened.publishWrites();
+    expect(await disks.isTouched('user')).toBe(true);
+    await sealed();
+    await opened.close();
+    expect(await disks.isTouched('user')).toBe(false);
   });
 
   it('is removed for another state, but for bases and maps; again is the same', async () => {

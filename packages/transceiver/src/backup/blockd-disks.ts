@@ -10,6 +10,7 @@ import { open, readFile, rm, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError, hasCode, type EpochKeys } from '@collective/shared';
 import { DESCRIPTION_NAME, decodeStackDescription } from '../blockd/overlay/stack-description.js';
+import { MAP_HEADER_BYTES } from '../blockd/overlay/map-file-header.js';
 import type { BlockKeys } from '../blockd/private/block-key-ring.js';
 import { NbdReader } from '../publish/nbd-reader.js';
 import { readIfThere } from '../storage/durable-file.js';
@@ -131,16 +132,26 @@ export class BlockdDisks implements SnapshotDisks {
   }
 
   async heldBytes(disk: string): Promise<number> {
-    let bytes = 0;
+    return (await this.#allocated(disk, 'data')).reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  async isTouched(disk: string): Promise<boolean> {
+    if ((await this.heldBytes(disk)) > 0) return true;
+    // Where there is more of a map than its header, bits were set: pages without any are holes.
+    const maps = await this.#allocated(disk, 'live');
+    return maps.some(({ bytes, unitBytes }) => bytes > Math.max(MAP_HEADER_BYTES, unitBytes));
+  }
+
+  /** What that file of each layer takes on the local disk; `unitBytes`: the least that the file system gives. */
+  async #allocated(disk: string, file: 'data' | 'live'): Promise<{ bytes: number; unitBytes: number }[]> {
+    const all = [];
     for (const layer of await this.#layers(disk)) {
-      const path = join(this.#options.overlayOf(disk), 'layers', layer, 'data');
+      const path = join(this.#options.overlayOf(disk), 'layers', layer, file);
       // A layer may be forgotten between the two looks. Blocks of 512 bytes: the file is sparse.
-      bytes += await stat(path).then(
-        ({ blocks }) => blocks * 512,
-        () => 0,
-      );
+      const found = await stat(path).catch(() => undefined);
+      if (found !== undefined) all.push({ bytes: found.blocks * 512, unitBytes: found.blksize });
     }
-    return bytes;
+    return all;
   }
 
   /** Waits for what is under way; whatever comes after it attaches again. */

@@ -32,6 +32,8 @@ export interface SnapshotDisks {
   sealedLayers(disk: string): Promise<readonly string[]>;
   /** What all layers hold, in bytes of the local disk, the open one included. */
   heldBytes(disk: string): Promise<number>;
+  /** Whether any layer says anything of the disk: also one in which ranges were only trimmed, which holds no bytes. */
+  isTouched(disk: string): Promise<boolean>;
   /** Lets go of what was attached for the backup only: before a start, and when there is nothing more to do. */
   release(): Promise<void>;
 }

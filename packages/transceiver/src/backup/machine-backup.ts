@@ -174,7 +174,13 @@ export class MachineBackup {
 
   async #holds(disk: string): Promise<boolean> {
     const { disks } = this.parts;
-    return (await disks.sealedLayers(disk)).length > 0 || (await disks.heldBytes(disk)) > 0;
+    return (await disks.sealedLayers(disk)).length > 0 || (await disks.isTouched(disk));
+  }
+
+  /** Since the last snapshot, also if it was only trimmed. */
+  async hasWritten(): Promise<boolean> {
+    for (const { name } of this.state.disks.filter(isHere)) if (await this.parts.disks.isTouched(name)) return true;
+    return false;
   }
 
   /** After a start of the agent: is there something that no seal has covered, though nobody writes any more? */

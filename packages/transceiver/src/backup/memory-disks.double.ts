@@ -19,6 +19,7 @@ import { BaseFolder, type NamedBase } from './base-file.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
 
 const GRANULE_BYTES = 4_096;
+const TRIMMED = Buffer.alloc(GRANULE_BYTES);
 
 /** A block that is not at hand. */
 export type FetchBlock = (digest: Digest, file: BaseFile) => Promise<Buffer>;
@@ -78,6 +79,13 @@ export class MemoryDisks implements SnapshotDisks {
     const last = byteOffset + bytes.length - 1;
     for (let granule = Math.floor(byteOffset / GRANULE_BYTES); granule * GRANULE_BYTES <= last; granule += 1)
       top?.granules.set(granule, Buffer.from(now.subarray(granule * GRANULE_BYTES, (granule + 1) * GRANULE_BYTES)));
+  }
+
+  /** Whole granules become zero; nothing of them is held. */
+  trim(name: string, byteOffset: number, byteLength: number): void {
+    const top = this.#disk(name).layers.at(-1);
+    for (let at = byteOffset; at < byteOffset + byteLength; at += GRANULE_BYTES)
+      top?.granules.set(at / GRANULE_BYTES, TRIMMED);
   }
 
   /** What a guest would read now. */
@@ -148,7 +156,12 @@ export class MemoryDisks implements SnapshotDisks {
   }
 
   async heldBytes(name: string): Promise<number> {
-    return this.#disk(name).layers.reduce((bytes, { granules }) => bytes + granules.size * GRANULE_BYTES, 0);
+    const held = ({ granules }: Layer): number => [...granules.values()].filter((each) => each !== TRIMMED).length;
+    return this.#disk(name).layers.reduce((bytes, layer) => bytes + held(layer) * GRANULE_BYTES, 0);
+  }
+
+  async isTouched(name: string): Promise<boolean> {
+    return this.#disk(name).layers.some(({ granules }) => granules.size > 0);
   }
 
   async release(): Promise<void> {
