@@ -22,7 +22,7 @@ import {
   undo,
 } from '@collective/transceiver';
 import { BackupLab, DISK, INITIAL_BYTES, type Transceiver } from './backup-lab.js';
-import { InjectedClient } from './injected-client.js';
+import { InjectedClient, unreachable } from './injected-client.js';
 
 let lab: BackupLab;
 let first: Transceiver;
@@ -129,6 +129,42 @@ describe('undo', () => {
     const { content } = first;
     expect(await first.save()).toBe('idle');
     expect((await lab.snapshotBytes(subscription, 6)).equals(content)).toBe(true);
+  });
+
+  // Seen in review: the undo was done, and said to have failed.
+  test('the repository goes away after the commit: it is done, says that nothing is pinned yet, and that is done later', async () => {
+    const old = first.content;
+    first.write(3, 80_001);
+    await first.save();
+    first.client.beforeCall = (name) => {
+      if (name === 'pinSnapshot') throw unreachable();
+    };
+    expect(await undo(first.backup, first.restoreParts, 1)).toMatchObject({
+      ...{ number: 3, before: 2, unfinished: { what: 'pin', error: { code: 'repository-unreachable' } } },
+    });
+    expect(first.content.equals(old)).toBe(true);
+    first.client.beforeCall = () => undefined;
+    await first.restart();
+    expect(await first.drain()).toBe('idle');
+    const rows = await first.person.client.call('snapshots', { params: { subscription }, query: { which: 'kept' } });
+    expect(rows.find(({ number }) => number === 2)).toMatchObject({ pinned: true });
+  });
+
+  test('the disk cannot come to the old state now: it is done, says so, and is in that state before the next start', async () => {
+    const old = first.content;
+    first.write(3, 80_001);
+    await first.save();
+    const replace = first.disks.replace.bind(first.disks);
+    first.disks.replace = async () => {
+      throw new CollectiveError('local-io', 'as the test wants it');
+    };
+    expect(await undo(first.backup, first.restoreParts, 1)).toMatchObject({
+      ...{ number: 3, before: 2, unfinished: { what: 'disks', error: { code: 'local-io' } } },
+    });
+    expect((await lab.snapshotBytes(subscription, 3)).equals(old)).toBe(true);
+    first.disks.replace = replace;
+    await prepareStart(first.backup);
+    expect(first.content.equals(old)).toBe(true);
   });
 
   test('is refused while the machine runs, and of a snapshot that is not there', async () => {

@@ -5,7 +5,7 @@ import { CollectiveError, hasCode } from '@collective/shared';
 import { backupFileName } from '../backup/backup-file.js';
 import { continueHere, keepBoth } from '../backup/continue.js';
 import { freeName, withBroughtBack, withDeleted } from '../backup/profile-subscriptions.js';
-import { undo } from '../backup/switch-state.js';
+import { undo, type Undone } from '../backup/switch-state.js';
 import type { Home } from '../home.js';
 import type { DataCalls } from './data-routes.js';
 import type { JobContext } from './agent-server.js';
@@ -128,19 +128,18 @@ export class DataDesk implements DataCalls {
   }
 
   async undo({ name, snapshot }: UndoRequest, job: JobContext): Promise<UndoReply> {
-    return this.#options.inTurn(async (session, data) => {
+    return this.#options.inTurn(async (_session, data) => {
       refuseRenamed(await data.followNames(), [name]);
       const backup = data.backup(name);
       assertAtRest(data, name);
       const { subscription } = backup.state;
       job.emit({ event: 'progress', step: 'undo', text: `Bringing snapshot ${String(snapshot)} of ${name} back` });
       const { manifest } = await data.trust.fetch({ subscription, number: snapshot }, job.signal);
-      await data.aside(name, async () => undo(backup, data.restoreParts(name, job.signal), snapshot));
-      const number = backup.state.head?.number ?? snapshot;
-      const undone = await data.trust.fetch({ subscription, number }, job.signal);
-      const before = undone.manifest.parent?.number ?? snapshot;
-      await session.client.call('pinSnapshot', { params: { subscription, number: before } });
-      return { name, number, snapshot, before, writtenBy: manifest.writtenBy.version };
+      const { number, before, unfinished } = await data.aside(name, async () =>
+        undo(backup, data.restoreParts(name, job.signal), snapshot),
+      );
+      const left = unfinished === null ? {} : { unfinished: saidOfUnfinished(unfinished, { name, before }) };
+      return { name, number, snapshot, before, writtenBy: manifest.writtenBy.version, ...left };
     });
   }
 
@@ -219,6 +218,17 @@ function assertAtRest(data: PersonData, name: string): void {
   if (data.isUp(name)) throw new CollectiveError('in-use', `${name} is running: stop it first.`);
   if (data.isSuspended(name)) throw new CollectiveError('suspended', `${name} is suspended: resume and stop it first.`);
 }
+
+/** The undo itself is done. */
+const saidOfUnfinished = (
+  { what, error }: NonNullable<Undone['unfinished']>,
+  { name, before }: { readonly name: string; readonly before: number },
+): string => {
+  const why = error instanceof Error ? error.message : String(error);
+  return what === 'disks'
+    ? `The disks here are not in that state yet (${why}): that is done by itself, and before ${name} starts.`
+    : `Snapshot ${String(before)} is not marked as kept yet (${why}): that is done by itself when it can be.`;
+};
 
 const notSaved = (name: string, why: string): CollectiveError =>
   new CollectiveError(

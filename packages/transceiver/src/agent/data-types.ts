@@ -61,6 +61,8 @@ export type UndoReply = {
   readonly before: number;
   /** The version that wrote it; it can be started by name. */
   readonly writtenBy: number;
+  /** The undo is done; this is not, and why. Absent: nothing is left to be done. */
+  readonly unfinished?: string;
 };
 
 /** Serves a disk of an old snapshot, read-only, on a unix socket until the client goes away. */

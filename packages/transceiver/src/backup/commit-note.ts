@@ -30,7 +30,9 @@ export async function noteCommitted(context: StepContext, head: SavedHead): Prom
       }),
       pending: { kind: 'committed' as const, ...sealedOf(pending), objects, states, isAnew },
     };
-    return pending.mustPin ? withPin(noted, head.number) : noted;
+    const pinned = pending.mustPin ? withPin(noted, head.number) : noted;
+    // So that it can be undone.
+    return pending.reason === 'undo' && state.head !== null ? withPin(pinned, state.head.number) : pinned;
   });
 }
 

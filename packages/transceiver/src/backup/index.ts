@@ -27,7 +27,7 @@ export {
   type RestoreParts,
 } from './restore.js';
 export { SAMPLE_BLOCKS_DEFAULT, sampleCheck, type SampleReport } from './sample-check.js';
-export { catchUp, drain, prepareStart, undo, type CaughtUp } from './switch-state.js';
+export { catchUp, drain, prepareStart, undo, type CaughtUp, type Undone } from './switch-state.js';
 export { beginVersion, endVersion, isVersionChange } from './version-change.js';
 export { BlockdDisks, blockKeysOf, type BlockdControl, type BlockdDisksOptions } from './blockd-disks.js';
 export { VersionBaseMaps } from './version-base-maps.js';

@@ -72,15 +72,24 @@ export async function catchUp(backup: MachineBackup, parts: RestoreParts): Promi
   return 'caught-up';
 }
 
+/** The old state is a new snapshot on the server. */
+export type Undone = {
+  readonly number: number;
+  /** The head until now: it is pinned, so that the undo can be undone. */
+  readonly before: number;
+  /** What was not done, and is done when it can be: the disks here come to that state (before the next start in any case), or `before` is pinned. */
+  readonly unfinished: { readonly what: 'disks' | 'pin'; readonly error: unknown } | null;
+};
+
 /**
- * Goes back to snapshot `number` by a new snapshot with its disks. Resolves when that is committed and is what is here.
- * Errors: `in-use` while the machine runs, `conflict` when another device went on, `not-found`, `untrusted`; those of the
+ * Goes back to snapshot `number` by a new snapshot with its disks. Resolves when that is committed and, but for what is `unfinished`, is
+ * what is here. Errors: `in-use` while the machine runs, `conflict` when another device went on, `not-found`, `untrusted`; those of the
  * network: then nothing has changed, or it goes on by itself.
  */
-export async function undo(backup: MachineBackup, parts: RestoreParts, number: number): Promise<void> {
+export async function undo(backup: MachineBackup, parts: RestoreParts, number: number): Promise<Undone> {
   requireStopped(backup);
   if (!(await saveHere(backup, parts.signal))) throw wentOn();
-  await backup.alone(async (context) => {
+  const before = await backup.alone(async (context) => {
     const { file, parts: machine } = context;
     const { head, subscription } = file.state;
     if (head === null || number >= head.number)
@@ -112,9 +121,29 @@ export async function undo(backup: MachineBackup, parts: RestoreParts, number: n
       },
     }));
     await machine.onStep?.('pack-noted');
+    return head.number;
   });
-  if ((await drain(backup, parts.signal)) === 'apart') throw wentOn();
+  const unfinished = await commitUndo(backup, parts.signal);
   backup.reload();
+  return { number: before + 1, before, unfinished };
+}
+
+/** What fails after the commit leaves it done. Errors: those of the steps until then, and wrong programs. */
+async function commitUndo(backup: MachineBackup, signal: AbortSignal | undefined): Promise<Undone['unfinished']> {
+  const isToBeTakenOver = (): boolean =>
+    backup.state.pending?.kind === 'committed' && backup.state.pending.reason === 'undo';
+  let isCommitted = false;
+  for (;;) {
+    try {
+      const did = await backup.step(signal ?? new AbortController().signal);
+      isCommitted ||= isToBeTakenOver();
+      if (did === 'apart') throw wentOn();
+      if (did === 'idle') return null;
+    } catch (error) {
+      if (!(error instanceof CollectiveError) || !(isCommitted || isToBeTakenOver())) throw error;
+      return { what: isToBeTakenOver() ? 'disks' : 'pin', error };
+    }
+  }
 }
 
 /**

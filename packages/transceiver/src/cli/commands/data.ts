@@ -138,7 +138,8 @@ export async function undo(name: string, snapshot: string | undefined, options: 
     reply,
     `${name} is as it was in snapshot ${String(reply.snapshot)}, which is snapshot ${String(reply.number)} now. ` +
       `It was written by version ${String(reply.writtenBy)}: collective start ${name}@${String(reply.writtenBy)} starts both as they were. ` +
-      `To undo this: collective undo ${name} ${String(reply.before)}.`,
+      `To undo this: collective undo ${name} ${String(reply.before)}.` +
+      (reply.unfinished === undefined ? '' : ` ${reply.unfinished}`),
   );
 }
 
