@@ -125,6 +125,25 @@ describe('the disks of a machine', () => {
     expect(methods().filter((method) => method.startsWith('attach')).length).toBe(2);
   });
 
+  // Seen in review: a daemon that was killed under a view was taken for a damaged medium, and nothing was tried for half a minute and more.
+  it('a block daemon that ends under a view is told from a medium that fails, and so is one that has not opened the disk again yet', async () => {
+    const view = async (): Promise<unknown> => disks.view('user', LAYERS[0] ?? '', async () => undefined);
+    // Nobody listens at the socket of the view.
+    await expect(view()).rejects.toMatchObject({ code: 'local-io', data: { local: true } });
+    answers['hello'] = () => {
+      throw new CollectiveError('shutting-down');
+    };
+    await expect(view()).rejects.toMatchObject({ code: 'shutting-down', data: { isBlockd: true } });
+    answers['seal'] = () => {
+      throw new CollectiveError('not-found', 'x', { data: { isAttached: false } });
+    };
+    await expect(disks.seal('user')).rejects.toMatchObject({ data: { isBlockd: true } });
+    answers['seal'] = () => {
+      throw new CollectiveError('not-found', 'no such layer');
+    };
+    await expect(disks.seal('user')).rejects.toMatchObject({ code: 'not-found' });
+  });
+
   it('letting go waits for what is under way', async () => {
     let finish: () => void = () => undefined;
     answers['seal'] = async () => {

@@ -13,7 +13,7 @@ import { DESCRIPTION_NAME, decodeStackDescription } from '../blockd/overlay/stac
 import { MAP_HEADER_BYTES } from '../blockd/overlay/map-file-header.js';
 import type { BlockKeys } from '../blockd/private/block-key-ring.js';
 import { NbdReader } from '../publish/nbd-reader.js';
-import { readIfThere } from '../storage/durable-file.js';
+import { isErrno, readIfThere } from '../storage/durable-file.js';
 import type { FileSystem } from '../storage/file-system.js';
 import type { NamedBase } from './base-file.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
@@ -21,7 +21,7 @@ import { ofThisMachine } from './local-failure.js';
 
 /** A control connection to blockd, as ControlClient is one; the methods of docs/adr/0020 by name. */
 export interface BlockdControl {
-  request(method: BackupMethod | 'attach' | 'detach', params: object): Promise<unknown>;
+  request(method: BackupMethod | 'attach' | 'detach' | 'hello', params: object): Promise<unknown>;
 }
 export type BackupMethod = 'seal' | 'view-open' | 'view-close' | 'changed-blocks' | 'rebase';
 
@@ -179,13 +179,16 @@ export class BlockdDisks implements SnapshotDisks {
     try {
       // Of a suspended machine nothing is to be had: for that no block daemon is started.
       this.#options.session(disk);
-      const control = await this.#options.control();
-      const session = this.#options.session(disk) ?? (await this.#attach(control, disk));
-      return await work(control, session).catch((error: unknown) => {
+      const control = await this.#options.control().catch((error: unknown) => {
+        throw isErrno(error, 'ENOENT', 'ECONNREFUSED') ? blockdIsAway(error) : error;
+      });
+      try {
+        return await work(control, this.#options.session(disk) ?? (await this.#attach(control, disk)));
+      } catch (error) {
         // A blockd that was restarted, or a machine that has stopped: the next try attaches again.
         if (hasCode(error, 'not-found') || hasCode(error, 'shutting-down')) this.#attached.delete(disk);
-        throw ofThisMachine(error);
-      });
+        throw (await isBlockdAway(control, error)) ? blockdIsAway(error) : ofThisMachine(error);
+      }
     } finally {
       this.#users -= 1;
       if (this.#users === 0) for (const resolve of this.#whenIdle.splice(0)) resolve();
@@ -223,6 +226,25 @@ export class BlockdDisks implements SnapshotDisks {
     return join(this.#options.runDirectory, `b-${machine}-${what}-${randomBytes(4).toString('hex')}`);
   }
 }
+
+/** It has ended in the middle of the work, or the one that was started again has not opened the disk yet. */
+const isBlockdAway = async (control: BlockdControl, error: unknown): Promise<boolean> => {
+  if (hasCode(error, 'shutting-down')) return true;
+  if (hasCode(error, 'not-found')) return error.data['isAttached'] === false;
+  // A view whose connection broke says no more than that.
+  if (!hasCode(error, 'local-io')) return false;
+  return control.request('hello', {}).then(
+    () => false,
+    (said: unknown) => hasCode(said, 'shutting-down'),
+  );
+};
+
+/** Whoever keeps it starts it again at once: it is tried again soon (retry-plan.ts). */
+const blockdIsAway = (cause: unknown): CollectiveError =>
+  new CollectiveError('shutting-down', 'The block daemon has ended, and is being started again.', {
+    cause,
+    data: { isBlockd: true },
+  });
 
 /** The keys of every epoch that is known, as blockd takes them. */
 export const blockKeysOf = (epochs: Iterable<number>, keysOf: (epoch: number) => EpochKeys): BlockKeys =>

@@ -20,6 +20,12 @@ describe('what a failure means', () => {
     expect(troubleOf(new CollectiveError('disk-full', 'x', { data: { local: true } }))).toBe('local-full');
     expect(troubleOf(new TypeError('a program that is wrong'))).toBe('failed');
   });
+
+  it('the block daemon’s end is none of the network, nor something that waiting does not mend', () => {
+    const error = new CollectiveError('shutting-down', 'x', { data: { isBlockd: true } });
+    expect(troubleOf(error)).toBe('blockd-away');
+    expect([1, 2, 50].map((failures) => retryAfterMs('blockd-away', failures, 1))).toEqual([500, 1_000, 5_000]);
+  });
 });
 
 describe('when it is tried again', () => {

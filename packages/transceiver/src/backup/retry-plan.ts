@@ -8,6 +8,8 @@ import { isAway } from '../agent/repository-access.js';
 export type TroubleKind =
   /** The repository or the network is away, or nobody is logged in. */
   | 'away'
+  /** The block daemon has ended, or was started again and has not opened the disk yet: that takes a second or two. */
+  | 'blockd-away'
   /** The repository's disk is full. */
   | 'repository-full'
   /** The local disk is full: machines go first. */
@@ -18,6 +20,7 @@ export type TroubleKind =
 const SECOND = 1_000;
 const PLAN: Readonly<Record<TroubleKind, { readonly firstMs: number; readonly mostMs: number }>> = {
   away: { firstMs: 2 * SECOND, mostMs: 60 * SECOND },
+  'blockd-away': { firstMs: 0.5 * SECOND, mostMs: 5 * SECOND },
   'repository-full': { firstMs: 60 * SECOND, mostMs: 600 * SECOND },
   'local-full': { firstMs: 30 * SECOND, mostMs: 300 * SECOND },
   failed: { firstMs: 30 * SECOND, mostMs: 1_800 * SECOND },
@@ -26,6 +29,7 @@ const PLAN: Readonly<Record<TroubleKind, { readonly firstMs: number; readonly mo
 export const troubleOf = (error: unknown): TroubleKind => {
   if (!(error instanceof CollectiveError)) return 'failed';
   if (error.code === 'disk-full') return error.data['local'] === true ? 'local-full' : 'repository-full';
+  if (error.data['isBlockd'] === true) return 'blockd-away';
   if (isAway(error) || ['wrong-offset', 'not-logged-in', 'token-expired'].includes(error.code)) return 'away';
   return 'failed';
 };

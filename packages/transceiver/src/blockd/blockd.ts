@@ -380,7 +380,8 @@ export class Blockd {
 
   #disk({ session, disk }: { readonly session: string; readonly disk: string }): AttachedDisk {
     const attached = this.#disks.get(`${session}/${disk}`);
-    if (attached === undefined) throw new CollectiveError('not-found', `${session}/${disk} is not attached`);
+    if (attached === undefined)
+      throw new CollectiveError('not-found', `${session}/${disk} is not attached`, { data: { isAttached: false } });
     return attached;
   }
 
