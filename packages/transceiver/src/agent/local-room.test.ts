@@ -20,7 +20,9 @@ describe('a start that finds the local disk full', () => {
   ])('says what is missing, in bytes, when %s finds it', async (_who, error) => {
     await expect(withRoom(wanted(MIB), async () => failing(error))).rejects.toMatchObject({
       code: 'disk-full',
-      message: expect.stringMatching(/starting tiny@2 needs 3\.1 MB in \/machines, 1\.0 MB are free; 2\.1 MB \(2097152 bytes\)/),
+      message: expect.stringMatching(
+        /starting tiny@2 needs 3\.1 MB in \/machines, 1\.0 MB are free; 2\.1 MB \(2097152 bytes\)/,
+      ),
       data: { local: true, neededBytes: 3 * MIB, freeBytes: MIB, missingBytes: 2 * MIB },
       cause: error,
     });

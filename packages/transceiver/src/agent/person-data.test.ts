@@ -302,7 +302,14 @@ describe('two machines of one name', () => {
 describe('a version that calls a disk ephemeral which is the person’s by another device’s version', () => {
   const version = { disks: [{ description: { name: 'user', kind: 'ephemeral' } }] } as unknown as StartWish['version'];
   const wishOf = (isOnline: boolean): StartWish =>
-    ({ name: 'tiny', appliance: 'tiny', version, isOnline, isTakenOver: false, job: { emit: () => undefined } }) as never;
+    ({
+      name: 'tiny',
+      appliance: 'tiny',
+      version,
+      isOnline,
+      isTakenOver: false,
+      job: { emit: () => undefined },
+    }) as never;
   const started = async ({ notes }: { readonly notes: readonly string[] }): Promise<readonly string[]> => notes;
   beforeEach(() => {
     profile = { ...profile, subscriptions: [listed(S1, 'tiny')] };

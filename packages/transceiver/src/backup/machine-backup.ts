@@ -22,9 +22,10 @@ import type { BackupActivity, BackupStatus } from './backup-status.js';
 import type { BackupEvent, MachineParts, SettledAs } from './backup-types.js';
 import { beginDisks, isHere } from './begin-disks.js';
 import { CommittedDisks } from './committed-disks.js';
+import { disksToSeal, holds } from './disks-to-seal.js';
 import { LeaseKeeper } from './lease-keeper.js';
 import { packPending, type StepContext } from './pack-step.js';
-import { isSaved, withSealed } from './pending-seals.js';
+import { isCrowded, isSaved, withSealed } from './pending-seals.js';
 import { pinOne } from './pin-step.js';
 import { retryAfterMs, troubleOf, type TroubleKind } from './retry-plan.js';
 import { SnapshotObjects } from './snapshot-objects.js';
@@ -50,6 +51,8 @@ export class MachineBackup {
   #failures = 0;
   #packings = 0;
   #isDirty = true;
+  /** The last seal found no place; of an agent that was restarted `hasLeftovers` says so. */
+  #isLeftOut = false;
   #onSaved: () => void = () => undefined;
 
   private constructor(parts: MachineParts, file: BackupFile) {
@@ -111,7 +114,8 @@ export class MachineBackup {
 
   /**
    * Freezes what was written so far; when it resolves that is durable and will be saved, alone or with what is sealed after
-   * it. A periodic one is left out while another is pending, and one that has no disk to freeze. `isOfAll`: also the disks
+   * it. A periodic one is left out while another is pending, one that has no disk to freeze, and one that comes when so many wait already
+   * that there is no place for it: what was written then goes into the next one, whoever writes that. `isOfAll`: also the disks
    * that only an earlier version had. Errors: those of the block path, `disk-full`.
    */
   async seal(reason: SnapshotReason, { isOfAll = false } = {}): Promise<'sealed' | 'left-out'> {
@@ -123,11 +127,16 @@ export class MachineBackup {
    * the signal's reason; the snapshot goes on.
    */
   async save(reason: SnapshotReason, signal: AbortSignal): Promise<SettledAs> {
-    const layers = await this.#seal(reason, false);
-    if (layers.length === 0) return this.settled(signal);
-    const settled = this.#wakeup.settled(signal, async () => isSaved(this.state, layers, this.parts.disks));
-    this.kick();
-    return settled;
+    for (;;) {
+      const layers = await this.#seal(reason, false);
+      const isWaitedFor = async (): Promise<boolean> => isSaved(this.state, layers, this.parts.disks);
+      const settled =
+        layers.length === 0
+          ? await this.settled(signal)
+          : await this.#kicked(this.#wakeup.settled(signal, isWaitedFor));
+      // There is place now.
+      if (settled !== 'saved' || layers.length > 0 || !this.#isLeftOut) return settled;
+    }
   }
 
   /** The layers that were sealed; none: it was left out. */
@@ -135,8 +144,9 @@ export class MachineBackup {
     return this.#inSealTurn(async () => {
       const { pending, apart, writer } = this.state;
       if (reason === 'periodic' && (pending !== null || apart !== null)) return [];
-      const names = await this.#disksToSeal(isOfAll);
-      if (names.length === 0) return [];
+      const names = await disksToSeal(this.state, this.parts.disks, { isOfAll });
+      this.#isLeftOut = await isCrowded(this.state, names, this.parts.disks);
+      if (names.length === 0 || this.#isLeftOut) return [];
       if (writer === null) throw new CollectiveError('internal', `Nobody knows which version wrote ${this.name}.`);
       const createdAt = this.parts.clock.nowSeconds();
       const layers: SealedLayers = [];
@@ -159,24 +169,6 @@ export class MachineBackup {
     return turn;
   }
 
-  /** What only an earlier version had cannot change: it is left alone, unless a kill has left something that no seal covers. */
-  async #disksToSeal(isOfAll: boolean): Promise<string[]> {
-    const { pending, mustCommit, mustResend } = this.state;
-    const disks = this.state.disks.filter(isHere);
-    const saved = disks.filter(({ committed }) => committed !== null).map(({ name }) => name);
-    const names: string[] = [];
-    for (const { name, isAttached } of disks) {
-      const isWanted = isAttached || ((isOfAll || mustResend) && saved.includes(name));
-      if (isWanted || (pending === null && (await this.#holds(name)))) names.push(name);
-    }
-    return names.length === 0 && mustCommit ? saved : names;
-  }
-
-  async #holds(disk: string): Promise<boolean> {
-    const { disks } = this.parts;
-    return (await disks.sealedLayers(disk)).length > 0 || (await disks.isTouched(disk));
-  }
-
   /** Since the last snapshot, also if it was only trimmed. */
   async hasWritten(): Promise<boolean> {
     for (const { name } of this.state.disks.filter(isHere)) if (await this.parts.disks.isTouched(name)) return true;
@@ -187,7 +179,7 @@ export class MachineBackup {
   async hasLeftovers(): Promise<boolean> {
     if (this.state.pending !== null) return false;
     if (this.state.mustCommit) return true;
-    for (const { name } of this.state.disks.filter(isHere)) if (await this.#holds(name)) return true;
+    for (const { name } of this.state.disks.filter(isHere)) if (await holds(this.parts.disks, name)) return true;
     return false;
   }
 
@@ -208,8 +200,7 @@ export class MachineBackup {
       if (pending === null) return (await pinOne(context, signal)) ? 'more' : this.#sealOwed();
       if (pending.kind === 'sealed') {
         this.#activity = 'packing';
-        if ((await packPending(context, signal)) === undefined)
-          this.#tell({ event: 'unchanged', machine: this.name });
+        if ((await packPending(context, signal)) === undefined) this.#tell({ event: 'unchanged', machine: this.name });
         return 'more';
       }
       this.#activity = 'uploading';
@@ -218,12 +209,13 @@ export class MachineBackup {
   }
 
   /**
-   * What is here must become a snapshot and nothing is sealed: whoever chose so was killed before the seal, or could not reach the disks.
-   * Of a machine that is up, or suspended (its layers are its memory's), that is done when it writes or ends.
+   * What is here must become a snapshot and nothing is sealed: whoever chose so was killed before the seal, or could not reach the disks, or
+   * there was no place for it. Of a machine that is up, or suspended (its layers are its memory's), that is done when it writes or ends.
    */
   async #sealOwed(): Promise<'more' | 'idle'> {
-    if (!this.state.mustCommit || this.parts.isRunning()) return 'idle';
-    return (await this.seal('request')) === 'sealed' ? 'more' : 'idle';
+    const { mustCommit } = this.state;
+    if (!(mustCommit || this.#isLeftOut) || this.parts.isRunning()) return 'idle';
+    return (await this.seal(mustCommit ? 'request' : 'stop')) === 'sealed' ? 'more' : 'idle';
   }
 
   async #take(outcome: UploadOutcome, context: StepContext): Promise<'more' | 'apart'> {
@@ -360,7 +352,10 @@ export class MachineBackup {
   async settled(signal: AbortSignal): Promise<SettledAs> {
     const { pending, apart, toPin, mustCommit } = this.state;
     if (pending === null && apart === null && toPin.length === 0 && !mustCommit) return 'saved';
-    const settled = this.#wakeup.settled(signal);
+    return this.#kicked(this.#wakeup.settled(signal));
+  }
+
+  async #kicked(settled: Promise<SettledAs>): Promise<SettledAs> {
     this.kick();
     return settled;
   }

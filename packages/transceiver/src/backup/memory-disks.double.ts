@@ -15,6 +15,7 @@ import {
   type DiskMap,
 } from '@collective/shared';
 import type { BaseFile } from '../blockd/base/base-file.js';
+import { OVERLAY_LIMITS } from '../blockd/overlay/geometry.js';
 import { BaseFolder, type NamedBase } from './base-file.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
 
@@ -103,6 +104,7 @@ export class MemoryDisks implements SnapshotDisks {
     const disk = this.#disk(name);
     await requireBase(disk);
     const sealed = disk.layers.at(-1) ?? newLayer();
+    if (disk.layers.length >= OVERLAY_LIMITS.layersMax) throw new CollectiveError('too-large', 'too many layers');
     disk.layers.push(newLayer());
     return { layer: sealed.id };
   }

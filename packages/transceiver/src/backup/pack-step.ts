@@ -76,7 +76,8 @@ async function sealCarried({ parts, file, inSealTurn }: StepContext, plan: Objec
       const { name, committed } = disk;
       if (committed === null || pending.layers.some((one) => one.disk === name)) continue;
       // Something else of its name is in use: it can be read through its overlay when the machine has stopped.
-      if (!isHere(disk)) throw new CollectiveError('in-use', `${parts.name} runs with another disk ${name} than yours.`);
+      if (!isHere(disk))
+        throw new CollectiveError('in-use', `${parts.name} runs with another disk ${name} than yours.`);
       carried.set(name, isSealedLater(file.state, name) ? undefined : (await parts.disks.seal(name)).layer);
     }
     if (carried.size > 0) await file.update((now) => withCarried(now, carried));

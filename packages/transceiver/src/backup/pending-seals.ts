@@ -1,7 +1,8 @@
 /**
  * What was sealed and is not saved yet, as backup.json holds it: one entry a snapshot, `pending` first, then `next`. Seals
  * that wait become one as long as one version wrote them; across the start of another version never, so that the state that
- * a version left is a snapshot of its own, and says who wrote it. All pure, but for `isSaved`, which looks at the overlays.
+ * a version left is a snapshot of its own, and says who wrote it. All pure, but for
+ * `isSaved` and `isCrowded`, which look at the overlays.
  */
 import type { SnapshotReason } from '@collective/shared';
 import type { BackupState, PackedPending, Sealed, SealedLayers, SealedPending, Writer } from './backup-file.js';
@@ -17,6 +18,12 @@ const WEIGHT: Readonly<Record<SnapshotReason, number>> = {
   stop: 5,
   undo: 6,
 };
+
+/**
+ * So many seals, and so many sealed layers of a disk, wait at most; backup.json and an overlay hold 64. What is left is for the disks that
+ * are sealed to be sent again, and for layers that a kill leaves.
+ */
+export const SEALS_WAITING_MAX = 48;
 
 export const isSameWriter = (a: Writer, b: Writer): boolean =>
   a.appliance === b.appliance && a.version === b.version && a.manifest === b.manifest;
@@ -43,6 +50,18 @@ export const withSealed = (state: BackupState, sealed: Sealed): BackupState => {
   const isOne = last !== undefined && isMergeable(last, sealed);
   return { ...state, next: isOne ? [...state.next.slice(0, -1), mergeSealed(last, sealed)] : [...state.next, sealed] };
 };
+
+/** Is there no place for another seal of these disks? Never when nothing is on its way that would make place. */
+export async function isCrowded(
+  { pending, next }: BackupState,
+  names: readonly string[],
+  disks: Pick<SnapshotDisks, 'sealedLayers'>,
+): Promise<boolean> {
+  if (pending === null) return false;
+  if (next.length >= SEALS_WAITING_MAX) return true;
+  for (const disk of names) if ((await disks.sealedLayers(disk)).length >= SEALS_WAITING_MAX) return true;
+  return false;
+}
 
 /**
  * Are these layers, which were sealed together, in a snapshot that is committed? They are gone then, or about to be taken over: seals that
