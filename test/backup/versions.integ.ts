@@ -242,7 +242,7 @@ describe('a version that drops a user disk', () => {
 });
 
 // Seen in review: the carried disk was sealed by the step while a seal had just done so and not noted it yet. The lower layer was noted as
-// the later one, and was gone when it was to be packed: nothing was ever saved again.
+// the later one, and layers of the disk stayed behind that no snapshot took over.
 test('a seal that comes while everything is sent again seals the carried disk once, or in its order', async () => {
   const [, extra] = await dropped();
   first.write(9, 71_000);
@@ -269,7 +269,8 @@ test('a seal that comes while everything is sent again seals the carried disk on
   const sealing = first.backup.seal('request');
   while (seals === 0) await new Promise((resolve) => setImmediate(resolve));
   const step = first.backup.step(new AbortController().signal);
-  for (let turns = 0; turns < 200; turns += 1) await new Promise((resolve) => setImmediate(resolve));
+  // Long enough for the step to come to its own seal.
+  for (let turns = 0; turns < 20_000 && seals < 2; turns += 1) await new Promise((resolve) => setImmediate(resolve));
   goOn();
   await Promise.all([sealing, step]);
   expect(await first.drain()).toBe('idle');

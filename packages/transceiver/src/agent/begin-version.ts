@@ -59,14 +59,22 @@ export async function noteVersion(
   const { subscription, version } = of;
   const writer = writerOf(of);
   const attached = attachedDisks(version, backup);
-  // First: whatever is noted here of a person's disk, a reset leaves its overlay, also while no version has it.
-  for (const { name, diskBytes, blockBytes, base } of backup.state.disks)
-    await subscription.keptSnapshotDisk({ name, diskBytes, blockBytes }, base?.version ?? writer.version);
+  await keepDisks(backup, subscription, writer.version);
   const disks: DiskBeginning[] = [];
   for (const disk of version.disks)
     if (attached.has(disk.description.name) && !isKnown(backup.state, disk))
       disks.push(await beginningOf(disk, { subscription, writer, overlayOf: backup.parts.overlayOf }));
   await beginVersion(backup, { writer, disks, attached });
+}
+
+/** Whatever is noted of a person's disk, a reset leaves its overlay, also while no version has it. `version`: of a disk that began with none. */
+export async function keepDisks(
+  { state }: Pick<MachineBackup, 'state'>,
+  subscription: Subscription,
+  version: number,
+): Promise<void> {
+  for (const { name, diskBytes, blockBytes, base } of state.disks)
+    await subscription.keptSnapshotDisk({ name, diskBytes, blockBytes }, base?.version ?? version);
 }
 
 /**

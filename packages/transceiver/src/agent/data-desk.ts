@@ -7,6 +7,7 @@ import { continueHere, keepBoth } from '../backup/continue.js';
 import { freeName, withBroughtBack, withDeleted } from '../backup/profile-subscriptions.js';
 import { undo, type Undone } from '../backup/switch-state.js';
 import type { Home } from '../home.js';
+import { keepDisks } from './begin-version.js';
 import type { DataCalls } from './data-routes.js';
 import type { JobContext } from './agent-server.js';
 import type {
@@ -32,6 +33,7 @@ import { closeShown, openedSnapshot } from './opened-snapshot.js';
 import { refuseRenamed } from './own-names.js';
 import type { PersonData } from './person-data.js';
 import type { Session } from './session.js';
+import { Subscription } from './subscription.js';
 
 export type DataDeskOptions = {
   readonly home: Home;
@@ -197,6 +199,9 @@ export class DataDesk implements DataCalls {
       const backup = data.backup(name);
       if (which === 'here') {
         await continueHere(backup, data.restoreParts(name));
+        // What only the other device had lies in an overlay here from now on.
+        const subscription = await Subscription.open(this.#options.home.machinesDirectory, name);
+        await keepDisks(backup, subscription, backup.state.writer?.version ?? 1);
         return { name };
       }
       assertAtRest(data, name);

@@ -20,24 +20,25 @@ import { systemBackupClock } from '../backup/system-clock.js';
 import { LineMeter, UploadGate } from '../backup/upload-gate.js';
 import { VersionBaseMaps } from '../backup/version-base-maps.js';
 import type { Home } from '../home.js';
-import { unsavedOf, writtenMachines, type BackupSettling, type Unsaved } from './backup-settling.js';
+import type { BackupSettling, Unsaved } from './backup-settling.js';
 import { statusOf } from './data-status.js';
 import type { DataStatus } from './data-types.js';
 import { DemandLook } from './demand-look.js';
+import { followNames } from './follow-names.js';
 import { START_BYTES, START_BYTES_A_DISK, withRoom, type RoomWanted } from './local-room.js';
 import type { MachinePort } from './machine-port.js';
 import { MachinePresence } from './machine-presence.js';
 import { finishMove } from './moved-machine.js';
 import type { ObjectCache } from './object-cache.js';
 import { clearOpened } from './opened-snapshot.js';
-import { nextMove, planNames, type OwnMachine, type Renaming } from './own-names.js';
+import type { OwnMachine, Renaming } from './own-names.js';
 import { blockdStatus } from './path-status.js';
 import { PersonDisks } from './person-disks.js';
 import { bringData, mayBringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
 import type { Session } from './session.js';
+import { settleBackups } from './settle-backups.js';
 import { TokenCourier } from './token-courier.js';
 
-const SETTLE_TELL_MS = 1_000;
 const CLOSE_MS = 5_000;
 /** A suspend is answered within a second. */
 const PACK_MS = 300;
@@ -288,25 +289,15 @@ export class PersonData implements BackupSettling {
 
   /** Machines at rest take the names under which all devices of the person know them. Gives those that did. */
   async followNames(): Promise<readonly Renaming[]> {
-    const isAtRest = (name: string): boolean =>
-      !this.isUp(name) && !this.isSuspended(name) && !this.#disks.isStarting(name);
-    /** Which name each had before, by the one that it has now. */
-    const before = new Map<string, string>();
-    for (;;) {
-      // Of machines, and of what the profile does not have yet.
-      const taken = await readdir(this.#options.home.machinesDirectory);
-      const move = nextMove(planNames(this.#person.profile, this.#ownMachines()), { taken, isAtRest });
-      if (move === undefined) break;
-      const { from, to, isNoted } = move;
-      if (!isNoted) await this.backup(from).moveTo(to);
-      await this.letGo(from);
-      const now = await this.takeUp(from);
-      before.set(now, before.get(from) ?? from);
-      before.delete(from);
-      // It was started in this very moment.
-      if (now === from) break;
-    }
-    return [...before].flatMap(([to, from]) => (to === from ? [] : [{ from, to }]));
+    return followNames({
+      ...{ home: this.#options.home, profile: this.#person.profile, own: () => this.#ownMachines() },
+      isAtRest: (name) => !this.isUp(name) && !this.isSuspended(name) && !this.#disks.isStarting(name),
+      moveTo: async (from, to) => this.backup(from).moveTo(to),
+      move: async (from) => {
+        await this.letGo(from);
+        return this.takeUp(from);
+      },
+    });
   }
 
   /** The name under which a subscription is on this machine; undefined: it is not. */
@@ -321,43 +312,9 @@ export class PersonData implements BackupSettling {
     });
   }
 
-  async settle({ signal, onProgress }: Parameters<BackupSettling['settle']>[0]): Promise<Unsaved> {
-    const backups = await this.#runner.status();
-    for (const { machine } of backups)
-      if (!this.isUp(machine) && !this.isSuspended(machine))
-        await this.#runner.stopped(machine, { wait: false }).catch(() => undefined);
-    const timer = setInterval(() => void this.#unsaved().then(onProgress, () => undefined), SETTLE_TELL_MS);
-    try {
-      await Promise.all(
-        backups.map(async ({ machine }) => {
-          if (!this.isSuspended(machine))
-            await this.backup(machine)
-              .settled(signal)
-              .catch(() => undefined);
-        }),
-      );
-    } finally {
-      clearInterval(timer);
-    }
-    return this.#unsaved();
-  }
-
-  async #unsaved(): Promise<Unsaved> {
-    const machines = (await this.#runner.status())
-      .map(({ machine, unsavedBytes, pending }) => ({
-        name: machine,
-        // What is sealed and holds nothing (trims) is still not there; nor is a choice (apart) of which nothing is sealed yet.
-        unsavedBytes:
-          (pending === null || pending.reason === 'start') && this.#backups.get(machine)?.state.mustCommit !== true
-            ? unsavedBytes
-            : Math.max(1, unsavedBytes),
-      }))
-      .filter(({ unsavedBytes }) => unsavedBytes > 0);
-    // What nobody backs up (a machine of before the backup, or whose backup.json cannot be read) is only here.
-    const isSaved = (name: string, disk: string): boolean =>
-      this.#backups.get(name)?.state.disks.some((each) => each.name === disk) === true;
-    const others = await writtenMachines(this.#options.home, (name, disk) => !isSaved(name, disk));
-    return unsavedOf([...machines, ...others]);
+  async settle(options: Parameters<BackupSettling['settle']>[0]): Promise<Unsaved> {
+    const parts = { home: this.#options.home, runner: this.#runner, presence: this.#presence, backups: this.#backups };
+    return settleBackups(parts, options);
   }
 
   /** The name that it has now. */

@@ -13,7 +13,7 @@ import { catchUp, drain, prepareStart } from '../backup/switch-state.js';
 import { endVersion, isVersionChange } from '../backup/version-change.js';
 import type { Home } from '../home.js';
 import type { JobContext } from './agent-server.js';
-import { beginningOf, noteVersion, writerOf } from './begin-version.js';
+import { beginningOf, keepDisks, noteVersion, writerOf } from './begin-version.js';
 import { chooseDiskKey } from './disk-key-ring.js';
 import type { PlannedDisk } from './machine-port.js';
 import { isAway } from './repository-access.js';
@@ -151,8 +151,8 @@ export async function bringData(
     await MachineBackup.create(context.parts(name), { appliance, disks, writer });
   }
   const brought = await context.takeUp(name);
-  if (brought === undefined)
-    throw new CollectiveError('internal', `The data of ${name} are not there after they were brought.`);
+  if (brought !== undefined) await keepDisks(brought, subscription, writerOf(wish).version);
+  else throw new CollectiveError('internal', `The data of ${name} are not there after they were brought.`);
   return brought;
 }
 
