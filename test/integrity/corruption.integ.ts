@@ -35,6 +35,10 @@ const LIES: readonly Behaviour[] = [
 ];
 const LIE_PROBABILITY = 1 / 12;
 const SLOW_PROBABILITY = 1 / 600;
+/** Answers of the repository between one damage and the next. */
+const DECAY_EVERY_MIN = 2;
+const DECAY_EVERY_MAX = 12;
+const SCRUB_PROBABILITY = 1 / 20;
 
 /** What must have been met, whatever the seed; what else was met is printed. */
 const MUST_BE_MET = [
@@ -61,12 +65,16 @@ class Tally {
   }
 }
 
-/** Damages the cache's files on their medium, a little all the time. */
+/**
+ * Damages the cache's files on their medium, a little all the time: after so many answers of the repository. What is damaged is fetched
+ * again, and the cache is smaller than the image, so those go on.
+ */
 class Decay {
   readonly #random: Random;
   readonly #tally: Tally;
   readonly #slots: Medium;
   readonly #table: Medium;
+  #answersLeft = 0;
 
   constructor(blockd: BlockdUnderTest, random: Random, tally: Tally) {
     const file = (name: string): string => path.join(blockd.home, 'cache', `${BLOCK}.${name}`);
@@ -74,6 +82,15 @@ class Decay {
     this.#tally = tally;
     this.#slots = new Medium(file('slots'));
     this.#table = new Medium(file('table'));
+  }
+
+  /** The repository is about to answer; true when something was done to the files. */
+  countAnswer(): boolean {
+    this.#answersLeft -= 1;
+    if (this.#answersLeft > 0) return false;
+    this.#answersLeft = this.#random.between(DECAY_EVERY_MIN, DECAY_EVERY_MAX);
+    this.step();
+    return true;
   }
 
   step(): void {
@@ -169,27 +186,25 @@ it(
       ...[String(HALF_BYTES), String(2 * HALF_BYTES + 1536), String(SEED)],
     ]);
     await checker.waitFor(/"reads": [1-9]/, 120_000);
-    blockd.repository.behave = liar(random.fork(), tally);
     const decay = new Decay(blockd, random.fork(), tally);
-    let isOver = false;
+    const lie = liar(random.fork(), tally);
+    const scrubs = random.fork();
     let isDown = false;
-    const decaying = (async () => {
-      while (!isOver) {
-        decay.step();
-        if (!isDown && random.chance(0.05)) {
-          await blockd.client.request('scrub', { start: true }).then(
-            () => tally.add('scrubs'),
-            () => undefined, // killed just now
-          );
-        }
-        await new Promise((resolve) => setTimeout(resolve, random.between(50, 300)));
+    blockd.repository.behave = () => {
+      if (decay.countAnswer() && !isDown && scrubs.chance(SCRUB_PROBABILITY)) {
+        blockd.client.request('scrub', { start: true }).then(
+          () => tally.add('scrubs'),
+          () => undefined, // killed just now
+        );
       }
-    })();
+      return lie();
+    };
     const kill = async (): Promise<void> => {
       tally.addRun(await blockd.client.request('status', {}));
       isDown = true;
       blockd.process.kill('SIGKILL');
       await blockd.process.exit();
+      decay.step();
       decay.damageTable();
       await blockd.restart();
       await attach(false);
@@ -209,11 +224,9 @@ it(
         await fio(blockd, [...job.then, ...common]);
       }
     } finally {
-      isOver = true;
-      await decaying;
+      blockd.repository.behave = () => 'serve';
       decay.close();
     }
-    blockd.repository.behave = () => 'serve';
     tally.addRun(await blockd.client.request('status', {}));
     const { code, stdout, stderr } = await checker.stop();
     const counts = stdout.trim().split('\n').at(-1) ?? '';
