@@ -16,8 +16,11 @@ import { published } from './machine-spec-plan.js';
 import type { Session } from './session.js';
 import { Subscription } from './subscription.js';
 
-/** Nobody's guest waits for what the backup reads. */
-const ATTACHED_WAIT_MS = 300_000;
+/**
+ * Nobody's guest waits for what the backup reads; but the worker that reads is that of all machines. What did not come in this time goes on
+ * coming, and the next try finds it.
+ */
+const ATTACHED_WAIT_MS = 5_000;
 
 export type PersonDisksOptions = {
   readonly home: Home;

@@ -124,6 +124,8 @@ export async function bringData(
   const folder = join(home.machinesDirectory, name);
   // One that could not be read at the login is read again, or is the error: never begun anew over what is there.
   const taken = await context.takeUp(name);
+  if (taken !== undefined && taken.name !== name)
+    throw new CollectiveError('conflict', `${name} is called ${taken.name} on all of your devices now: start that.`);
   if (taken !== undefined) return taken;
   const known = context.inProfile(name);
   const here = known === undefined ? undefined : context.nameHere(known.id);

@@ -165,7 +165,7 @@ const eachBlock = async (
   const { blockBytes, blockIndexes, view } = blocks;
   const { socketPath } = view;
   if (blockIndexes.length === 0) return;
-  const reader = socketPath === undefined ? undefined : await NbdReader.open(socketPath);
+  const reader = socketPath === undefined ? undefined : await NbdReader.open(socketPath, 'block-unavailable');
   const read = reader?.read.bind(reader) ?? view.read?.bind(view);
   if (read === undefined) throw new RangeError('a view without a socket is not for another process');
   try {

@@ -76,7 +76,7 @@ export class BlockdDisks implements SnapshotDisks {
         await control.request('view-open', { session, disk, layer, listen: { path } });
       });
       try {
-        const reader = await NbdReader.open(path);
+        const reader = await NbdReader.open(path, 'block-unavailable');
         try {
           return await work({
             diskBytes: reader.diskBytes,

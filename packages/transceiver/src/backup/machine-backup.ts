@@ -51,8 +51,13 @@ export class MachineBackup {
   #failures = 0;
   #packings = 0;
   #isDirty = true;
-  /** The last seal found no place; of an agent that was restarted `hasLeftovers` says so. */
+  /** The last seal found no place. */
   #isLeftOut = false;
+  /**
+   * There may be something that no seal covers: an agent that was killed may have missed the machine's end, a seal may have failed or found no
+   * place. True at first; false when it was looked at, with nothing on its way and the machine at rest.
+   */
+  #mayOwe = true;
   #onSaved: () => void = () => undefined;
 
   private constructor(parts: MachineParts, file: BackupFile) {
@@ -141,26 +146,33 @@ export class MachineBackup {
 
   /** The layers that were sealed; none: it was left out. */
   async #seal(reason: SnapshotReason, isOfAll: boolean): Promise<SealedLayers> {
-    return this.#inSealTurn(async () => {
-      const { pending, apart, writer } = this.state;
-      if (reason === 'periodic' && (pending !== null || apart !== null)) return [];
-      const names = await disksToSeal(this.state, this.parts.disks, { isOfAll });
-      this.#isLeftOut = await isCrowded(this.state, names, this.parts.disks);
-      if (names.length === 0 || this.#isLeftOut) return [];
-      if (writer === null) throw new CollectiveError('internal', `Nobody knows which version wrote ${this.name}.`);
-      const createdAt = this.parts.clock.nowSeconds();
-      const layers: SealedLayers = [];
-      for (const disk of names) {
-        layers.push({ disk, layer: (await this.parts.disks.seal(disk)).layer });
-        await this.parts.onStep?.('disk-sealed');
-      }
-      const sealed = { reason, createdAt, layers, writtenBy: writer, mustPin: false };
-      await this.#file.update((state) => withSealed(state, sealed));
-      await this.parts.onStep?.('seal-noted');
-      this.#tell({ event: 'sealed', machine: this.name, reason });
+    return this.#inSealTurn(async () => this.#sealNow(reason, isOfAll)).catch((error: unknown) => {
+      this.#mayOwe = true;
       this.kick();
-      return layers;
+      throw error;
     });
+  }
+
+  async #sealNow(reason: SnapshotReason, isOfAll: boolean): Promise<SealedLayers> {
+    const { pending, apart, writer } = this.state;
+    if (reason === 'periodic' && (pending !== null || apart !== null)) return [];
+    const names = await disksToSeal(this.state, this.parts.disks, { isOfAll });
+    this.#isLeftOut = await isCrowded(this.state, names, this.parts.disks);
+    if (this.#isLeftOut) this.#mayOwe = true;
+    if (names.length === 0 || this.#isLeftOut) return [];
+    if (writer === null) throw new CollectiveError('internal', `Nobody knows which version wrote ${this.name}.`);
+    const createdAt = this.parts.clock.nowSeconds();
+    const layers: SealedLayers = [];
+    for (const disk of names) {
+      layers.push({ disk, layer: (await this.parts.disks.seal(disk)).layer });
+      await this.parts.onStep?.('disk-sealed');
+    }
+    const sealed = { reason, createdAt, layers, writtenBy: writer, mustPin: false };
+    await this.#file.update((state) => withSealed(state, sealed));
+    await this.parts.onStep?.('seal-noted');
+    this.#tell({ event: 'sealed', machine: this.name, reason });
+    this.kick();
+    return layers;
   }
 
   async #inSealTurn<T>(work: () => Promise<T>): Promise<T> {
@@ -175,7 +187,7 @@ export class MachineBackup {
     return false;
   }
 
-  /** After a start of the agent: is there something that no seal has covered, though nobody writes any more? */
+  /** Is there something that no seal has covered, though nobody writes any more? Not told while something is on its way. */
   async hasLeftovers(): Promise<boolean> {
     if (this.state.pending !== null) return false;
     if (this.state.mustCommit) return true;
@@ -199,6 +211,8 @@ export class MachineBackup {
       if (!this.parts.isRunning()) await beginDisks(context);
       if (pending === null) return (await pinOne(context, signal)) ? 'more' : this.#sealOwed();
       if (pending.kind === 'sealed') {
+        // First: with each commit the repository thins, and a version end of long ago would go before it is pinned.
+        if (await pinOne(context, signal)) return 'more';
         this.#activity = 'packing';
         if ((await packPending(context, signal)) === undefined) this.#tell({ event: 'unchanged', machine: this.name });
         return 'more';
@@ -214,8 +228,18 @@ export class MachineBackup {
    */
   async #sealOwed(): Promise<'more' | 'idle'> {
     const { mustCommit } = this.state;
-    if (!(mustCommit || this.#isLeftOut) || this.parts.isRunning()) return 'idle';
-    return (await this.seal(mustCommit ? 'request' : 'stop')) === 'sealed' ? 'more' : 'idle';
+    if (this.parts.isRunning()) return 'idle';
+    const isOwed = mustCommit || (this.#mayOwe && (await this.hasLeftovers()));
+    // Once: whatever a disk says that it holds, an unchanged one is not sealed for ever.
+    this.#mayOwe = false;
+    if (!isOwed) return 'idle';
+    // Where it fails the step has failed, and is tried again in its time.
+    const sealing = this.#inSealTurn(async () => this.#sealNow(mustCommit ? 'request' : 'stop', false));
+    const layers = await sealing.catch((error: unknown) => {
+      this.#mayOwe = true;
+      throw error;
+    });
+    return layers.length > 0 ? 'more' : 'idle';
   }
 
   async #take(outcome: UploadOutcome, context: StepContext): Promise<'more' | 'apart'> {
@@ -351,7 +375,8 @@ export class MachineBackup {
    */
   async settled(signal: AbortSignal): Promise<SettledAs> {
     const { pending, apart, toPin, mustCommit } = this.state;
-    if (pending === null && apart === null && toPin.length === 0 && !mustCommit) return 'saved';
+    const mayOwe = this.#mayOwe && !this.parts.isRunning();
+    if (pending === null && apart === null && toPin.length === 0 && !mustCommit && !mayOwe) return 'saved';
     return this.#kicked(this.#wakeup.settled(signal));
   }
 

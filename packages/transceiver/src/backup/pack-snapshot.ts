@@ -227,7 +227,9 @@ async function writeObject(
   options: PackOptions,
 ): Promise<number> {
   const { port, work, keys, path, signal } = options;
-  const temporary = await temporaryOf(path);
+  await removeUnfinished(path);
+  // A name that no object had before: a task that was given up may still write into that one.
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
   const file = await open(temporary, 'wx', 0o600);
   try {
     const writer = new SnapshotObjectWriter();
@@ -297,12 +299,11 @@ const untilAborted = async <R extends PackResult>(work: PackWork, signal: AbortS
   });
 };
 
-/** A name that no object had before; what was left of earlier ones is removed. */
-const temporaryOf = async (path: string): Promise<string> => {
+/** What a pack that was killed left of the object. */
+export const removeUnfinished = async (path: string): Promise<void> => {
   const [folder, prefix] = [dirname(path), `${basename(path)}.`];
   for (const name of await readdir(folder))
     if (name.startsWith(prefix) && name.endsWith('.tmp')) await removeIfThere(join(folder, name));
-  return `${path}.${randomBytes(6).toString('hex')}.tmp`;
 };
 
 const entriesOf = (map: DiskMap, blockIndexes: Uint32Array): Entries => {

@@ -31,7 +31,12 @@ export async function packPending(context: StepContext, signal: AbortSignal): Pr
   const { parts, file } = context;
   // What was sealed meanwhile lies above, and goes with it.
   await file.update(withJoined);
-  const plan = await planObjects(context, signal);
+  // A disk that cannot be read now has nothing sent again for housekeeping; where everything must be sent again there is no way around it.
+  const isAllHere = file.state.disks.every((disk) => disk.committed === null || isHere(disk));
+  const plan: ObjectPlan =
+    isAllHere || file.state.mustResend
+      ? await planObjects(context, signal)
+      : { objects: file.state.objects, givenUp: new Set() };
   await sealCarried(context, plan);
   const { state } = file;
   const { pending } = state;

@@ -1,6 +1,6 @@
 /**
  * A snapshot that must stay for good (what a version left before another one was started) is pinned as soon as the repository
- * can be reached and nothing else is on its way. It is noted until it is done.
+ * can be reached, before the next one is sent. It is noted until it is done.
  */
 import { hasCode } from '@collective/shared';
 import { signalOf } from './backup-person.js';

@@ -6,6 +6,7 @@
 import { CollectiveError } from '@collective/shared';
 import { removeIfThere } from '../storage/durable-file.js';
 import type { CommittedPending } from './backup-file.js';
+import { removeUnfinished } from './pack-snapshot.js';
 import { objectPath, type StepContext } from './pack-step.js';
 import { withoutPending } from './pending-seals.js';
 
@@ -47,7 +48,7 @@ export async function cleanUp({
   if (pending?.kind === 'committed') return;
   if (pending?.kind !== 'packed') {
     await removeIfThere(objectPath(parts.folder));
-    await removeIfThere(`${objectPath(parts.folder)}.tmp`);
+    await removeUnfinished(objectPath(parts.folder));
   }
   await committed.cleanUp(file.state);
   await parts.onStep?.('cleaned-up');

@@ -7,7 +7,7 @@
  * (https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md)
  */
 import { connect, type Socket } from 'node:net';
-import { CollectiveError } from '@collective/shared';
+import { CollectiveError, type ErrorCode } from '@collective/shared';
 
 const NBD_MAGIC = 0x4e42444d41474943n;
 const OPTION_MAGIC = 0x49484156454f5054n;
@@ -28,16 +28,18 @@ export class NbdReader {
   readonly #stream: ByteStream;
   readonly #pending = new Map<bigint, Pending>();
   #nextHandle = 1n;
+  readonly #unreadable: ErrorCode;
   #failure: Error | undefined;
 
-  private constructor(stream: ByteStream, diskBytes: number) {
+  private constructor(stream: ByteStream, diskBytes: number, unreadable: ErrorCode) {
     this.#stream = stream;
     this.diskBytes = diskBytes;
+    this.#unreadable = unreadable;
     void this.#receive();
   }
 
-  /** Connects and opens the default export. Errors: `local-io`. */
-  static async open(socketPath: string): Promise<NbdReader> {
+  /** Connects and opens the default export. `unreadable`: what a read that the server refuses is told as. Errors: `local-io`. */
+  static async open(socketPath: string, unreadable: ErrorCode = 'local-io'): Promise<NbdReader> {
     const stream = await ByteStream.connect(socketPath);
     try {
       const greeting = await stream.take(18);
@@ -49,14 +51,14 @@ export class NbdReader {
       option.writeUInt32BE(OPTION_GO, 8);
       option.writeUInt32BE(6, 12); // name length 4 (an empty name), count of information requests 2 (none)
       stream.write(option);
-      return new NbdReader(stream, await sizeOfExport(stream));
+      return new NbdReader(stream, await sizeOfExport(stream), unreadable);
     } catch (error) {
       stream.destroy();
       throw error;
     }
   }
 
-  /** Fills `target` with the bytes at `byteOffset`. Calls may overlap; up to 16 are useful. Errors: `local-io`. */
+  /** Fills `target` with the bytes at `byteOffset`. Calls may overlap; up to 16 are useful. Errors: `local-io`, and `unreadable`. */
   async read(target: Buffer, byteOffset: number): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
     const handle = this.#nextHandle++;
@@ -89,14 +91,17 @@ export class NbdReader {
         const handle = header.readBigUInt64BE(8);
         const pending = this.#pending.get(handle);
         if (pending === undefined) throw failed('it answers what was not asked');
-        this.#pending.delete(handle);
         const errno = header.readUInt32BE(4);
-        if (errno !== 0) {
-          pending.reject(failed(`it cannot read the image (error ${String(errno)})`));
-          continue;
+        if (errno === 0) {
+          // Pending until it is whole: a connection that ends in the middle ends this one, too.
+          await this.#stream.fill(pending.target);
+          pending.resolve();
+        } else {
+          pending.reject(
+            new CollectiveError(this.#unreadable, `The disk cannot be read there (error ${String(errno)}).`),
+          );
         }
-        await this.#stream.fill(pending.target);
-        pending.resolve();
+        this.#pending.delete(handle);
       }
     } catch (error) {
       this.#fail(error instanceof Error ? error : failed(String(error)));

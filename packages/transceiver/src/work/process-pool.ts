@@ -111,12 +111,17 @@ export class ProcessPool<T, R> {
         }
       });
     });
+    const remove = (): void => {
+      const at = this.#slots.indexOf(slot);
+      if (at >= 0) this.#slots.splice(at, 1);
+    };
     worker.on('error', (error) => {
+      // One that could not be started has no exit; the next task tries anew.
+      if (worker.pid === undefined) remove();
       finish((waiting) => waiting.reject(error));
     });
     worker.on('exit', () => {
-      const at = this.#slots.indexOf(slot);
-      if (at >= 0) this.#slots.splice(at, 1);
+      remove();
       const why = this.#closed ? ended() : new CollectiveError('internal', 'A worker process died.');
       // What waits goes with it: a task that kills its worker must not kill one after the other.
       for (const waiting of this.#closed ? [] : this.#queue.splice(0)) waiting.reject(why);
