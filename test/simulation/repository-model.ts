@@ -5,6 +5,7 @@
 import {
   compareHeads,
   type Digest,
+  DiskMap,
   encodeChunk,
   openHeads,
   type SeenHeads,
@@ -13,22 +14,33 @@ import {
   type TrustFile,
   type VersionManifest,
 } from '@collective/shared';
-import {
-  BLOCK_BYTES,
-  chunkOf as testChunkOf,
-  mapOf,
-  signManifest,
-  systemManifest,
-  type DiskPlan,
-  type VersionRecord,
-} from '@collective/repository-server';
+import { signManifest, systemManifest, type VersionRecord } from '@collective/repository-server';
 import { FOLDER, type RepositoryWorld } from './repository-world.js';
 
-export { BLOCK_BYTES, mapOf } from '@collective/repository-server';
+export const BLOCK_BYTES = 4_096;
 /** Blocks by position, by seed; 0 is a zero block. */
-export type Plan = DiskPlan;
-/** A block that says which it is. */
-export const blockOf = testChunkOf;
+export type Plan = readonly number[];
+export type Content = { readonly digest: Digest; readonly chunk: Buffer };
+
+const blocks = new Map<number, Content>();
+/** A block that says which it is. Not that of the doubles: with other sizes each seed would be another history. */
+export const blockOf = (seed: number): Content => {
+  const known = blocks.get(seed);
+  if (known !== undefined) return known;
+  const block = Buffer.alloc(BLOCK_BYTES, seed);
+  block.writeUInt32LE(seed, 0);
+  const content = { digest: sha256(block), chunk: encodeChunk(block, { level: 1 }) };
+  blocks.set(seed, content);
+  return content;
+};
+
+export const mapOf = (plan: Plan): DiskMap => {
+  const map = DiskMap.empty({ diskBytes: plan.length * BLOCK_BYTES, blockBytes: BLOCK_BYTES });
+  plan.forEach((seed, index) => {
+    if (seed !== 0) map.set(index, { kind: 'public', digest: blockOf(seed).digest });
+  });
+  return map;
+};
 
 type Built = { readonly root: Digest | null; readonly chunks: ReadonlyMap<Digest, Buffer> };
 const built = new Map<string, Built>();

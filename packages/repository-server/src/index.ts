@@ -51,16 +51,7 @@ export {
   type StoredRecord,
   type UserPlan,
 } from './testing/test-backup.js';
-export {
-  blockOf,
-  BLOCK_BYTES,
-  chunkOf,
-  mapOf,
-  signManifest,
-  systemManifest,
-  type DiskPlan,
-  type TestChunk,
-} from './testing/test-publisher.js';
+export { blockOf, BLOCK_BYTES, mapOf, signManifest, systemManifest, type DiskPlan } from './testing/test-publisher.js';
 export { newKey, TestRepository, type TestPerson } from './testing/test-repository.js';
 export {
   INITIAL,
