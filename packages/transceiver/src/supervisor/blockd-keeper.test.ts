@@ -2,15 +2,18 @@
  * The keeper against a block daemon that does what the test wants: a small script with the same control protocol, which takes its
  * lock at once and may be slow to answer or refuse to attach.
  */
-import { fork } from 'node:child_process';
+import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { BlockdKeeper } from './blockd-keeper.js';
 import type { DiskAttachment } from './disk-service.js';
 import { RepositoryFile } from './repository-file.js';
+
+// Each starts a few processes, of which a busy host starts one in seconds.
+vi.setConfig({ testTimeout: 60_000 });
 
 const DAEMON = `
 import { appendFileSync, existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -95,18 +98,24 @@ const setUp = async () => {
       .poll(() => readFile(at(name)).catch((error: unknown) => String(error)), { timeout: 15_000 })
       .toContain(code);
   };
+  /** A daemon that somebody else starts, and that listens after so long; a failed test leaves none behind. */
+  const startOrphan = (listensAfterMs: number): ChildProcess => {
+    const orphan = fork(at('daemon.mjs'), [folder, String(listensAfterMs)], { stdio: 'ignore' });
+    onTestFinished(() => void orphan.kill('SIGKILL'));
+    return orphan;
+  };
   const asked = async (): Promise<string> => await readFile(at('asked'), 'utf8').catch(() => '');
   /** A daemon that dies as by kill -9: its lock goes with it. */
   const kill = async (pid: number | null): Promise<void> => {
     await rm(at('lock'), { recursive: true });
     process.kill(pid ?? 0, 'SIGKILL');
   };
-  return { folder, at, log, open, attachment, asked, present, kill };
+  return { folder, at, log, open, attachment, startOrphan, asked, present, kill };
 };
 
 test('a daemon that a killed supervisor had just started is ended, and does not keep the next one from having its own', async () => {
-  const { folder, at, open, log, present } = await setUp();
-  const orphan = fork(at('daemon.mjs'), [folder, '2000'], { stdio: 'ignore' });
+  const { open, log, present, startOrphan } = await setUp();
+  const orphan = startOrphan(2_000);
   const ended = once(orphan, 'exit');
   await present('lock', 'EISDIR');
   const keeper = await open();
@@ -142,8 +151,8 @@ test('a disk that a busy daemon serves is adopted, however long it takes to say 
 });
 
 test('a disk that the daemon was just attaching for a killed supervisor is adopted with the socket in whose backlog QEMU waits, and attached again to the next daemon', async () => {
-  const { folder, at, open, attachment, asked, kill, present } = await setUp();
-  const orphan = fork(at('daemon.mjs'), [folder], { stdio: 'ignore' });
+  const { at, open, attachment, asked, kill, present, startOrphan } = await setUp();
+  const orphan = startOrphan(0);
   await present('blockd.sock', 'ENXIO');
   await writeFile(at('late'), '');
   await writeFile(attachment.socketPath, 'the socket that was handed over');
@@ -159,9 +168,9 @@ test('a disk that the daemon was just attaching for a killed supervisor is adopt
 });
 
 test('a daemon that its killed supervisor had not told the repository yet is told by the next one; one that knows it keeps it, and its token', async () => {
-  const { folder, at, open, present } = await setUp();
+  const { at, open, present, startOrphan } = await setUp();
   await new RepositoryFile(at('repository.json')).write({ origin: 'http://127.0.0.1:99' });
-  const orphan = fork(at('daemon.mjs'), [folder], { stdio: 'ignore' });
+  const orphan = startOrphan(0);
   await present('blockd.sock', 'ENXIO');
   const told = async (): Promise<number> =>
     (await readFile(at('said'), 'utf8').catch(() => '')).split('"method":"repository"').length - 1;
@@ -225,8 +234,8 @@ test(
 );
 
 test('an adopted daemon of other software is ended, and this one takes its place', async () => {
-  const { folder, at, open, log, present } = await setUp();
-  const older = fork(at('daemon.mjs'), [folder, '0'], { stdio: 'ignore' });
+  const { open, log, present, startOrphan } = await setUp();
+  const older = startOrphan(0);
   const ended = once(older, 'exit');
   await present('blockd.sock', 'ENXIO');
   const keeper = await open({ software: 'collective 2.0.0' });
