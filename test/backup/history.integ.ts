@@ -95,7 +95,7 @@ class History {
     if ((await backup.seal(reasons[this.#random(3)] ?? 'request')) === 'sealed') this.#noteSealed();
   }
 
-  /** Right after a seal, or a kill in one: nothing has been written since. */
+  /** Right after a seal, or a kill in one, or a step, which seals what a kill has left without: nothing has been written since. */
   #noteSealed(): void {
     const { next, pending } = this.#home.backup.state;
     const layer = (next.at(-1) ?? pending)?.layers[0]?.layer;
@@ -114,8 +114,7 @@ class History {
     }
     try {
       for (let arrows = this.#random(4); arrows >= 0; arrows -= 1) {
-        const did = await this.#home.backup.step(signal);
-        await this.#check();
+        const did = await this.#step(signal);
         if (did === 'apart') await this.#goOn();
         if (did !== 'more') break;
       }
@@ -128,6 +127,13 @@ class History {
       this.#home.onStep = () => undefined;
     }
     await this.#check();
+  }
+
+  async #step(signal: AbortSignal): Promise<'more' | 'idle' | 'apart'> {
+    const did = await this.#home.backup.step(signal);
+    this.#noteSealed();
+    await this.#check();
+    return did;
   }
 
   async #withTroubles(): Promise<void> {
@@ -201,8 +207,7 @@ class History {
     const { signal } = new AbortController();
     await this.#seal();
     for (let steps = 0; steps < 100; steps += 1) {
-      const did = await this.#home.backup.step(signal);
-      await this.#check();
+      const did = await this.#step(signal);
       if (did === 'idle') return;
       if (did === 'apart') await this.#goOn();
     }
