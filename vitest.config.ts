@@ -1,6 +1,18 @@
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
+/**
+ * What is promised within a time is measured with the machine to itself, one file after the other; the other integration tests run two at a
+ * time, because a guest or a server keeps hardly more than one core busy.
+ */
+const TIMED = [
+  'test/outages/**/*.integ.ts',
+  'test/end-to-end/**/*.integ.ts',
+  'test/machine/machine-faults.integ.ts',
+  'test/machine/suspend.integ.ts',
+];
+const INTEG = { testTimeout: 600_000, hookTimeout: 600_000, expect: { poll: { timeout: 120_000 } } };
+
 const source = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
 // Unit tests and simulations run on the sources; integration tests start the built programs (`npx tsc -b` first).
@@ -17,6 +29,8 @@ export default defineConfig({
     // A hang ends by these; on a machine that others use, or that stood still for a while, nothing else does.
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // Half of them by itself: 1 on a machine with 2 cores.
+    maxWorkers: '100%',
     expect: { poll: { timeout: 20_000 } },
     setupFiles: [source('test/support/property-seed.ts')],
     projects: [
@@ -42,13 +56,23 @@ export default defineConfig({
       {
         extends: true,
         test: {
+          ...INTEG,
           name: 'integ',
           include: ['test/**/*.integ.ts'],
+          exclude: ['**/dist/**', '**/node_modules/**', ...TIMED],
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          ...INTEG,
+          name: 'timed',
+          include: TIMED,
           exclude: ['**/dist/**', '**/node_modules/**'],
-          testTimeout: 600_000,
-          hookTimeout: 600_000,
-          expect: { poll: { timeout: 120_000 } },
           fileParallelism: false,
+          sequence: { groupOrder: 2 },
         },
       },
     ],

@@ -17,7 +17,7 @@ statics() {
 statics >"$cache/statics.log" 2>&1 &
 statics=$!
 status=0
-vitest run --project unit --maxWorkers=100% || status=1
+vitest run --project unit || status=1
 wait "$statics" || { status=1; echo 'check: format, lint or types:' >&2; }
 cat "$cache/statics.log" >&2
 exit "$status"

@@ -51,6 +51,7 @@ fi
 [[ $mode != unshare ]] || need_packages uidmap
 
 mkdir -p "$out"
+one_build_of "$out"
 out="$(cd "$out" && pwd)"
 sources="$(debian_sources "$release")"
 digest="$(inputs_digest "$here" "$here/../tools/common.sh")-$(sha256sum <<<"$sources$SOURCE_DATE_EPOCH" | cut -c1-16)"

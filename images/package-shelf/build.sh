@@ -33,6 +33,7 @@ done
 need_packages e2fsprogs dpkg
 
 mkdir -p "$out"
+one_build_of "$out"
 out="$(cd "$out" && pwd)"
 digest="$(inputs_digest "$here" "$here/../tools/common.sh")-$(stat -c '%s-%Y' "$system")"
 if [[ -z $rebuild ]] && up_to_date "$out" "$digest" shelf.raw contents.md5; then

@@ -31,6 +31,7 @@ done
 need_packages e2fsprogs fdisk mtools cpio zstd kmod fakeroot grub-common grub-pc-bin grub-efi-amd64-bin debian-archive-keyring
 
 mkdir -p "$out"
+one_build_of "$out"
 out="$(cd "$out" && pwd)"
 sources="$(debian_sources "$release")"
 digest="$(inputs_digest "$here" "$here/../tools/common.sh")-$firmware-$(sha256sum <<<"$sources$SOURCE_DATE_EPOCH" | cut -c1-16)"

@@ -60,6 +60,13 @@ up_to_date() {
   for file in "$@"; do [[ -e $dir/$file ]] || return 1; done
 }
 
+# one_build_of OUTDIR: waits until no other build of the folder is under way, and keeps others waiting until this one ends.
+one_build_of() {
+  local lock
+  exec {lock}>"$1/.lock"
+  flock "$lock"
+}
+
 # mbr_disk FILE BYTES TYPE: a sparse MBR disk with one bootable partition from 1 MiB to the end.
 mbr_disk() {
   rm -f "$1"

@@ -47,7 +47,7 @@ const save = async (part: SoakPart, state: SoakState): Promise<void> => {
 /** Each run's whole output is kept beside the state. */
 const perform = async (part: SoakPart, { seed, units }: SoakRun): Promise<boolean> => {
   const name = `${part.name}-${seed}`;
-  const result = await run('npx', ['vitest', 'run', '--project', part.project, ...part.paths], {
+  const result = await run('npx', ['vitest', 'run', ...part.paths], {
     cwd: ROOT,
     env: {
       ...process.env,

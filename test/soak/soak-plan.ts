@@ -3,7 +3,6 @@
 export type SoakPart = {
   readonly name: string;
   readonly what: string;
-  readonly project: 'integ' | 'simulation';
   /** Path filters of vitest. */
   readonly paths: readonly string[];
   /** What is counted, and after how many the part is complete; null: never. */
@@ -28,7 +27,6 @@ export const SOAK_PARTS: readonly SoakPart[] = [
   {
     name: 'kills',
     what: 'kill -9 of block daemon, agent, supervisor and server around a Debian guest with apt and fio',
-    project: 'integ',
     paths: ['test/kills/kills'],
     unit: 'kills',
     goal: 500,
@@ -39,7 +37,6 @@ export const SOAK_PARTS: readonly SoakPart[] = [
   {
     name: 'snapshot-kills',
     what: 'the same kills, and of the collector, around the snapshots of a tiny guest: seal, upload, commit, forget, thin, collect',
-    project: 'integ',
     paths: ['test/kills/snapshot-kills'],
     unit: 'kills',
     goal: 500,
@@ -50,7 +47,6 @@ export const SOAK_PARTS: readonly SoakPart[] = [
   {
     name: 'outages',
     what: 'the link goes down in every phase of a boot, on every bus, with both firmwares, in both ways',
-    project: 'integ',
     paths: ['test/outages/outages.integ'],
     unit: 'matrices',
     goal: 1,
@@ -62,7 +58,6 @@ export const SOAK_PARTS: readonly SoakPart[] = [
   {
     name: 'integrity',
     what: 'fio verify while bits flip, the server lies and the cache evicts',
-    project: 'integ',
     paths: ['test/integrity'],
     unit: 'seconds',
     goal: 3_600,
@@ -73,7 +68,6 @@ export const SOAK_PARTS: readonly SoakPart[] = [
   {
     name: 'collector',
     what: 'publishers, readers and the garbage collector race',
-    project: 'integ',
     paths: ['test/faults/collector-race'],
     unit: 'seconds',
     goal: 600,
@@ -84,8 +78,7 @@ export const SOAK_PARTS: readonly SoakPart[] = [
   {
     name: 'simulation',
     what: `simulated power cuts, faults and races, ${SIMULATION_SCALE} times as many histories as npm test`,
-    project: 'simulation',
-    paths: [],
+    paths: ['.sim.ts'],
     unit: 'runs',
     goal: null,
     runUnits: () => 1,
@@ -98,7 +91,6 @@ export const SOAK_PARTS: readonly SoakPart[] = [
   {
     name: 'faults',
     what: 'the fault suites of npm test, whose outcome depends on where a kill or a race hits',
-    project: 'integ',
     paths: ['test/faults', 'test/interop/nbd-crashes', 'test/blockd/cache-race', 'test/machine/machine-faults'],
     unit: 'runs',
     goal: null,
