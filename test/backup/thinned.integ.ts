@@ -6,7 +6,7 @@
 import { afterAll, expect, test } from 'vitest';
 import { CollectiveError } from '@collective/shared';
 import { checkRepository, collectGarbage } from '@collective/repository-server';
-import { fetchSnapshot, undo } from '@collective/transceiver';
+import { fetchSnapshot, keepBoth, undo } from '@collective/transceiver';
 import { BackupLab, DISK, type Transceiver } from './backup-lab.js';
 
 const DAY = 86_400;
@@ -105,4 +105,42 @@ test('a snapshot that is only thinned is read whole, and an undo to it succeeds'
   await undo(home.backup, home.restoreParts, 1);
   expect(home.content.equals(world.first)).toBe(true);
   await expectWhole(world);
+});
+
+test('a device that was away for a year with work of its own: what its disk is based on is there, and both states are kept', async () => {
+  await using lab = await BackupLab.open({ limits: { sessionTokenSeconds: 1e9 } });
+  const [home, other] = [await lab.transceiver(), await lab.transceiver()];
+  await home.create();
+  home.write(3, 70_000);
+  home.write(250, 70_001);
+  await home.save();
+  await home.backup.leases.release();
+  const based = home.content;
+  const { subscription } = home.backup.state;
+  await other.restore(subscription);
+  await other.backup.leases.take('free');
+  const write = async (seed: number): Promise<void> => {
+    other.write(3, 71_000 + seed);
+    other.write(250, 72_000 + seed);
+    expect(await other.save()).toBe('idle');
+  };
+  // Of one week, of which one would stay; then one each month.
+  for (let seed = 1; seed <= SNAPSHOTS; seed += 1) await write(seed);
+  for (let month = 1; month <= 14; month += 1) {
+    lab.subscriber.server.clock.advance(30 * DAY);
+    await write(100 + month);
+    await collectGarbage(lab.subscriber.server.repository, { graceSeconds: 30 * DAY });
+  }
+  await expect(lab.snapshotBytes(subscription, 2)).rejects.toThrow();
+  expect((await lab.snapshotBytes(subscription, 1)).equals(based)).toBe(true);
+
+  home.write(9, 80_000);
+  const { content } = home;
+  expect(await home.save()).toBe('apart');
+  const { here } = await keepBoth(home.backup);
+  expect(await home.drain()).toBe('idle');
+  expect((await lab.snapshotBytes(here, 1)).equals(content)).toBe(true);
+  const head = await lab.head(subscription);
+  expect((await lab.snapshotBytes(subscription, head?.number ?? 0)).equals(other.content)).toBe(true);
+  expect((await checkRepository(lab.subscriber.server.repository)).problems).toEqual([]);
 });

@@ -151,7 +151,9 @@ const backUp = async (history: History, process: RunningProcess, device: Device)
   await createSubscription(repository, device.caller, { subscription: OF.subscription, appliance: APPLIANCE });
   if (device.lease === 0 || random.chance(0.3)) {
     const mode = random.pick(['free', 'steal'] as const);
-    device.lease = (await takeLease(repository, device.caller, OF.subscription, mode)).lease;
+    // As a start does it: it gets what is newest, then takes the lease.
+    const basedOn = (await repository.catalogue.subscriptions.head(OF))?.number ?? null;
+    device.lease = (await takeLease(repository, device.caller, OF.subscription, { mode, basedOn })).lease;
   }
   const next = await nextAttempt(history, process, device);
   pending.set(device.id, next);

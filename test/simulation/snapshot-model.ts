@@ -67,7 +67,7 @@ type Known = SnapshotAttempt & { isSure: boolean };
 
 export class SnapshotModel {
   #known: Known[] = [];
-  readonly tally = { acknowledged: 0, found: 0, snapshotsChecked: 0, chunksChecked: 0 };
+  readonly tally = { acknowledged: 0, found: 0, snapshotsChecked: 0, chunksChecked: 0, basesChecked: 0 };
 
   /** Before the commit is asked for. */
   attempt(attempt: SnapshotAttempt): Known {
@@ -103,6 +103,12 @@ export class SnapshotModel {
   async check(world: RepositoryWorld, rows: Subscriptions): Promise<void> {
     const records = await rows.snapshots(OF, ['kept', 'deleted', 'forgotten']);
     for (const { number, manifest } of records) this.shown(number, manifest);
+    for (const { number } of await rows.deviceBases(OF)) {
+      const state = records.find((row) => row.number === number)?.state;
+      if (state !== 'kept')
+        throw new Error(`a device is based on snapshot ${number}, which is ${state ?? 'not there'}`);
+      this.tally.basesChecked += 1;
+    }
     if ((await rows.pendingSnapshots()).length > 0) throw new Error('a commit is pending after a start');
     const sure = this.#sure();
     for (const [at, known] of sure.entries()) {

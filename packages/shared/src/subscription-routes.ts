@@ -44,6 +44,9 @@ const snapshotUploadParams = strictObject({ subscription: subscriptionField, upl
 /** Which snapshot, and the SHA-256 of its manifest file. */
 export const snapshotName = strictObject({ number: numberField, manifest: digestField });
 
+/** The snapshot that the device's disks are based on, which stays for it however long it is away; null: they are based on none. */
+const basedOnField = nullable(numberField);
+
 /** Who may write the subscription; the server's clock throughout. */
 export const leaseState = strictObject({
   lease: leaseField,
@@ -147,7 +150,7 @@ export const SUBSCRIPTION_ROUTES = {
     ...common,
     ...jsonBody,
     params: subscriptionParams,
-    body: strictObject({ mode: wordField('free', 'steal') }),
+    body: strictObject({ mode: wordField('free', 'steal'), basedOn: basedOnField }),
     responseKind: 'json',
     response: strictObject({ lease: leaseField, expiresAt: secondsField }),
   },
@@ -157,7 +160,7 @@ export const SUBSCRIPTION_ROUTES = {
     ...common,
     ...jsonBody,
     params: leaseParams,
-    body: strictObject({ unsavedBytes: byteCountField, isRunning: Type.Boolean() }),
+    body: strictObject({ unsavedBytes: byteCountField, isRunning: Type.Boolean(), basedOn: basedOnField }),
     responseKind: 'json',
     response: strictObject({ expiresAt: secondsField }),
   },

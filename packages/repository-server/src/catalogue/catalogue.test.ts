@@ -69,7 +69,7 @@ describe('the SQLite catalogue', () => {
     // The tables of the first schema, as the new file has them.
     const tables = new Database(`${paths.database}.new`)
       .prepare<[], { sql: string }>(
-        "select sql from sqlite_schema where sql is not null and name not like '%snapshot%' and name not like 'subscr%' and name not like 'sqlite%' order by rowid",
+        "select sql from sqlite_schema where sql is not null and name not like '%snapshot%' and name not like 'subscr%' and name not like 'device_bases%' and name not like 'sqlite%' order by rowid",
       )
       .all();
     for (const { sql } of tables) old.exec(sql);
@@ -270,6 +270,15 @@ const calls: fc.Arbitrary<Call> = fc.oneof(
       return [beats, released, await c.subscriptions.subscription(of)];
     },
   })),
+  fc
+    .tuple(names, ids, digests, fc.option(numbers, { nil: undefined }))
+    .map(([account, subscription, device, number]) => ({
+      name: 'base',
+      run: async (c: Catalogue) => {
+        await c.subscriptions.setDeviceBase({ account, subscription }, device, number);
+        return c.subscriptions.deviceBases({ account, subscription });
+      },
+    })),
   fc
     .tuple(names, ids, numbers, fc.constantFrom('pending', 'kept', 'deleted', 'forgotten'))
     .map(([account, id, number, state]) => ({

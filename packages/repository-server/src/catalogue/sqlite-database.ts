@@ -80,8 +80,15 @@ create table snapshot_uploads (
 ) without rowid;
 `;
 
+const DEVICE_BASES = `
+create table device_bases (
+  account text not null, subscription text not null, device blob not null, number integer not null,
+  primary key (account, subscription, device)
+) without rowid;
+`;
+
 /** Schema n + 1 is what the first n steps and this one make. A step that has been released never changes. */
-const STEPS: readonly string[] = [SCHEMA, SUBSCRIPTIONS];
+const STEPS: readonly string[] = [SCHEMA, SUBSCRIPTIONS, DEVICE_BASES];
 export const SCHEMA_VERSION = STEPS.length;
 
 export type CatalogueDatabase = { readonly full: Database.Database; readonly relaxed: Database.Database };

@@ -47,6 +47,7 @@ type Name = [account: string, subscription: string];
 
 export const sqliteSubscriptions = (database: CatalogueDatabase): Subscriptions => ({
   ...subscriptionRows(database),
+  ...deviceBaseRows(database),
   ...snapshotRows(database),
   ...sqliteSnapshotUploads(database),
 });
@@ -130,9 +131,28 @@ const subscriptionRows = ({ full }: CatalogueDatabase): Pick<Subscriptions, Subs
   };
 };
 
-const snapshotRows = ({
-  full,
-}: CatalogueDatabase): Omit<Subscriptions, SubscriptionMethods | SnapshotUploadMethods> => {
+type DeviceBaseMethods = 'setDeviceBase' | 'deviceBases';
+const deviceBaseRows = ({ full }: CatalogueDatabase): Pick<Subscriptions, DeviceBaseMethods> => {
+  const put = full.prepare(`
+    insert into device_bases values (?, ?, ?, ?)
+    on conflict do update set number = excluded.number where number <> excluded.number`);
+  const remove = full.prepare('delete from device_bases where account = ? and subscription = ? and device = ?');
+  const select = full.prepare<Name, { device: Buffer; number: number }>(
+    'select device, number from device_bases where account = ? and subscription = ? order by device',
+  );
+  return {
+    setDeviceBase: async ({ account, subscription }, device, number) => {
+      const key = [account, subscription, digestBytes(device)];
+      if (number === undefined) remove.run(...key);
+      else put.run(...key, number);
+    },
+    deviceBases: async ({ account, subscription }) =>
+      select.all(account, subscription).map(({ device, number }) => ({ device: digestFromBytes(device), number })),
+  };
+};
+
+type OtherMethods = SubscriptionMethods | DeviceBaseMethods | SnapshotUploadMethods;
+const snapshotRows = ({ full }: CatalogueDatabase): Omit<Subscriptions, OtherMethods> => {
   const of = 'from snapshots where account = ? and subscription = ?';
   const inStates = '(select value from json_each(?))';
   const insert = full.prepare(`

@@ -4,8 +4,8 @@
  * it acknowledges is durable.
  *
  * Subscriptions and snapshots are an index of the blob store: the files are the truth, and `healSubscriptions` makes the
- * rows agree with them at start. Leases and sessions are here alone; a lost catalogue loses them, and the number of the
- * next lease then begins above the highest that a manifest names.
+ * rows agree with them at start. Leases, what devices are based on, and sessions are here alone; a lost catalogue loses
+ * them, and the number of the next lease then begins above the highest that a manifest names.
  */
 import { type Digest, type SnapshotReason } from '@collective/shared';
 import { type SubscriptionName } from '../storage/blob-names.js';
@@ -25,6 +25,9 @@ export type LeaseRecord = {
   readonly isReleased: boolean;
 };
 export type Heartbeat = Pick<LeaseRecord, 'lastHeartbeatAt' | 'unsavedBytes' | 'isRunning'>;
+
+/** The snapshot that a device's disks were based on when it last said so. */
+export type DeviceBase = { readonly device: Digest; readonly number: number };
 
 export type SubscriptionRecord = SubscriptionName & {
   readonly appliance: string;
@@ -94,6 +97,10 @@ export interface Subscriptions {
   releaseLease(of: SubscriptionName, lease: number): Promise<boolean>;
   /** The next lease gets a higher number than this. */
   raiseLeaseNumber(of: SubscriptionName, atLeast: number): Promise<void>;
+  /** In the place of what the device was based on before; undefined: on nothing. Nothing is written when it is that already. */
+  setDeviceBase(of: SubscriptionName, device: Digest, number: number | undefined): Promise<void>;
+  /** By device. */
+  deviceBases(of: SubscriptionName): Promise<DeviceBase[]>;
 
   /** Adds or replaces the row. */
   recordSnapshot(record: SnapshotRecord): Promise<void>;

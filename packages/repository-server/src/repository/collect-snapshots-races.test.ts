@@ -178,7 +178,7 @@ test('a lease that is stolen while a commit waits for the lock: lease-lost, and 
   const upload = String((await backup.open(made.manifest)).json()['upload']);
   await backup.send(upload, made.data);
   beforeLock(END_OF_COMMIT, async () => {
-    await backup.request('takeLease', { body: { mode: 'steal' } });
+    await backup.request('takeLease', { body: { mode: 'steal', basedOn: null } });
   });
   const refused = await backup.commit(upload, made.file);
   expect([refused.status, refused.json()['code']]).toEqual([409, 'lease-lost']);

@@ -2,7 +2,7 @@
 import { CollectiveError, decodeSnapshotObject, encodeSnapshotObject } from '@collective/shared';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { snapshotDataName, uploadName, UPLOADS_FOLDER } from '../storage/blob-names.js';
-import { privateChunkOf, type TestBackup } from '../testing/test-backup.js';
+import { privateChunkOf, TestBackup } from '../testing/test-backup.js';
 import { chunkOf } from '../testing/test-publisher.js';
 import {
   openSubscriber,
@@ -12,7 +12,7 @@ import {
   SUBSCRIPTION,
   written,
 } from '../testing/test-subscriber.js';
-import { type TestReply } from '../testing/test-repository.js';
+import { newKey, type TestReply } from '../testing/test-repository.js';
 import { checkRepository } from './check-repository.js';
 import { collectGarbage } from './collector.js';
 import { assembleRepository } from './repository.js';
@@ -68,6 +68,65 @@ describe('thinning', () => {
     expect((await list('kept')).filter(({ pinned }) => pinned === true).map(({ number }) => number)).toEqual([2, 1]);
     await backup.request('unpinSnapshot', { params: { number: 1 } });
     expect(await gc()).toMatchObject({ snapshotsThinned: 1 });
+  });
+});
+
+describe('what a device is based on', () => {
+  const MONTHS = 100 * DAY;
+  const secondDevice = async (): Promise<TestBackup> => {
+    const device = newKey();
+    const deviceId = await world.server.registerDevice({ ...world.person, device });
+    const person = { ...world.person, device, deviceId, token: await world.server.deviceLogin(device) };
+    return new TestBackup(world.server, person, {
+      subscription: SUBSCRIPTION,
+      writtenBy: world.version,
+      base: world.base,
+    });
+  };
+  test('stays as long as the device is away, and goes when the device is revoked or says that it has moved on', async () => {
+    await saveMany(world, 13);
+    const laptop = await secondDevice();
+    await laptop.request('takeLease', { body: { mode: 'steal', basedOn: 2 } });
+    await backup.take('steal');
+    await later(MONTHS);
+    expect(await gc()).toMatchObject({ snapshotsThinned: 2 });
+    expect(await numbers('deleted')).toEqual([3, 1]);
+    await later(MONTHS);
+    expect(await gc()).toMatchObject({ snapshotsForgotten: 2 });
+    expect(await numbers('kept')).toContain(2);
+    expect((await backup.request('snapshotData', { params: { number: 2 } })).status).toBe(200);
+
+    await world.server.request('revokeDevice', {
+      token: backup.person.token,
+      params: { device: laptop.person.deviceId },
+    });
+    expect(await gc()).toMatchObject({ snapshotsThinned: 1 });
+    expect(await numbers('deleted')).toEqual([2]);
+  });
+  test('is kept from the moment at which it says so, also when that has been deleted: and not longer than it is said', async () => {
+    await saveMany(world, 13);
+    await later(MONTHS);
+    await gc();
+    expect(await numbers('deleted')).toEqual([3, 2, 1]);
+    await backup.take('steal');
+    const beat = async (basedOn: number | null): Promise<TestReply> =>
+      backup.request('heartbeat', {
+        params: { lease: backup.lease },
+        body: { unsavedBytes: 7, isRunning: true, basedOn },
+      });
+    expect((await beat(2)).status).toBe(200);
+    await later(MONTHS);
+    expect(await gc()).toMatchObject({ snapshotsForgotten: 2 });
+    expect(await numbers('deleted')).toEqual([2]);
+    expect((await beat(13)).status).toBe(200);
+    expect(await gc()).toMatchObject({ snapshotsForgotten: 1 });
+  });
+  test('is what it has committed', async () => {
+    await saveMany(world, 5);
+    const { deviceId } = backup.person;
+    expect(await world.server.repository.catalogue.subscriptions.deviceBases(of())).toEqual([
+      { device: deviceId, number: 5 },
+    ]);
   });
 });
 

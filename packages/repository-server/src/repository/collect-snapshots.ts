@@ -11,7 +11,7 @@ import { placeRewritten, rewriteObject } from './rewrite-object.js';
 import { type Repository } from './repository.js';
 import { PublicNames, SnapshotWalk } from './snapshot-walk.js';
 import { writeSubscriptionState } from './subscription-file.js';
-import { changeSnapshot, thinSubscription } from './thin-snapshots.js';
+import { basesOfDevices, changeSnapshot, thinSubscription } from './thin-snapshots.js';
 
 export type SnapshotCollection = {
   readonly snapshotsThinned: number;
@@ -130,8 +130,9 @@ const forgetDeleted = async (
   for (;;) {
     const inBatch = await catalogue.exclusively(async () => {
       const now = clock.nowSeconds();
+      const bases = await basesOfDevices(repository, of);
       const isOver = (record: SnapshotRecord): boolean =>
-        isAll || (record.state === 'deleted' && record.stateSince + graceSeconds <= now);
+        isAll || (record.state === 'deleted' && record.stateSince + graceSeconds <= now && !bases.has(record.number));
       const over = (await keptOf(repository, of)).filter(isOver).slice(0, FORGOTTEN_AT_ONCE);
       for (const record of over) {
         // The file may know that it has been brought back since a catalogue was saved.

@@ -17,7 +17,7 @@ export const takeLease = async (
   repository: Repository,
   caller: Caller,
   subscription: string,
-  mode: 'free' | 'steal',
+  { mode, basedOn }: { readonly mode: 'free' | 'steal'; readonly basedOn: number | null },
 ): Promise<TakenLease> => {
   const { catalogue, clock, limits } = repository;
   const device = callerDevice(caller);
@@ -34,6 +34,7 @@ export const takeLease = async (
       isRunning: false,
       isReleased: false,
     };
+    await catalogue.subscriptions.setDeviceBase(record, device, basedOn ?? undefined);
     await catalogue.subscriptions.setLease(record, lease);
     return { lease: lease.lease, expiresAt: now + limits.leaseSeconds };
   });
@@ -44,12 +45,15 @@ export const beat = async (
   repository: Repository,
   caller: Caller,
   of: { readonly subscription: string; readonly lease: number },
-  said: { readonly unsavedBytes: number; readonly isRunning: boolean },
+  { basedOn, ...said }: { readonly unsavedBytes: number; readonly isRunning: boolean; readonly basedOn: number | null },
 ): Promise<number> => {
   const { catalogue, clock, limits } = repository;
   const record = await liveSubscription(repository, { account: caller.account, subscription: of.subscription });
   const now = clock.nowSeconds();
-  const isMine = record.lease?.device === callerDevice(caller);
+  const device = callerDevice(caller);
+  // Also of one that has lost the lease: what it has not saved is based on that.
+  await catalogue.subscriptions.setDeviceBase(record, device, basedOn ?? undefined);
+  const isMine = record.lease?.device === device;
   if (!isMine || !(await catalogue.subscriptions.beat(record, of.lease, { ...said, lastHeartbeatAt: now })))
     throw await lostTo(repository, record);
   return now + limits.leaseSeconds;

@@ -15,6 +15,18 @@ import { anySubscription } from './subscriptions.js';
 const THINNED_AT_ONCE = 64;
 
 /**
+ * Numbers of the snapshots that disks of the person's devices are based on. They stay: a device that has been away for months, with work
+ * that nobody else has, reads from them what it does not have. Of a revoked device none stays.
+ */
+export const basesOfDevices = async ({ catalogue }: Repository, of: SubscriptionName): Promise<Set<number>> => {
+  const bases = await catalogue.subscriptions.deviceBases(of);
+  const devices = new Map((await catalogue.people.devicesOf(of.account)).map((device) => [device.id, device]));
+  return new Set(
+    bases.filter(({ device }) => devices.get(device)?.revokedAt === undefined).map(({ number }) => number),
+  );
+};
+
+/**
  * Marks what retention does not keep, by the setting of this moment: a change counts from the next commit on. Returns how
  * many. Errors: `malformed` for a setting that cannot be read; then nothing is marked.
  */
@@ -27,7 +39,8 @@ export const thinSubscription = async (repository: Repository, of: SubscriptionN
     const snapshots = await catalogue.subscriptions.retainedSnapshots(of);
     const now = clock.nowSeconds();
     const kept = retentionPlan(snapshots, now, retention);
-    const doomed = snapshots.filter(({ number }) => !kept.has(number)).slice(0, THINNED_AT_ONCE);
+    const bases = await basesOfDevices(repository, of);
+    const doomed = snapshots.filter(({ number }) => !kept.has(number) && !bases.has(number)).slice(0, THINNED_AT_ONCE);
     let thinned = 0;
     for (const { number } of doomed) {
       const snapshot = await catalogue.subscriptions.snapshot(of, number);

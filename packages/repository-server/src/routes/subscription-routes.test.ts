@@ -30,7 +30,10 @@ const listed = async (person = world.person): Promise<Record<string, unknown>[]>
   return reply.json() as unknown as Record<string, unknown>[];
 };
 const beat = (of: TestBackup, unsavedBytes = 0, lease = of.lease): Promise<TestReply> =>
-  of.request('heartbeat', { params: { lease }, body: { unsavedBytes, isRunning: true } });
+  of.request('heartbeat', {
+    params: { lease },
+    body: { unsavedBytes, isRunning: true, basedOn: of.head?.number ?? null },
+  });
 
 describe('subscriptions', () => {
   test('creating one again is no error; its id is not good for another appliance, and a stranger sees none of it', async () => {
@@ -132,8 +135,8 @@ test('every route of a subscription says not-found to another person, and not-lo
   const sam = await world.server.join('sam', 'user', [{ name: 'debian', access: 'use' }]);
   const params = { subscription: SUBSCRIPTION, lease: 1, number: 1, upload: 'a'.repeat(32) };
   const bodies: Partial<Record<RouteName, unknown>> = {
-    takeLease: { mode: 'steal' },
-    heartbeat: { unsavedBytes: 0, isRunning: false },
+    takeLease: { mode: 'steal', basedOn: null },
+    heartbeat: { unsavedBytes: 0, isRunning: false, basedOn: null },
     openSnapshotUpload: { number: 1, parent: null, lease: 0 },
     uploadSnapshotPart: Buffer.from('x'),
     commitSnapshot: Buffer.from('x'),

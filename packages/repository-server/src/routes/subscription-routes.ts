@@ -38,7 +38,7 @@ export const registerSubscriptionRoutes = (app: FastifyInstance, context: RouteC
   });
 
   registerRoute(app, context, 'takeLease', async ({ caller, params, body }) =>
-    takeLease(repository, caller, params.subscription, body.mode),
+    takeLease(repository, caller, params.subscription, body),
   );
   registerRoute(app, context, 'heartbeat', async ({ caller, params, body }) => ({
     expiresAt: await beat(repository, caller, params, body),

@@ -1,6 +1,7 @@
 /** Subscriptions, leases, the index of snapshots and their uploads, in memory: part of the catalogue's double. */
 import { type SubscriptionName } from '../storage/blob-names.js';
 import {
+  type DeviceBase,
   type SnapshotRecord,
   type SnapshotUpload,
   type SubscriptionRecord,
@@ -12,6 +13,7 @@ type Numbered = SnapshotRecord & { readonly sequence: number };
 /** Rows are never changed, only replaced. */
 export class SubscriptionTables {
   readonly subscriptions = new Map<string, SubscriptionRecord>();
+  readonly deviceBases = new Map<string, ReadonlyMap<string, DeviceBase>>();
   readonly snapshots = new Map<string, Numbered>();
   readonly uploads = new Map<string, SnapshotUpload>();
   sequence = 0;
@@ -19,6 +21,7 @@ export class SubscriptionTables {
   copy(): SubscriptionTables {
     const copy = new SubscriptionTables();
     for (const [key, row] of this.subscriptions) copy.subscriptions.set(key, row);
+    for (const [key, row] of this.deviceBases) copy.deviceBases.set(key, row);
     for (const [key, row] of this.snapshots) copy.snapshots.set(key, row);
     for (const [key, row] of this.uploads) copy.uploads.set(key, row);
     copy.sequence = this.sequence;
@@ -32,7 +35,7 @@ const byName = (a: SubscriptionName, b: SubscriptionName): number => (keyOf(a) <
 const withoutSequence = ({ sequence: _sequence, ...record }: Numbered): SnapshotRecord => record;
 
 export const memorySubscriptions = (tables: SubscriptionTables): Subscriptions => {
-  const { subscriptions, snapshots, uploads } = tables;
+  const { subscriptions, deviceBases, snapshots, uploads } = tables;
   const change = (
     of: SubscriptionName,
     by: (old: SubscriptionRecord) => Partial<SubscriptionRecord> | undefined,
@@ -72,6 +75,14 @@ export const memorySubscriptions = (tables: SubscriptionTables): Subscriptions =
       ),
     raiseLeaseNumber: async (of, atLeast) =>
       void change(of, (old) => ({ leaseNumber: Math.max(old.leaseNumber, atLeast) })),
+    setDeviceBase: async (of, device, number) => {
+      const rows = new Map(deviceBases.get(keyOf(of)));
+      if (number === undefined) rows.delete(device);
+      else rows.set(device, { device, number });
+      deviceBases.set(keyOf(of), rows);
+    },
+    deviceBases: async (of) =>
+      [...(deviceBases.get(keyOf(of))?.values() ?? [])].sort((a, b) => (a.device < b.device ? -1 : 1)),
 
     recordSnapshot: async (record) => {
       const key = snapshotKey(record, record.number);

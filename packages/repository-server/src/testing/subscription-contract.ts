@@ -118,6 +118,28 @@ export const subscriptionContract = (
       await subscriptions.raiseLeaseNumber(ALICE, 9);
       expect((await subscriptions.subscription(ALICE))?.leaseNumber).toBe(9);
     });
+    test('a device is based on one snapshot of a subscription at a time, or on none', async () => {
+      const { subscriptions } = catalogue;
+      const [laptop, desktop] = [digestOf('laptop'), digestOf('desktop')];
+      expect(await subscriptions.deviceBases(ALICE)).toEqual([]);
+      await subscriptions.setDeviceBase(ALICE, laptop, undefined);
+      await subscriptions.setDeviceBase(ALICE, laptop, 3);
+      await subscriptions.setDeviceBase(ALICE, desktop, 3);
+      await subscriptions.setDeviceBase(BOB, laptop, 5);
+      await subscriptions.setDeviceBase(ALICE, laptop, 4);
+      await subscriptions.setDeviceBase(ALICE, laptop, 4);
+      const bases = await subscriptions.deviceBases(ALICE);
+      expect(bases.map(({ device }) => device)).toEqual([laptop, desktop].sort());
+      expect(new Map(bases.map(({ device, number }) => [device, number]))).toEqual(
+        new Map([
+          [laptop, 4],
+          [desktop, 3],
+        ]),
+      );
+      await subscriptions.setDeviceBase(ALICE, laptop, undefined);
+      expect(await subscriptions.deviceBases(ALICE)).toEqual([{ device: desktop, number: 3 }]);
+      expect(await subscriptions.deviceBases(BOB)).toEqual([{ device: laptop, number: 5 }]);
+    });
     test('snapshots by state, by number from above, and the head, which is never a pending one', async () => {
       const { subscriptions } = catalogue;
       expect(await subscriptions.head(ALICE)).toBeUndefined();

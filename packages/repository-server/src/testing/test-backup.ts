@@ -107,7 +107,8 @@ export class TestBackup {
   }
 
   async take(mode: 'free' | 'steal' = 'free'): Promise<TestReply> {
-    const reply = await this.request('takeLease', { body: { mode } });
+    const basedOn = this.head?.number ?? null;
+    const reply = await this.request('takeLease', { body: { mode, basedOn } });
     if (reply.status === 200) this.lease = Number(reply.json()['lease']);
     return reply;
   }

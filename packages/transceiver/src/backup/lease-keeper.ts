@@ -40,7 +40,7 @@ export class LeaseKeeper {
     const { subscription } = file.state;
     const { lease } = await client.call('takeLease', {
       params: { subscription },
-      body: { mode },
+      body: { mode, basedOn: file.state.head?.number ?? null },
       ...signalOf(signal),
     });
     await file.update((state) => ({ ...state, lease }));
@@ -50,10 +50,11 @@ export class LeaseKeeper {
   /** Says that this device is at work. Resolves also when the lease is lost or the server is away. */
   async beat(signal?: AbortSignal): Promise<void> {
     const { client, file, said } = this.#options;
-    const { subscription, lease } = file.state;
+    const { subscription, lease, head } = file.state;
     if (lease === null) return;
     try {
-      await client.call('heartbeat', { params: { subscription, lease }, body: await said(), ...signalOf(signal) });
+      const body = { ...(await said()), basedOn: head?.number ?? null };
+      await client.call('heartbeat', { params: { subscription, lease }, body, ...signalOf(signal) });
     } catch (error) {
       if (hasCode(error, 'lease-lost')) await this.lost(lease, error);
       else if (!isAway(error) && !hasCode(error, 'not-logged-in')) throw error;
