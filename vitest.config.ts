@@ -15,7 +15,7 @@ const INTEG = { testTimeout: 600_000, hookTimeout: 600_000, expect: { poll: { ti
 
 const source = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
-// Unit tests and simulations run on the sources; integration tests start the built programs (`npx tsc -b` first).
+// Unit tests and simulations run on the sources; integration tests start the built programs (`npm run build` first, also for the bundle of packages/schema).
 export default defineConfig({
   resolve: {
     alias: {

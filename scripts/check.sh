@@ -8,6 +8,9 @@ PATH="$PWD/node_modules/.bin:$PATH"
 cache=node_modules/.cache/check
 mkdir -p "$cache"
 
+# The tests load it.
+npm run --silent bundle
+
 statics() {
   prettier --check --log-level warn --cache --cache-strategy content --cache-location "$cache/prettier" . &&
     eslint --max-warnings 0 --cache --cache-strategy content --cache-location "$cache/eslint" . &&

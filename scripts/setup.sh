@@ -46,4 +46,4 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
 fi
 
 # 4. Build (incremental)
-npx tsc -b
+npm run --silent build >&2

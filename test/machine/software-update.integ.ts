@@ -11,7 +11,7 @@ import { eventually, withLab } from './machine-lab.js';
 /** A copy of what is built here, of another version; packages of others are shared. */
 const installationOf = async (version: string): Promise<{ readonly folder: string; readonly program: string }> => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'collective-installation-'));
-  for (const name of ['shared', 'transceiver']) {
+  for (const name of ['schema', 'shared', 'transceiver']) {
     const [from, to] = [path.join(ROOT, 'packages', name), path.join(folder, 'packages', name)];
     await mkdir(to, { recursive: true });
     for (const part of ['dist', 'bin']) {
@@ -25,7 +25,7 @@ const installationOf = async (version: string): Promise<{ readonly folder: strin
     if (name !== '@collective')
       await symlink(path.join(ROOT, 'node_modules', name), path.join(folder, 'node_modules', name));
   }
-  for (const name of ['shared', 'transceiver'])
+  for (const name of ['schema', 'shared', 'transceiver'])
     await symlink(path.join(folder, 'packages', name), path.join(folder, 'node_modules/@collective', name));
   return { folder, program: path.join(folder, 'packages/transceiver/bin/collective.js') };
 };

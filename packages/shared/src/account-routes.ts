@@ -1,7 +1,7 @@
 /**
  * Routes of the account: login, invitation, devices, keys; and what needs no account at all.
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { keysFileSchema } from './keys-file.js';
 import { passwordParametersSchema } from './password-parameters.js';
 import {

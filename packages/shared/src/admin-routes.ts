@@ -1,7 +1,7 @@
 /**
  * Routes of administrators: invitations, accounts, access, mandatory versions.
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import {
   accessField,
   accountAccessParams,

@@ -3,7 +3,7 @@
  * server cannot make a device of a person. The login message is signed by the device key and names server, device and
  * nonce, so that a signature is good for one login at one repository.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { type Digest } from './brands.js';
 import { digestBytes } from './digest.js';
 import { documentCodec } from './document.js';

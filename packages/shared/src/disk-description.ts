@@ -2,7 +2,7 @@
  * A disk in a manifest (docs/formats/manifest.md): its name, size and the root of its map. The order in the manifest is
  * the order on the bus.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { isBlockBytes, isDiskBytes } from './disk-shape.js';
 import { CollectiveError } from './errors.js';
 import { digestField, diskNameField, integerField, nullable, strictObject, wordField } from './schema-fields.js';

@@ -1,4 +1,4 @@
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { describe, expect, it } from 'vitest';
 import { documentCodec } from './document.js';
 import { nullable, strictObject } from './schema-fields.js';

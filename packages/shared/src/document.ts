@@ -2,8 +2,7 @@
  * A JSON document with a typebox schema: strict parse, then the schema, then what a schema cannot say. Every field of
  * every object is listed in its schema, so unknown fields are refused.
  */
-import { type Static, type TSchema } from 'typebox';
-import { Compile, type Validator } from 'typebox/compile';
+import { type Static, type TSchema, Compile, type Validator } from '@collective/schema';
 import { CollectiveError, type ErrorCode } from './errors.js';
 import { encodeJson, parseStrictJson } from './strict-json.js';
 

@@ -3,7 +3,7 @@
  * opens it (length, strict parse, expected type), asks which of the keys that it trusts have signed, and only then
  * parses the payload. Nothing is ever re-serialised. The name of an envelope is the SHA-256 of the file's bytes.
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { type Digest } from './brands.js';
 import { documentCodec } from './document.js';
 import { sha256 } from './digest.js';

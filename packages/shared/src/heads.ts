@@ -4,7 +4,7 @@
  * What a client has seen only grows: a lower number, a lower version or another manifest for a version is a rollback,
  * unless a trust file that the client has taken since says from where to count again.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { type Digest } from './brands.js';
 import { documentCodec } from './document.js';
 import { ENVELOPE_BYTES_MAX, PAYLOAD_TYPES, requireSignatures, openEnvelope } from './envelope.js';

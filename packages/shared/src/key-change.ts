@@ -3,7 +3,7 @@
  * identity key signs it over a nonce of the server, so that a stolen bearer token alone cannot lock the person out, and
  * nobody on the way can put other boxes in its place.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { type Digest } from './brands.js';
 import { LOGIN_NONCE_BYTES } from './device-certificate.js';
 import { digestBytes, sha256Bytes } from './digest.js';

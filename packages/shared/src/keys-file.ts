@@ -1,7 +1,7 @@
 /**
  * Wrapped secret (docs/formats/keys.md), format 1: `users/<user>/keys.json`. The server keeps it and cannot open it.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { documentCodec } from './document.js';
 import { base64urlField, nullable, publicKeyField, strictObject } from './schema-fields.js';
 

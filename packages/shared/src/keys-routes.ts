@@ -1,7 +1,7 @@
 /**
  * Routes of a person's keys: the sealed profile, what opens the person's secret, recovery, and what a reset has locked.
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { keyChangeSchema } from './key-change.js';
 import { WRAPPED_SECRET_BYTES } from './keys-file.js';
 import { PROFILE_BYTES_MAX, PROFILE_FORMER_IDENTITIES_MAX } from './profile.js';

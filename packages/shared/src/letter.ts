@@ -2,7 +2,7 @@
  * Letter, format 1 (docs/formats/trust.md): who gets a candidate. A publishing key that may publish the appliance signs it;
  * `account` null means everybody: that letter is the promotion. A server can keep letters back, and make none.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { type Digest } from './brands.js';
 import { documentCodec } from './document.js';
 import { PAYLOAD_TYPES, openEnvelope, requireSignatures, signEnvelope } from './envelope.js';

@@ -2,7 +2,7 @@
  * Machine description (docs/formats/manifest.md): what a publisher may say of the machine that runs an appliance. Each
  * value is a number in a range or one of a few words, so it can never name a host path or a raw QEMU argument.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { documentCodec } from './document.js';
 import { CollectiveError } from './errors.js';
 import { integerField, strictObject, wordField } from './schema-fields.js';

@@ -2,7 +2,7 @@
  * Version manifest, format 1 (docs/formats/manifest.md): the payload of an envelope that a publishing key signs. The
  * manifest is the commit: it is created exclusively and last, and names the manifest before it.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { checkDisks, versionDiskSchema } from './disk-description.js';
 import { documentCodec } from './document.js';
 import { ENVELOPE_BYTES_MAX } from './envelope.js';

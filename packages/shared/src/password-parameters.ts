@@ -3,7 +3,7 @@
  * minimum, never for less, and never for less than this machine has seen of the account.
  */
 import { randomBytes } from 'node:crypto';
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { documentCodec } from './document.js';
 import { CollectiveError } from './errors.js';
 import { base64urlField, integerField, strictObject } from './schema-fields.js';

@@ -4,7 +4,7 @@
  * payload is `number 4 | nonce 24 | tag 16 | JSON` under the profile key. The number outside is what a server compares
  * and sets; the same number inside is what a reader believes.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { ByteReader } from './byte-reader.js';
 import { documentCodec } from './document.js';
 import { ENVELOPE_BYTES_MAX, PAYLOAD_TYPES, openEnvelope, requireSignatures, signEnvelope } from './envelope.js';

@@ -1,7 +1,7 @@
 /**
  * Routes of publishers: upload sessions, commit, candidates and their letters, promotion, withdrawal, deletion.
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { CHUNK_BATCH_BYTES_MAX, CHUNK_BATCH_RECORDS_MAX } from './chunk-batch.js';
 import { DIGEST_BYTES } from './digest.js';
 import { ENVELOPE_BYTES_MAX } from './envelope.js';

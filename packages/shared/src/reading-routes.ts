@@ -1,7 +1,7 @@
 /**
  * Routes that read appliances: heads, versions, candidates, manifests, maps. (Trust files and chunks need no token.)
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { HEADS_MAX } from './heads.js';
 import {
   accessField,

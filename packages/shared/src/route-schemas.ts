@@ -1,7 +1,7 @@
 /**
  * The parts that several routes share: path parameters, small bodies, and the shape of an error.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { type ErrorCode } from './errors.js';
 import {
   byteCountField,

@@ -8,7 +8,7 @@
  * `bytesMax` bounds the request body. `rateClass` names a limit: `login` is for what guesses at passwords, tokens and
  * names; `open` for what needs no token; `session` for the rest; `bulk` for what moves data.
  */
-import { type TObject, type TSchema } from 'typebox';
+import type { TObject, TSchema } from '@collective/schema';
 
 export type RouteAuth = 'none' | 'enrol' | 'session';
 export type RouteRateClass = 'login' | 'open' | 'session' | 'bulk';

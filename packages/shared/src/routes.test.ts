@@ -1,4 +1,4 @@
-import { Compile } from 'typebox/compile';
+import { Compile } from '@collective/schema';
 import { describe, expect, it } from 'vitest';
 import { type RouteSpec } from './route-spec.js';
 import { ROUTES, routePath } from './routes.js';

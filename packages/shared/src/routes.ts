@@ -3,7 +3,7 @@
  * carries an ErrorBody with the status of the error table; bodies of bytes are application/octet-stream. What the
  * fields of a route mean is said in route-spec.ts.
  */
-import { type Static, type TSchema } from 'typebox';
+import type { Static, TSchema } from '@collective/schema';
 import { ACCOUNT_ROUTES } from './account-routes.js';
 import { ADMIN_ROUTES } from './admin-routes.js';
 import { KEYS_ROUTES } from './keys-routes.js';

@@ -3,7 +3,7 @@
  * format and by the route table. Lengths of text are in code points, and are part of the pattern, because typebox
  * counts graphemes.
  */
-import { type Static, type TProperties, type TSchema, Type } from 'typebox';
+import { type Static, type TProperties, type TSchema, Type } from '@collective/schema';
 import { type Digest } from './brands.js';
 
 export const NUMBER_MAX = 2_147_483_647;

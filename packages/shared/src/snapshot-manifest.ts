@@ -2,7 +2,7 @@
  * Snapshot manifest, format 1 (docs/formats/manifest.md): the payload of an envelope that a device key of the person
  * signs. The format is frozen; what takes snapshots comes with the user disks.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { checkDisks, snapshotDiskSchema } from './disk-description.js';
 import { documentCodec } from './document.js';
 import { ENVELOPE_BYTES_MAX } from './envelope.js';

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { Compile } from 'typebox/compile';
+import { Compile } from '@collective/schema';
 import { type RouteSpec } from './route-spec.js';
 import { routePath } from './routes.js';
 import { SNAPSHOT_PART_BYTES_MAX, SUBSCRIPTION_ROUTES, subscriptionState } from './subscription-routes.js';

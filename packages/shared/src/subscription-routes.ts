@@ -6,7 +6,7 @@
  * `uploadSnapshotPart` from `receivedBytes` on, then `commitSnapshot` with the envelope. A snapshot that adds no chunk is
  * committed without a part.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { ENVELOPE_BYTES_MAX } from './envelope.js';
 import { nothing, uploadField } from './route-schemas.js';
 import {

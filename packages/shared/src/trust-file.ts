@@ -3,7 +3,7 @@
  * signed by the root keys of file n and by its own; a client walks up one by one from the file whose digest came with
  * the join link, and never down.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { type Digest } from './brands.js';
 import { documentCodec } from './document.js';
 import { ENVELOPE_BYTES_MAX, PAYLOAD_TYPES, type Envelope, requireSignatures, openEnvelope } from './envelope.js';

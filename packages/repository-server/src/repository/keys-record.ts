@@ -5,7 +5,7 @@
  * names another login secret than the catalogue has never happened. A change that leaves the password alone is
  * committed by the record itself.
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import {
   CollectiveError,
   decodeKeysFile,

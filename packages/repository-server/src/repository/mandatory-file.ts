@@ -2,7 +2,7 @@
  * `mandatory.json`: which versions an administrator has made mandatory, one an appliance. Heads carry the marks to the
  * clients. It is changed under the lock.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { CollectiveError, documentCodec, MANDATORY_MAX, mandatorySchema, strictObject } from '@collective/shared';
 import { type MandatoryMark } from '@collective/shared';
 import { MANDATORY } from '../storage/blob-names.js';

@@ -6,7 +6,7 @@
  * The marker `reset.json` says which invitation is a reset: one that was made before the account was there never is.
  */
 import { randomBytes } from 'node:crypto';
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import {
   CollectiveError,
   type Digest,

@@ -9,7 +9,7 @@
  */
 import { join } from 'node:path';
 import { CollectiveError, documentCodec, integerField, strictObject, textField } from '@collective/shared';
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { formatSeconds, parseSeconds } from '../duration.js';
 import { type DurableFiles } from '../storage/durable-file.js';
 import { type FileSystem } from '../storage/file-system.js';

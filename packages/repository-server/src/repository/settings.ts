@@ -1,7 +1,7 @@
 /** `server/settings.json`: what join links are made of. Written by `init` and by `serve`, read by `invite`. */
 import { join } from 'node:path';
 import { CollectiveError, documentCodec, nullable, secretField, strictObject } from '@collective/shared';
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { type DurableFiles } from '../storage/durable-file.js';
 import { type FileSystem } from '../storage/file-system.js';
 

@@ -3,7 +3,7 @@
  * whether it is in use. And which subscriptions there are.
  */
 import { CollectiveError, documentCodec, nameField, secondsField, strictObject } from '@collective/shared';
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { SUBSCRIPTION_STATES, type SubscriptionPhase } from '../catalogue/subscriptions.js';
 import {
   isAccountName,

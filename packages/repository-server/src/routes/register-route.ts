@@ -14,7 +14,7 @@ import {
   type RouteResponse,
   type RouteSpec,
 } from '@collective/shared';
-import { Compile } from 'typebox/compile';
+import { Compile } from '@collective/schema';
 import { type BodyBudget } from '../body-budget.js';
 import { type Caller, identifyCaller } from '../caller.js';
 import { addressKey, type RateLimiter } from '../rate-limiter.js';

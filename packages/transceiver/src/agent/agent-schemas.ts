@@ -1,5 +1,5 @@
 /** The schemas of the agent's requests (agent-types.ts has their meaning). Unknown fields are refused. */
-import { Type, type TSchema } from 'typebox';
+import { Type, type TSchema } from '@collective/schema';
 
 const strict = <P extends Record<string, TSchema>>(properties: P) =>
   Type.Object(properties, { additionalProperties: false });

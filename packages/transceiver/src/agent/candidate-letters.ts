@@ -3,7 +3,7 @@
  * counts when the heads name its candidate with that manifest, and a key that may publish the appliance signed it for
  * this very account. What does not count is not used; the version for all is.
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import {
   documentCodec,
   letterTextField,

@@ -2,7 +2,7 @@
  * device.json: this device as the person's (docs/formats/keys.md, "On the transceiver's disk"). It opens with the
  * password and without a network: the device's seed and the person's secret lie in a secretbox under the wrapping key.
  */
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import {
   base64urlField,
   checkPasswordParameters,

@@ -2,7 +2,7 @@
  * seen.json: what this machine has seen of its repository: the number and digest of the heads, and each appliance's
  * highest version with its manifest. Written durably before anything that it allows is used; nothing older is accepted.
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import {
   digestField,
   documentCodec,

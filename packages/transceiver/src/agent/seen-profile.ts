@@ -3,7 +3,7 @@
  * because that is the repository's. Written durably before the profile is used; nothing older is accepted. After a reset
  * the person has another identity key, and counting begins again.
  */
-import { Type, type Static } from 'typebox';
+import { Type, type Static } from '@collective/schema';
 import { digestField, documentCodec, numberField, publicKeyField, strictObject } from '@collective/shared';
 import { readIfThere, writeDurably } from '../storage/durable-file.js';
 

@@ -12,7 +12,7 @@
  */
 import { open, readdir, readlink, realpath, rm, statfs, truncate } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import { CollectiveError, documentCodec, strictObject } from '@collective/shared';
 import type { Home } from '../home.js';
 import { isErrno, readIfThere, writeDurably } from '../storage/durable-file.js';

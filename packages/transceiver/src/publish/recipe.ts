@@ -3,7 +3,7 @@
  * machine and its disks. It is checked like a manifest: unknown fields are refused, and nothing in it can name a path of
  * this machine (a recipe's `file` is a plain name beside the recipe; the command line resolves it).
  */
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import {
   CollectiveError,
   checkMachineDescription,

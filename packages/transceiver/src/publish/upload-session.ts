@@ -3,7 +3,7 @@
  * either side: the server still has the chunks that were stored, and is asked again which it lacks.
  */
 import { join } from 'node:path';
-import { Type } from 'typebox';
+import { Type } from '@collective/schema';
 import {
   DIGEST_BYTES,
   digestField,

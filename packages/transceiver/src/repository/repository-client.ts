@@ -5,7 +5,7 @@
  *
  * It does not retry, but for one thing: a `session` call whose token has expired is repeated once with a fresh one.
  */
-import { Compile, type Validator } from 'typebox/compile';
+import { Compile, type Validator } from '@collective/schema';
 import { Pool, type Dispatcher } from 'undici';
 import {
   CollectiveError,

@@ -7,7 +7,7 @@
 import { lstat, mkdir, readdir, readlink, symlink, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError } from '@collective/shared';
-import { Compile } from 'typebox/compile';
+import { Compile } from '@collective/schema';
 import { blockKeysField, type BlockKeys } from '../blockd/private/block-key-ring.js';
 import type { Home } from '../home.js';
 import { isErrno, readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';

@@ -10,7 +10,7 @@ import {
   wordField,
   type MachineDescription,
 } from '@collective/shared';
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { CONTROL_METHODS } from '../blockd/control/control-protocol.js';
 import { ACCELERATOR_CHOICES } from '../machine/accelerator.js';
 

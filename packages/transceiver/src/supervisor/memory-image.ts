@@ -16,7 +16,7 @@ import {
   strictObject,
   wordField,
 } from '@collective/shared';
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { decodeStackDescription, DESCRIPTION_NAME } from '../blockd/overlay/stack-description.js';
 import { readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
 import { machineIdField, machineSpecSchema, type MachineSpec } from './machine-spec.js';

@@ -1,6 +1,6 @@
 /** Where blocks come from, kept durably for the supervisor after a crash. The token is left out: it expires, and the agent brings a new one. */
 import { CollectiveError, documentCodec, strictObject } from '@collective/shared';
-import type { Static } from 'typebox';
+import type { Static } from '@collective/schema';
 import { readIfThere, writeDurably } from '../storage/durable-file.js';
 import { CONTROL_METHODS } from '../blockd/control/control-protocol.js';
 

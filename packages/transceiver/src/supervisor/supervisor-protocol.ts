@@ -29,7 +29,7 @@
  * | shutdown | stopMachines (default false), deadlineMs | ends the supervisor and blockd; `in-use` while machines run |
  */
 import { integerField, strictObject } from '@collective/shared';
-import { type Static, type TSchema, Type } from 'typebox';
+import { type Static, type TSchema, Type } from '@collective/schema';
 import { CONTROL_METHODS, diskKeyField } from '../blockd/control/control-protocol.js';
 import { blockKeysField } from '../blockd/private/block-key-ring.js';
 import type { GuestCommandResult } from '../machine/guest-exec.js';

@@ -2,8 +2,7 @@
 import { chmod, rm } from 'node:fs/promises';
 import net from 'node:net';
 import { CollectiveError, integerField, strictObject } from '@collective/shared';
-import { Type, type TSchema } from 'typebox';
-import { Compile } from 'typebox/compile';
+import { Type, type TSchema, Compile } from '@collective/schema';
 import { readJsonLines, writeJsonLine } from '../machine/json-lines.js';
 import type { AgentKeeper } from './agent-keeper.js';
 import { CONSOLE_TAIL_BYTES_MAX } from './serial-console.js';

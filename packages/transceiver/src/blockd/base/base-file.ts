@@ -16,7 +16,7 @@ import {
   subscriptionField,
   type Digest,
 } from '@collective/shared';
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 
 export const BASE_FILE_BYTES_MAX = 256 << 10;
 /** More lists than this are not applied one after the other: the state is written anew. */

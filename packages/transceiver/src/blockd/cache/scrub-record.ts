@@ -2,8 +2,7 @@
  * What is remembered of scrubs, in `cache/scrub.json`: the setting, the last whole pass, where an interrupted one stopped, and
  * whether blockd ended cleanly. A record that cannot be read is a new one: it only decides when the medium is looked at.
  */
-import { Type, type Static } from 'typebox';
-import { Compile } from 'typebox/compile';
+import { Type, type Static, Compile } from '@collective/schema';
 import { replaceFileDurably, type FileSystem } from '../../storage/file-system.js';
 import { SCRUB_EVERY_DAYS } from './scrub-plan.js';
 

@@ -52,8 +52,7 @@
  * {session, disk, blockIndex, waitedMs, stillUnavailable}: it may go on. disk-full {session, disk, message}: a write was refused. token-refused {}.
  */
 import { CollectiveError, type CollectiveError as ControlError, type ErrorCode } from '@collective/shared';
-import { Type, type Static, type TProperties, type TSchema } from 'typebox';
-import { Compile } from 'typebox/compile';
+import { Type, type Static, type TProperties, type TSchema, Compile } from '@collective/schema';
 import type { ScrubStatus } from '../cache/scrubber.js';
 import type { WaitingBlock } from '../block-waits.js';
 import type { ImageCounters } from '../image-device.js';

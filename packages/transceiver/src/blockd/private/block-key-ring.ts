@@ -6,7 +6,7 @@
  */
 import { base64urlField, numberField, privateBlockDigest, strictObject, type Digest } from '@collective/shared';
 import { createHmac } from 'node:crypto';
-import { type Static, Type } from 'typebox';
+import { type Static, Type } from '@collective/schema';
 import { type BlockNaming, NAME_PREFIX_BYTES } from '../cache/block-naming.js';
 
 export const BLOCK_KEYS_MAX = 256;
