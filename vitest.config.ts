@@ -2,12 +2,13 @@ import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
 /**
- * What is promised within a time is measured with the machine to itself, one file after the other; the other integration tests run two at a
- * time, because a guest or a server keeps hardly more than one core busy.
+ * What is promised within a time is measured with the machine to itself, one file after the other, and so are the long rows of kills, whose
+ * guests take more than a core. The other integration tests run two at a time.
  */
-const TIMED = [
+const ALONE = [
   'test/outages/**/*.integ.ts',
   'test/end-to-end/**/*.integ.ts',
+  'test/kills/**/*.integ.ts',
   'test/machine/machine-faults.integ.ts',
   'test/machine/suspend.integ.ts',
 ];
@@ -59,7 +60,7 @@ export default defineConfig({
           ...INTEG,
           name: 'integ',
           include: ['test/**/*.integ.ts'],
-          exclude: ['**/dist/**', '**/node_modules/**', ...TIMED],
+          exclude: ['**/dist/**', '**/node_modules/**', ...ALONE],
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },
@@ -68,8 +69,8 @@ export default defineConfig({
         extends: true,
         test: {
           ...INTEG,
-          name: 'timed',
-          include: TIMED,
+          name: 'alone',
+          include: ALONE,
           exclude: ['**/dist/**', '**/node_modules/**'],
           fileParallelism: false,
           sequence: { groupOrder: 2 },

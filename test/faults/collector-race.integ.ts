@@ -84,7 +84,8 @@ beforeAll(async () => {
 afterAll(async () => {
   for (const client of [...publishers, ...readers]) await client.close();
   await repository[Symbol.asyncDispose]();
-  await rm(folder, { recursive: true, force: true });
+  // The collector of a server that was killed last may go on for a while.
+  await rm(folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 200 });
 });
 
 test(

@@ -172,7 +172,7 @@ export class SnapshotsLab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.person[Symbol.asyncDispose]();
     await this.repository[Symbol.asyncDispose]();
-    await rm(this.folder, { recursive: true, force: true });
+    await rm(this.folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 200 });
   }
 }
 
