@@ -79,6 +79,8 @@ export class PersonData implements BackupSettling {
       clock: systemBackupClock,
       onError: (error) => log(String(error)),
     });
+    // Whichever request finds it back: a heartbeat, another machine's upload, a look for a new version.
+    session.client.onBack(() => this.#runner.networkBack());
     this.#presence = new MachinePresence(home, (name) => this.#isOver(name));
     this.#disks = new PersonDisks({
       ...options,
@@ -267,11 +269,6 @@ export class PersonData implements BackupSettling {
   /** Nothing else of a stopped machine's backup goes on meanwhile. */
   async aside<T>(name: string, work: () => Promise<T>): Promise<T> {
     return this.#runner.aside(name, work);
-  }
-
-  /** The network, or the login, is back. */
-  networkBack(): void {
-    this.#runner.networkBack();
   }
 
   /** Its subscription is deleted, or it gets another name: nothing of ours has it afterwards. */

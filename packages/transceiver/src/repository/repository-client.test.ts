@@ -126,6 +126,24 @@ describe('RepositoryClient', () => {
     await away.close();
   });
 
+  it('tells when it is back, once, whoever asked, and not of calls that were given up', async () => {
+    let backs = 0;
+    client.onBack(() => (backs += 1));
+    answer = (request) => request.socket.destroy();
+    await expect(client.call('health', {})).rejects.toMatchObject({ code: 'repository-unreachable' });
+    await expect(client.call('health', {})).rejects.toMatchObject({ code: 'repository-unreachable' });
+    answer = (_request, response) => json(response, 503, { code: 'shutting-down', message: 'soon' });
+    expect(backs).toBe(0);
+    await expect(client.call('health', {})).rejects.toMatchObject({ code: 'shutting-down' });
+    expect(backs).toBe(1);
+    const controller = new AbortController();
+    answer = () => controller.abort(new Error('enough'));
+    await expect(client.call('health', { signal: controller.signal })).rejects.toThrow('enough');
+    answer = (_request, response) => json(response, 503, { code: 'shutting-down', message: 'soon' });
+    await expect(client.call('health', {})).rejects.toMatchObject({ code: 'shutting-down' });
+    expect(backs).toBe(1);
+  });
+
   it('rejects with the reason of the signal', async () => {
     const controller = new AbortController();
     answer = () => controller.abort(new Error('enough'));

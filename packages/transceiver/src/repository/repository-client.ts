@@ -71,6 +71,8 @@ export class RepositoryClient {
   #tokens: TokenSource | undefined;
   #sentBytes = 0;
   #receivedBytes = 0;
+  #isAway = false;
+  #onBack: () => void = () => undefined;
 
   constructor(address: RepositoryAddress, options: { readonly tokens?: TokenSource } = {}) {
     this.address = address;
@@ -90,6 +92,11 @@ export class RepositoryClient {
 
   useTokens(tokens: TokenSource): void {
     this.#tokens = tokens;
+  }
+
+  /** Called when the repository answers, whatever it says, after it could not be reached. */
+  onBack(call: () => void): void {
+    this.#onBack = call;
   }
 
   /**
@@ -219,6 +226,10 @@ export class RepositoryClient {
         parts.push(piece);
       }
       this.#receivedBytes += total;
+      if (this.#isAway) {
+        this.#isAway = false;
+        this.#onBack();
+      }
       return { status: response.statusCode, bytes: Buffer.concat(parts, total), headers: response.headers };
     } catch (error) {
       throw this.#transportError(error, request);
@@ -241,6 +252,7 @@ export class RepositoryClient {
         },
       );
     }
+    this.#isAway = true;
     return new CollectiveError(
       'repository-unreachable',
       `The repository ${this.address.origin} cannot be reached: ${reason.message || code}.`,
