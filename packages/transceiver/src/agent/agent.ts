@@ -5,7 +5,7 @@
  * It may be killed at any time: machines, block daemon and their connections to the repository go on without it, and the
  * next agent finds the session in the session file.
  */
-import { CollectiveError, isApplianceName } from '@collective/shared';
+import { CollectiveError } from '@collective/shared';
 import { agentStatus } from './agent-status.js';
 import { listAppliances } from './appliance-list.js';
 import type {
@@ -30,6 +30,7 @@ import type { AgentCalls, JobContext } from './agent-server.js';
 import { localDisks } from './backup-settling.js';
 import { DataDesk } from './data-desk.js';
 import { readDeviceFile, type DeviceFile } from './device-file.js';
+import { exportVersionDisk } from './export-version-disk.js';
 import type { Home } from '../home.js';
 import { prepareLogin } from './login.js';
 import { logOut } from './logout.js';
@@ -51,7 +52,7 @@ import { publishAppliance } from '../publish/publish-appliance.js';
 import { KeysDesk } from './keys-desk.js';
 import { OfferedCodes } from './offered-code.js';
 import { openSession } from './open-session.js';
-import { runnableVersion } from './runnable-version.js';
+import { assertName, stopMachines } from './stop-machines.js';
 import { VersionsDesk } from './versions-desk.js';
 
 export type AgentOptions = {
@@ -248,32 +249,7 @@ export class Agent implements AgentCalls {
   }
 
   async stop(request: StopRequest): Promise<readonly string[]> {
-    const { machines } = await this.#machines.status();
-    const names =
-      request.all === true
-        ? machines
-            .filter(({ state }) => state !== 'stopped' && state !== 'failed' && state !== 'suspended')
-            .map((machine) => machine.name)
-        : request.names;
-    for (const name of names) assertName(name);
-    const suspended = machines.filter(({ state }) => state === 'suspended').map(({ name }) => name);
-    if (request.discard !== true) {
-      for (const name of names)
-        if (suspended.includes(name))
-          throw new CollectiveError(
-            'suspended',
-            `${name} is suspended: nothing of it runs. What it had in memory is kept.`,
-          );
-    }
-    // All at once: each guest takes its own time to shut down.
-    await Promise.all(
-      names.map(async (name) =>
-        suspended.includes(name)
-          ? this.#machines.discard(name)
-          : this.#machines.stop(name, { force: request.force === true, wait: request.wait !== false }),
-      ),
-    );
-    return names;
+    return stopMachines(request, this.#machines);
   }
 
   async console(name: string): Promise<{ readonly socket: string }> {
@@ -295,45 +271,10 @@ export class Agent implements AgentCalls {
 
   async export(request: ExportRequest, job: JobContext): Promise<unknown> {
     const session = this.#requireSession();
-    const { source, note } = await session.refresh(job.signal);
-    if (note !== undefined) job.emit({ event: 'note', text: note });
-    const { name, version } = request;
-    const wanted = { name, ...(version === undefined ? {} : { version }), isOnline: source !== undefined };
-    const { verified, disks } = await runnableVersion(wanted, {
-      ...{ session, objects: this.#objects },
-      signal: job.signal,
+    await exportVersionDisk(request, {
+      ...{ session, objects: this.#objects, machines: this.#machines, job },
+      asJob: async (name, work) => this.#asJob(name, work),
     });
-    for (const text of verified.notes) job.emit({ event: 'note', text });
-    const disk = disks.find(({ description }) => description.name === request.disk);
-    if (disk === undefined) {
-      const known = disks.map(({ description }) => description.name).join(', ');
-      throw new CollectiveError(
-        'not-found',
-        `${request.name}@${String(verified.manifest.version)} has no disk ${request.disk}; it has ${known}.`,
-      );
-    }
-    const reference = `${request.name}@${String(verified.manifest.version)}`;
-    await this.#asJob(`the export of ${reference}`, async () =>
-      this.#machines.export(
-        {
-          name: request.name,
-          version: verified.manifest.version,
-          disk,
-          blocks: session.client.address,
-          socketPath: request.socket,
-          writable: request.writable,
-        },
-        {
-          signal: job.signal,
-          onServing: () =>
-            job.emit({
-              event: 'progress',
-              step: 'serving',
-              text: `Serving disk ${request.disk} of ${reference} at ${request.socket}.`,
-            }),
-        },
-      ),
-    );
     return {};
   }
 
@@ -447,10 +388,6 @@ export class Agent implements AgentCalls {
     this.#turn = turn.catch(() => undefined);
     return turn;
   }
-}
-
-function assertName(name: string): void {
-  if (!isApplianceName(name)) throw new CollectiveError('usage', `"${name}" is no appliance.`);
 }
 
 const otherStay = (home: Home, wanted: Stay): CollectiveError =>

@@ -24,3 +24,20 @@ export type BackupStatus = {
   /** Why it waits, since the first failure. */
   readonly trouble: { readonly kind: TroubleKind; readonly code: string; readonly message: string } | null;
 };
+
+/** `now`: what the state does not say. */
+export const backupStatus = (
+  { subscription, appliance, head, pending, lease, apart, periodSeconds }: BackupState,
+  now: Pick<BackupStatus, 'machine' | 'unsavedBytes' | 'activity' | 'trouble'>,
+): BackupStatus => ({
+  ...{ ...now, subscription, appliance, lease, apart, periodSeconds },
+  activity: apart === null ? now.activity : 'apart',
+  saved: head === null ? null : { number: head.number, at: head.committedAt, deviceName: head.deviceName },
+  pending:
+    pending === null
+      ? null
+      : {
+          ...{ reason: pending.reason, createdAt: pending.createdAt },
+          ...(pending.kind === 'packed' ? { objectBytes: pending.objectBytes } : {}),
+        },
+});

@@ -26,3 +26,9 @@ export async function disksToSeal(
 /** Something that no commit has taken over. */
 export const holds = async (disks: SnapshotDisks, disk: string): Promise<boolean> =>
   (await disks.sealedLayers(disk)).length > 0 || (await disks.isTouched(disk));
+
+/** Is it so of a disk whose data are here? */
+export const anyHere = async (state: BackupState, isSo: (disk: string) => Promise<boolean>): Promise<boolean> => {
+  for (const { name } of state.disks.filter(isHere)) if (await isSo(name)) return true;
+  return false;
+};

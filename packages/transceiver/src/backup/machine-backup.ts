@@ -18,11 +18,11 @@ import {
   type SealedLayers,
   type Writer,
 } from './backup-file.js';
-import type { BackupActivity, BackupStatus } from './backup-status.js';
+import { backupStatus, type BackupActivity, type BackupStatus } from './backup-status.js';
 import type { BackupEvent, MachineParts, SettledAs } from './backup-types.js';
 import { beginDisks, isHere } from './begin-disks.js';
 import { CommittedDisks } from './committed-disks.js';
-import { disksToSeal, holds } from './disks-to-seal.js';
+import { anyHere, disksToSeal, holds } from './disks-to-seal.js';
 import { LeaseKeeper } from './lease-keeper.js';
 import { packPending, type StepContext } from './pack-step.js';
 import { isCrowded, isSaved, withSealed } from './pending-seals.js';
@@ -183,16 +183,14 @@ export class MachineBackup {
 
   /** Since the last snapshot, also if it was only trimmed. */
   async hasWritten(): Promise<boolean> {
-    for (const { name } of this.state.disks.filter(isHere)) if (await this.parts.disks.isTouched(name)) return true;
-    return false;
+    return anyHere(this.state, async (name) => this.parts.disks.isTouched(name));
   }
 
   /** Is there something that no seal has covered, though nobody writes any more? Not told while something is on its way. */
   async hasLeftovers(): Promise<boolean> {
     if (this.state.pending !== null) return false;
     if (this.state.mustCommit) return true;
-    for (const { name } of this.state.disks.filter(isHere)) if (await holds(this.parts.disks, name)) return true;
-    return false;
+    return anyHere(this.state, async (name) => holds(this.parts.disks, name));
   }
 
   /** One arrow. `idle`: there is nothing to do until something is sealed. Errors: those that retry-plan.ts sorts. */
@@ -396,20 +394,7 @@ export class MachineBackup {
   }
 
   async status(): Promise<BackupStatus> {
-    const { subscription, appliance, head, pending, lease, apart, periodSeconds } = this.state;
-    return {
-      ...{ machine: this.name, subscription, appliance, lease, apart, periodSeconds },
-      activity: apart === null ? this.#activity : 'apart',
-      saved: head === null ? null : { number: head.number, at: head.committedAt, deviceName: head.deviceName },
-      unsavedBytes: await this.unsavedBytes(),
-      pending:
-        pending === null
-          ? null
-          : {
-              ...{ reason: pending.reason, createdAt: pending.createdAt },
-              ...(pending.kind === 'packed' ? { objectBytes: pending.objectBytes } : {}),
-            },
-      trouble: this.#trouble,
-    };
+    const now = { machine: this.name, activity: this.#activity, trouble: this.#trouble };
+    return backupStatus(this.state, { ...now, unsavedBytes: await this.unsavedBytes() });
   }
 }
