@@ -45,6 +45,7 @@ beforeEach(async () => {
 const away = (): CollectiveError => new CollectiveError('repository-unreachable', 'as the test wants it');
 const session = {
   client: {
+    onBack: () => undefined,
     call: async (name: string) => {
       calls.push(name);
       const error = refused.get(name);
