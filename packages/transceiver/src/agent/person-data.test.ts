@@ -5,7 +5,7 @@ import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CollectiveError, type Digest, type Profile } from '@collective/shared';
-import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
+import { beforeEach, describe, expect, it, onTestFinished, vi } from 'vitest';
 import { BackupFile, type BackupState } from '../backup/backup-file.js';
 import { keepBoth } from '../backup/continue.js';
 import { eventually } from '../blockd/testing/eventually.js';
@@ -30,6 +30,8 @@ let profile: Profile;
 let calls: string[];
 let refused: Map<string, CollectiveError>;
 let answers: Map<string, unknown>;
+/** What is called when the repository answers again. */
+let back: () => void;
 
 beforeEach(async () => {
   const folder = await mkdtemp(join(tmpdir(), 'collective-data-'));
@@ -45,7 +47,7 @@ beforeEach(async () => {
 const away = (): CollectiveError => new CollectiveError('repository-unreachable', 'as the test wants it');
 const session = {
   client: {
-    onBack: () => undefined,
+    onBack: (call: () => void) => (back = call),
     call: async (name: string) => {
       calls.push(name);
       const error = refused.get(name);
@@ -363,6 +365,17 @@ describe('a deleted subscription', () => {
     refused.set('deleteSubscription', new CollectiveError('not-found', 'forgotten'));
     await deskOf(await open()).delete({ name: 'tiny', confirmation: 'tiny' });
     expect([existsSync(folderOf('tiny')), profile]).toEqual([false, before]);
+  });
+});
+
+describe('the repository is back', () => {
+  it('whoever found it: each machine’s backup tries again at once', async () => {
+    await makeMachine('tiny', S1);
+    await makeMachine('other', S2);
+    const data = await open();
+    const kicks = ['tiny', 'other'].map((name) => vi.spyOn(data.backup(name), 'kick'));
+    back();
+    for (const kick of kicks) expect(kick).toHaveBeenCalledOnce();
   });
 });
 
