@@ -65,6 +65,8 @@ describe('a snapshot', () => {
     await backup.save({ plan: written({ 1: 2 }) });
     const undone = backup.make({ plan: written({ 1: 1 }), reason: 'undo', objects: first.manifest.objects });
     expect(undone.data.length).toBe(0);
+    // Of a commit under this number that a kill ended before its manifest.
+    await world.server.repository.blobStore.replace(snapshotDataName(of(), 3), first.data);
     expect(answer(await backup.upload(undone))).toEqual([201, undefined]);
     expect((await backup.request('snapshotData', { params: { number: 3 } })).status).toBe(404);
     await backup.save({ plan: written({ 1: 1, 7: 9 }) });

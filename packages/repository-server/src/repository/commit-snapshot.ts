@@ -114,7 +114,13 @@ const writeSnapshot = async (
     throw new CollectiveError('local-io', `${nameOf(record)} is there and cannot be read: run check`);
   await catalogue.subscriptions.recordSnapshot(record);
   const kept = { ...record, state: 'kept' } as const;
-  if (upload.receivedBytes > 0) await blobStore.adopt(uploadName(upload.id), snapshotDataName(upload, number));
+  const object = snapshotDataName(upload, number);
+  if (upload.receivedBytes > 0) await blobStore.adopt(uploadName(upload.id), object);
+  else if (await isThere(repository, object)) {
+    // Of a commit under this number that a kill ended: nothing lists it, and no collector would look for it.
+    await blobStore.remove(object);
+    await blobStore.settle(object);
+  }
   await writeSnapshotState(blobStore, upload, number, kept);
   if (!(await blobStore.create(snapshotManifestName(upload, number), bytes)))
     throw new CollectiveError('local-io', `${nameOf(record)} has appeared meanwhile`);
@@ -122,6 +128,12 @@ const writeSnapshot = async (
   await catalogue.subscriptions.setDeviceBase(upload, manifest.device, number);
   await endUpload(repository, upload, envelope.digest);
   return { number, manifest: envelope.digest, committedAt };
+};
+
+const isThere = async ({ blobStore }: Repository, name: BlobName): Promise<boolean> => {
+  const file = await blobStore.open(name);
+  await file?.close();
+  return file !== undefined;
 };
 
 /** The session stays for asking again; its file has another name by now. */
