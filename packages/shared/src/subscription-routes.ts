@@ -44,7 +44,7 @@ const snapshotUploadParams = strictObject({ subscription: subscriptionField, upl
 /** Which snapshot, and the SHA-256 of its manifest file. */
 export const snapshotName = strictObject({ number: numberField, manifest: digestField });
 
-/** The snapshot that the device's disks are based on, which stays for it however long it is away; null: they are based on none. */
+/** The snapshot that the device's disks are based on, which stays for it however long it is away; null: on none yet. Only ever a later one. */
 const basedOnField = nullable(numberField);
 
 /** Who may write the subscription; the server's clock throughout. */

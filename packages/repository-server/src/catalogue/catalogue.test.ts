@@ -270,15 +270,13 @@ const calls: fc.Arbitrary<Call> = fc.oneof(
       return [beats, released, await c.subscriptions.subscription(of)];
     },
   })),
-  fc
-    .tuple(names, ids, digests, fc.option(numbers, { nil: undefined }))
-    .map(([account, subscription, device, number]) => ({
-      name: 'base',
-      run: async (c: Catalogue) => {
-        await c.subscriptions.setDeviceBase({ account, subscription }, device, number);
-        return c.subscriptions.deviceBases({ account, subscription });
-      },
-    })),
+  fc.tuple(names, ids, digests, numbers).map(([account, subscription, device, number]) => ({
+    name: 'base',
+    run: async (c: Catalogue) => {
+      await c.subscriptions.raiseDeviceBase({ account, subscription }, device, number);
+      return c.subscriptions.deviceBases({ account, subscription });
+    },
+  })),
   fc
     .tuple(names, ids, numbers, fc.constantFrom('pending', 'kept', 'deleted', 'forgotten'))
     .map(([account, id, number, state]) => ({

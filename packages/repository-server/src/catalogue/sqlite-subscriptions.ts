@@ -131,20 +131,17 @@ const subscriptionRows = ({ full }: CatalogueDatabase): Pick<Subscriptions, Subs
   };
 };
 
-type DeviceBaseMethods = 'setDeviceBase' | 'deviceBases';
+type DeviceBaseMethods = 'raiseDeviceBase' | 'deviceBases';
 const deviceBaseRows = ({ full }: CatalogueDatabase): Pick<Subscriptions, DeviceBaseMethods> => {
   const put = full.prepare(`
     insert into device_bases values (?, ?, ?, ?)
-    on conflict do update set number = excluded.number where number <> excluded.number`);
-  const remove = full.prepare('delete from device_bases where account = ? and subscription = ? and device = ?');
+    on conflict do update set number = excluded.number where number < excluded.number`);
   const select = full.prepare<Name, { device: Buffer; number: number }>(
     'select device, number from device_bases where account = ? and subscription = ? order by device',
   );
   return {
-    setDeviceBase: async ({ account, subscription }, device, number) => {
-      const key = [account, subscription, digestBytes(device)];
-      if (number === undefined) remove.run(...key);
-      else put.run(...key, number);
+    raiseDeviceBase: async ({ account, subscription }, device, number) => {
+      put.run(account, subscription, digestBytes(device), number);
     },
     deviceBases: async ({ account, subscription }) =>
       select.all(account, subscription).map(({ device, number }) => ({ device: digestFromBytes(device), number })),

@@ -97,8 +97,8 @@ export interface Subscriptions {
   releaseLease(of: SubscriptionName, lease: number): Promise<boolean>;
   /** The next lease gets a higher number than this. */
   raiseLeaseNumber(of: SubscriptionName, atLeast: number): Promise<void>;
-  /** In the place of what the device was based on before; undefined: on nothing. Nothing is written when it is that already. */
-  setDeviceBase(of: SubscriptionName, device: Digest, number: number | undefined): Promise<void>;
+  /** A device only ever moves on to later snapshots: a lower number is of a message that a commit has overtaken, and changes nothing. */
+  raiseDeviceBase(of: SubscriptionName, device: Digest, number: number): Promise<void>;
   /** By device. */
   deviceBases(of: SubscriptionName): Promise<DeviceBase[]>;
 

@@ -108,22 +108,26 @@ describe('what a device is based on', () => {
     await later(MONTHS);
     await gc();
     expect(await numbers('deleted')).toEqual([3, 2, 1]);
-    await backup.take('steal');
-    const beat = async (basedOn: number | null): Promise<TestReply> =>
-      backup.request('heartbeat', {
-        params: { lease: backup.lease },
-        body: { unsavedBytes: 7, isRunning: true, basedOn },
-      });
-    expect((await beat(2)).status).toBe(200);
+    const laptop = await secondDevice();
+    const say = async (basedOn: number): Promise<unknown> =>
+      (await laptop.request('takeLease', { body: { mode: 'steal', basedOn } })).status;
+    expect(await say(2)).toBe(200);
     await later(MONTHS);
     expect(await gc()).toMatchObject({ snapshotsForgotten: 2 });
     expect(await numbers('deleted')).toEqual([2]);
-    expect((await beat(13)).status).toBe(200);
+    Object.assign(laptop, {
+      person: { ...laptop.person, token: await world.server.deviceLogin(laptop.person.device) },
+    });
+    expect(await say(13)).toBe(200);
     expect(await gc()).toMatchObject({ snapshotsForgotten: 1 });
   });
-  test('is what it has committed', async () => {
+  test('is what it has committed, also when a heartbeat of before comes after it', async () => {
     await saveMany(world, 5);
     const { deviceId } = backup.person;
+    for (const basedOn of [4, null]) {
+      const body = { unsavedBytes: 0, isRunning: true, basedOn };
+      expect((await backup.request('heartbeat', { params: { lease: backup.lease }, body })).status).toBe(200);
+    }
     expect(await world.server.repository.catalogue.subscriptions.deviceBases(of())).toEqual([
       { device: deviceId, number: 5 },
     ]);

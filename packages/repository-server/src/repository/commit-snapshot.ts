@@ -125,7 +125,7 @@ const writeSnapshot = async (
   if (!(await blobStore.create(snapshotManifestName(upload, number), bytes)))
     throw new CollectiveError('local-io', `${nameOf(record)} has appeared meanwhile`);
   await catalogue.subscriptions.recordSnapshot(kept);
-  await catalogue.subscriptions.setDeviceBase(upload, manifest.device, number);
+  await catalogue.subscriptions.raiseDeviceBase(upload, manifest.device, number);
   await endUpload(repository, upload, envelope.digest);
   return { number, manifest: envelope.digest, committedAt };
 };

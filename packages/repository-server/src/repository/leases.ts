@@ -34,7 +34,7 @@ export const takeLease = async (
       isRunning: false,
       isReleased: false,
     };
-    await catalogue.subscriptions.setDeviceBase(record, device, basedOn ?? undefined);
+    if (basedOn !== null) await catalogue.subscriptions.raiseDeviceBase(record, device, basedOn);
     await catalogue.subscriptions.setLease(record, lease);
     return { lease: lease.lease, expiresAt: now + limits.leaseSeconds };
   });
@@ -52,7 +52,7 @@ export const beat = async (
   const now = clock.nowSeconds();
   const device = callerDevice(caller);
   // Also of one that has lost the lease: what it has not saved is based on that.
-  await catalogue.subscriptions.setDeviceBase(record, device, basedOn ?? undefined);
+  if (basedOn !== null) await catalogue.subscriptions.raiseDeviceBase(record, device, basedOn);
   const isMine = record.lease?.device === device;
   if (!isMine || !(await catalogue.subscriptions.beat(record, of.lease, { ...said, lastHeartbeatAt: now })))
     throw await lostTo(repository, record);

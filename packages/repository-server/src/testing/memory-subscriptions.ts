@@ -75,10 +75,9 @@ export const memorySubscriptions = (tables: SubscriptionTables): Subscriptions =
       ),
     raiseLeaseNumber: async (of, atLeast) =>
       void change(of, (old) => ({ leaseNumber: Math.max(old.leaseNumber, atLeast) })),
-    setDeviceBase: async (of, device, number) => {
+    raiseDeviceBase: async (of, device, number) => {
       const rows = new Map(deviceBases.get(keyOf(of)));
-      if (number === undefined) rows.delete(device);
-      else rows.set(device, { device, number });
+      rows.set(device, { device, number: Math.max(number, rows.get(device)?.number ?? 0) });
       deviceBases.set(keyOf(of), rows);
     },
     deviceBases: async (of) =>
