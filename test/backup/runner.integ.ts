@@ -84,14 +84,27 @@ describe('a running machine', () => {
 
   test('has another period when the person says so', async () => {
     home.isRunning = true;
-    await home.backup.setPeriod(5);
+    await home.backup.period.set(5);
     runner.add(home.backup);
     home.write(1, 70_001);
     await until(() => errors.length === 0);
     clock.advance(5_000);
     await until(() => head() === 1);
     expect((await home.restart()).state.periodSeconds).toBe(5);
-    await expect(home.backup.setPeriod(1)).rejects.toMatchObject({ code: 'malformed' });
+    await expect(home.backup.period.set(1)).rejects.toMatchObject({ code: 'malformed' });
+  });
+
+  test('need not wait for the end of a long one that it makes shorter', async () => {
+    home.isRunning = true;
+    await home.backup.period.set(86_400);
+    runner.add(home.backup);
+    home.write(1, 70_001);
+    clock.advance(3_000);
+    await home.backup.period.set(5);
+    await new Promise((resolve) => setImmediate(resolve)); // it sleeps anew
+    expect(head()).toBe(0);
+    clock.advance(2_000);
+    await until(() => head() === 1);
   });
 });
 

@@ -126,7 +126,7 @@ export class DataDesk implements DataCalls {
   }
 
   async setPeriod({ name, seconds }: EveryRequest): Promise<void> {
-    await this.#options.beside(async (_session, data) => data.backup(name).setPeriod(seconds));
+    await this.#options.beside(async (_session, data) => data.backup(name).period.set(seconds));
   }
 
   async undo({ name, snapshot }: UndoRequest, job: JobContext): Promise<UndoReply> {

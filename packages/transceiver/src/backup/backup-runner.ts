@@ -160,7 +160,7 @@ export class BackupRunner {
 
   async #periodic(backup: MachineBackup, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      await this.#clock.sleep(backup.state.periodSeconds * 1_000, signal).catch(() => undefined);
+      await backup.period.pass(signal);
       if (signal.aborted || !backup.parts.isRunning()) continue;
       // Nothing was written since: no seal, no snapshot.
       if (!(await backup.hasWritten().catch(() => true))) continue;

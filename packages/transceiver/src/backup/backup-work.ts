@@ -23,7 +23,7 @@ import { localFailure } from './local-failure.js';
 /** What is held in memory at once. */
 const BATCH_BYTES = 1_048_576;
 /** A guest's own requests stand behind a read that the block daemon has begun: none is long. */
-const READ_BYTES_MAX = 65_536;
+const READ_BYTES_MAX = 16_384;
 
 /** What to read: at that view, these blocks, ascending. Through its socket where it has one: a worker has nothing else of it. */
 export type Blocks = {

@@ -18,6 +18,7 @@ import {
   type SealedLayers,
   type Writer,
 } from './backup-file.js';
+import { BackupPeriod } from './backup-period.js';
 import { backupStatus, type BackupActivity, type BackupStatus } from './backup-status.js';
 import type { BackupEvent, MachineParts, SettledAs } from './backup-types.js';
 import { beginDisks, isHere } from './begin-disks.js';
@@ -40,6 +41,7 @@ const PACKINGS_MAX = 3;
 export class MachineBackup {
   readonly parts: MachineParts;
   readonly leases: LeaseKeeper;
+  readonly period: BackupPeriod;
   readonly #file: BackupFile;
   readonly #committed: CommittedDisks;
   #objects: SnapshotObjects;
@@ -65,6 +67,7 @@ export class MachineBackup {
     this.#file = file;
     this.#committed = new CommittedDisks(parts.overlayOf);
     this.#objects = new SnapshotObjects(parts.person.client, file.state.subscription);
+    this.period = new BackupPeriod(file, parts.clock);
     this.leases = new LeaseKeeper({
       client: parts.person.client,
       file,
@@ -386,11 +389,6 @@ export class MachineBackup {
   /** Its folder is to get that name when it is opened the next time (agent/moved-machine.ts). Errors: `local-io`. */
   async moveTo(name: string): Promise<void> {
     await this.#file.update((state) => ({ ...state, movesTo: name }));
-  }
-
-  /** Errors: `local-io`. */
-  async setPeriod(periodSeconds: number): Promise<void> {
-    await this.#file.update((state) => ({ ...state, periodSeconds }));
   }
 
   async status(): Promise<BackupStatus> {

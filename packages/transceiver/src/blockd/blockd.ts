@@ -10,7 +10,7 @@ import { SOFTWARE } from '../software.js';
 import { replaceFileDurably, type FileSystem } from '../storage/file-system.js';
 import { AttachedDisk, type AttachParams, type Listen } from './attached-disk.js';
 import { AttachedDisks } from './attached-disks.js';
-import { openBaseInThread } from './base/base-thread.js';
+import { BaseThread } from './base/base-thread.js';
 import { CachedStore } from './cache/cached-store.js';
 import { countMissing } from './cache/missing-blocks.js';
 import type { CacheOptions } from './cache/cache-writer.js';
@@ -48,6 +48,7 @@ export class Blockd {
   readonly #fetcher: FetchThread;
   readonly #store: CachedStore;
   readonly #private: PrivateHalf;
+  readonly #bases = new BaseThread();
   readonly #openings = new Map<number, Promise<void>>();
   readonly #disks = new AttachedDisks();
   readonly #recordings = new SessionRecordings();
@@ -214,6 +215,7 @@ export class Blockd {
       clearInterval(this.#epochTimer);
       const results = await Promise.allSettled(this.#disks.all.map((disk) => disk.close({ removeTemporary: false })));
       this.#handles.close();
+      results.push(...(await Promise.allSettled([this.#bases.close()])));
       results.push(...(await Promise.allSettled([this.#private.close()])));
       results.push(...(await Promise.allSettled([this.#fetcher.close()])));
       results.push(...(await Promise.allSettled([this.#store.close()])));
@@ -248,7 +250,7 @@ export class Blockd {
       fileSystem,
       store: this.#store,
       openBlockSize: (blockBytes) => this.#openBlockSize(blockBytes),
-      openBase: (folder, digest) => openBaseInThread(folder, digest),
+      openBase: (folder, digest) => this.#bases.open(folder, digest),
       usePrivate: (base) =>
         this.#private.use(base, diskKey === undefined ? undefined : Buffer.from(diskKey, 'base64url')),
       listener,

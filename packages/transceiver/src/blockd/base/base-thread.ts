@@ -1,11 +1,15 @@
-/** The serving thread's way to open a base: base-worker.ts does it. */
+/**
+ * The serving thread's way to open bases: one thread does it, one base after the other (base-worker.ts). It is started when it is first wanted
+ * and stays: each commit opens a base, and a thread that begins costs the guests a fifth of a second of a processor each time.
+ */
 import { Worker } from 'node:worker_threads';
 import { CollectiveError, type Digest } from '@collective/shared';
 import type { SentError } from '../fetch/thread-messages.js';
 import type { BaseFile } from './base-file.js';
 import type { OpenedBase } from './open-base.js';
 
-export type BaseWorkerData = { readonly folder: string; readonly digest: Digest };
+export type ToBaseWorker = { readonly folder: string; readonly digest: Digest };
+/** In the order of what was asked. */
 export type FromBaseWorker =
   | {
       readonly kind: 'opened';
@@ -15,19 +19,26 @@ export type FromBaseWorker =
     }
   | { readonly kind: 'failed'; readonly error: SentError };
 
-/** As openBase, on the real disk. `script`: the built base-worker.js; only tests that run on the sources give another. */
-export const openBaseInThread = async (
-  folder: string,
-  digest: Digest,
-  script: URL = new URL('./base-worker.js', import.meta.url),
-): Promise<OpenedBase> => {
-  const workerData: BaseWorkerData = { folder, digest };
-  const worker = new Worker(script, { workerData, name: 'base' });
-  try {
+type Waiting = { readonly resolve: (answer: FromBaseWorker) => void; readonly reject: (error: Error) => void };
+
+export class BaseThread {
+  readonly #script: URL;
+  #worker: Worker | undefined;
+  #waiting: Waiting[] = [];
+
+  /** `script`: the built base-worker.js; only tests that run on the sources give another. */
+  constructor(script: URL = new URL('./base-worker.js', import.meta.url)) {
+    this.#script = script;
+  }
+
+  /** As openBase, on the real disk. Errors: also `internal` when the thread ends; the next call starts another. */
+  async open(folder: string, digest: Digest): Promise<OpenedBase> {
+    const asked: ToBaseWorker = { folder, digest };
     const answer = await new Promise<FromBaseWorker>((resolve, reject) => {
-      worker.once('message', resolve);
-      worker.once('error', reject);
-      worker.once('exit', () => reject(new CollectiveError('internal', 'the thread that opens a base has ended')));
+      const worker = (this.#worker ??= this.#start());
+      this.#waiting.push({ resolve, reject });
+      worker.ref();
+      worker.postMessage(asked);
     });
     if (answer.kind === 'failed')
       throw new CollectiveError(answer.error.code, answer.error.message, { data: answer.error.data });
@@ -36,7 +47,26 @@ export const openBaseInThread = async (
       ...{ digest, file, diskBytes: file.diskBytes, blockBytes: file.blockBytes, blockCount: kinds.length, kinds },
       digestBytes: Buffer.from(digestBytes.buffer),
     };
-  } finally {
-    await worker.terminate();
   }
-};
+
+  /** What is under way is refused. */
+  async close(): Promise<void> {
+    await this.#worker?.terminate();
+  }
+
+  #start(): Worker {
+    const worker = new Worker(this.#script, { name: 'base' });
+    worker.on('message', (answer: FromBaseWorker) => {
+      this.#waiting.shift()?.resolve(answer);
+      if (this.#waiting.length === 0) worker.unref(); // of itself it keeps no process alive
+    });
+    const fail = (error: Error): void => {
+      if (this.#worker !== worker) return;
+      this.#worker = undefined;
+      for (const { reject } of this.#waiting.splice(0)) reject(error);
+    };
+    worker.once('error', (error) => fail(error instanceof Error ? error : new Error(String(error))));
+    worker.once('exit', () => fail(new CollectiveError('internal', 'the thread that opens bases has ended')));
+    return worker;
+  }
+}
