@@ -35,8 +35,13 @@ afterEach(async () => {
 });
 
 /** The loops do real work between: a hang fails by the test's own time. */
+const UNTIL_MS = 60_000;
 const until = async (isTrue: () => boolean): Promise<void> => {
-  while (!isTrue()) await new Promise((resolve) => setImmediate(resolve));
+  const giveUpAt = performance.now() + UNTIL_MS;
+  while (!isTrue()) {
+    if (performance.now() > giveUpAt) throw new Error(`not within ${UNTIL_MS} ms: ${String(isTrue)}`);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
 };
 const events = (kind: BackupEvent['event']): number => home.events.filter(({ event }) => event === kind).length;
 const head = (): number => home.backup.state.head?.number ?? 0;
@@ -57,8 +62,11 @@ describe('a running machine', () => {
       for (let turns = 0; turns < 50; turns += 1) await new Promise((resolve) => setImmediate(resolve));
     }
     expect(events('sealed')).toBe(1);
-    // Heartbeats only; how many turns one takes is up to the disk.
-    await until(() => home.client.calls.length > calls);
+    // Heartbeats only. Its loop may not have slept yet when the time passed.
+    await until(() => {
+      clock.advance(1_000);
+      return home.client.calls.length > calls;
+    });
     expect(new Set(home.client.calls.slice(calls))).toEqual(new Set(['heartbeat']));
     home.write(2, 70_002);
     // It may not sleep again yet when the time passes: then it is the period after that.
