@@ -131,7 +131,10 @@ class NbdBench {
     }
   }
 
-  /** Beside a scrub and a cache fill at the lan's rate, against the same alone. */
+  /**
+   * Beside a scrub and a cache fill at the lan's rate, against the same while server and line do that work for somebody else: they stand for other
+   * computers, and have their processors here. Then against nothing beside it.
+   */
   async beside(side: ExportSide): Promise<void> {
     const cases = [
       { name: 'randread 4 KiB, 16 in flight', mode: 'read', rw: 'randread', blockBytes: 4096, depth: 16 },
@@ -143,26 +146,37 @@ class NbdBench {
       const name = `${what}, beside a scrub and a fill`;
       if (!this.#isWanted(name)) continue;
       side.disturbance.length = 0;
-      const measured = await this.#pairs(name, async (who) => {
+      side.carried.length = 0;
+      const runBeside = async (begin: () => Promise<{ readonly stop: () => Promise<void> } | undefined>): Promise<Run> => {
         const server = await side.serve(mode);
         try {
-          const disturbing = who === 'ours' ? await side.disturb() : undefined;
+          const beside = await begin();
           try {
             return await runAgainst(server, { ...job, diskBytes: this.#imageBytes, seconds: this.#seconds });
           } finally {
-            await disturbing?.stop();
+            await beside?.stop();
           }
         } finally {
           await server.stop();
         }
+      };
+      const alone: Run[] = [];
+      const measured = await this.#pairs(name, async (who) => {
+        if (who === 'ours') return runBeside(async () => side.disturb());
+        alone.push(await runBeside(async () => undefined));
+        return runBeside(async () => side.carryForOthers());
       });
-      const { disturbance } = side;
+      const { disturbance, carried } = side;
       const fill = median(disturbance.map((each) => (each.fillBytesPerSecond * 8) / 1e6));
+      const others = median(carried.map((each) => (each.bytesPerSecond * 8) / 1e6));
       if (!disturbance.every((each) => each.isFilling)) throw new Error(`${name}: the fill ended before the run`);
       const note =
-        `${interval(measured.ratios)}; ${speedOf(measured.ours)}/s against ${speedOf(measured.theirs)}/s alone; ` +
+        `${interval(measured.ratios)}; ${speedOf(measured.ours)}/s against ${speedOf(measured.theirs)}/s while others download at ${others.toFixed(0)} Mbit/s; ` +
         `fill ${fill.toFixed(0)} Mbit/s, scrubbed ${median(disturbance.map((each) => each.scrubbedBytes / 1e6)).toFixed(0)} MB`;
       this.cases.push(atLeast(name, median(measured.ratios), BESIDE_RATIO, { note }));
+      const ratios = measured.ours.map(({ iops }, at) => iops / (alone[at]?.iops ?? Number.NaN));
+      const noteAlone = `${interval(ratios)}; ${speedOf(alone)}/s with nothing beside it`;
+      this.cases.push(informs(`${name}, server and line on the same processors`, median(ratios), 'x', noteAlone));
     }
   }
 

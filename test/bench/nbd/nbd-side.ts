@@ -1,6 +1,6 @@
 /** The two sides of `bench nbd`: what serves the image over NBD, and what it costs the processor. */
 import { execFile } from 'node:child_process';
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { ControlClient } from '@collective/transceiver';
@@ -203,6 +203,36 @@ export class ExportSide implements NbdSide, AsyncDisposable {
     };
   }
 
+  /**
+   * Until `stop`: somebody else downloads the same chunks from the same server over the same line, as fast as it carries them. Server and line are
+   * not on a person's machine; here they take the processors that it has.
+   */
+  async carryForOthers(): Promise<{ readonly stop: () => Promise<void> }> {
+    const chunks = path.join(this.#folder, 'repository/chunks');
+    const urls = (await readdir(chunks, { recursive: true }))
+      .filter((name) => name.includes('/'))
+      .map((name) => `url = "http://127.0.0.1:${this.#link.port}/v1/chunks/${path.basename(name)}"\noutput = "-"\n`);
+    const list = path.join(this.#folder, 'others.curl');
+    await writeFile(list, urls.join(''));
+    const target = path.join(this.#folder, 'others');
+    const beganMs = performance.now();
+    const curl = new Child('download of others', 'bash', [
+      ...['-c', 'exec curl --silent --fail --parallel --parallel-max 8 --config "$1" >"$2"', '-', list, target],
+    ]);
+    return {
+      stop: async () => {
+        const seconds = (performance.now() - beganMs) / 1000;
+        const isRunning = curl.running;
+        const { size } = await stat(target);
+        await curl.stop('SIGTERM');
+        await rm(target);
+        if (!isRunning) throw new Error(`the download of others ended before the run: ${curl.stderr}`);
+        this.carried.push({ bytesPerSecond: size / seconds });
+      },
+    };
+  }
+
+  readonly carried: { bytesPerSecond: number }[] = [];
   /** What ran beside the disturbed runs. */
   readonly disturbance: { fillBytesPerSecond: number; scrubbedBytes: number; isFilling: boolean }[] = [];
 
