@@ -147,7 +147,9 @@ class NbdBench {
       if (!this.#isWanted(name)) continue;
       side.disturbance.length = 0;
       side.carried.length = 0;
-      const runBeside = async (begin: () => Promise<{ readonly stop: () => Promise<void> } | undefined>): Promise<Run> => {
+      const runBeside = async (
+        begin: () => Promise<{ readonly stop: () => Promise<void> } | undefined>,
+      ): Promise<Run> => {
         const server = await side.serve(mode);
         try {
           const beside = await begin();

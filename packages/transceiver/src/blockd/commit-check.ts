@@ -13,7 +13,7 @@ import type { FetchClient } from './fetch/fetch-client.js';
 const RUN_BLOCKS = 1024;
 const PARALLEL_BLOCKS = 4;
 /** A gibibyte in blocks of 16 KiB rests for half a minute in all, while the guest uses the disk. */
-const BLOCKS_A_REST = 1;
+const BLOCKS_A_REST = 4;
 
 export type CommitCheck = {
   readonly view: BlockDevice;
