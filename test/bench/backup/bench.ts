@@ -2,7 +2,7 @@
  * `npm run bench -- backup`: a guest works (a package installation, a git clone, SQLite, a browser's profile), and after each step its disks
  * are saved. Bytes sent against the zstd-3 size of the 4 KiB granules that really changed, with restic and borg on the same image at the
  * same moments; then how long after a write it is on the server, by the periodic snapshots alone. With --only `guest`; the other parts are `latency`,
- * what the guest's writes notice of it (write-latency.ts), and `suspend`, how long suspend and resume take (suspend.ts).
+ * what writes notice of it at the block path (write-latency.ts), `noticed`, what a guest notices (guest-latency.ts), and `suspend`, how long suspend and resume take (suspend.ts).
  */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
@@ -23,6 +23,7 @@ import {
 } from '../bench-result.js';
 import { changedGranules } from './changed-granules.js';
 import { openCompetitors, type Competitor } from './competitors.js';
+import { guestLatencyCases } from './guest-latency.js';
 import { suspendCases } from './suspend.js';
 import { prepareGuest, runStep, WORK_STEPS } from './workloads.js';
 import { writeLatencyCases } from './write-latency.js';
@@ -195,6 +196,7 @@ const PARTS: Readonly<Record<string, (quick: boolean, log: (line: string) => voi
   latency: writeLatencyCases,
   suspend: suspendCases,
   guest: guestCases,
+  noticed: guestLatencyCases,
 };
 
 export const run = async ({ quick, only = '', log }: BenchOptions): Promise<BenchResult> => {

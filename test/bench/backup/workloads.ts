@@ -7,11 +7,11 @@ const STEP_MS = 1_500_000;
 
 export type WorkStep = { readonly name: string; readonly script: string };
 
-/** Before the first measured step: the shelf is mounted, and everything that the steps need is there. */
-export const prepareGuest = async (guest: GuestShell): Promise<void> => {
+/** Before the first measured step: the shelf is mounted, and everything that the steps need is installed from it. */
+export const prepareGuest = async (guest: GuestShell, packages = 'git sqlite3'): Promise<void> => {
   await guest.write('/run/backup/shelf.list', 'deb [trusted=yes] copy:/run/shelf ./\n');
   await guest.check(
-    `mkdir -p /run/shelf && mount -o ro LABEL=shelf /run/shelf && ${APT} update && ${APT} install git sqlite3 && rm -f /ephemeral/apt/cache/archives/*.deb && sync`,
+    `mkdir -p /run/shelf && mount -o ro LABEL=shelf /run/shelf && ${APT} update && ${APT} install ${packages} && rm -f /ephemeral/apt/cache/archives/*.deb && sync`,
     STEP_MS,
   );
 };

@@ -59,11 +59,15 @@ export const runFio = async (job: FioJob): Promise<FioResult> => {
   if (job.iopsMax !== undefined) options.push(`--rate_iops=${job.iopsMax}`);
   if (job.flushEachWrite === true) options.push('--fsync=1');
   const { stdout } = await run('fio', options, { maxBuffer: 1 << 24 });
+  return resultOf(stdout, job.rw === 'randread' || job.rw === 'read' ? 'read' : 'write');
+};
+
+/** What fio's report in JSON says of its one job. */
+export const resultOf = (stdout: string, side: 'read' | 'write'): FioResult => {
   const report: unknown = JSON.parse(stdout.slice(stdout.indexOf('{')));
   const jobs = field(report, 'jobs');
   const result: unknown = Array.isArray(jobs) ? jobs[0] : undefined;
   if (numberField(result, 'error') !== 0) throw new Error(`fio failed with error ${numberField(result, 'error')}`);
-  const side = job.rw === 'randread' || job.rw === 'read' ? 'read' : 'write';
   return {
     iops: numberField(result, side, 'iops'),
     operations: numberField(result, side, 'total_ios'),

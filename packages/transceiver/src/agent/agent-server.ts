@@ -60,7 +60,7 @@ import {
 import { serveData, type DataCalls } from './data-routes.js';
 import type { KeysCalls } from './keys-desk.js';
 import type { VersionsCalls } from './versions-desk.js';
-import { removeIfThere } from '../storage/durable-file.js';
+import { isErrno, removeIfThere } from '../storage/durable-file.js';
 
 const REQUEST_BYTES_MAX = 256 * 1024;
 
@@ -225,6 +225,11 @@ export function errorReply(error: unknown): ErrorReply {
       ...(Object.keys(error.data).length === 0 ? {} : { data: error.data }),
     };
   }
+  // Wherever in the home it was written to: what was there before is there still.
+  if (isErrno(error, 'ENOSPC', 'EDQUOT'))
+    return errorReply(
+      new CollectiveError('disk-full', `The local disk is full: ${error.message}`, { data: { local: true } }),
+    );
   const message = error instanceof Error ? error.message : String(error);
   const isBadRequest = error instanceof Error && 'statusCode' in error && error.statusCode === 400;
   if (!isBadRequest) console.error(new Date().toISOString(), error);

@@ -29,7 +29,7 @@ export async function withRoom<T>(wanted: RoomWanted, work: () => Promise<T>): P
   try {
     return await work();
   } catch (error) {
-    throw isLocalFull(error) ? await full(wanted, error) : error;
+    throw isLocalFull(error) && !isSaid(error) ? await full(wanted, error) : error;
   }
 }
 
@@ -44,6 +44,9 @@ async function full({ folder, what, neededBytes, freeBytes = freeOn }: RoomWante
     { cause, data: { local: true, neededBytes, freeBytes: free, missingBytes } },
   );
 }
+
+/** By whoever knows more about what is needed. */
+const isSaid = (error: unknown): boolean => error instanceof CollectiveError && 'missingBytes' in error.data;
 
 /** Of the file system, or of the block path, which says path and number of the error. */
 const isLocalFull = (error: unknown): boolean =>

@@ -3,8 +3,10 @@ import { CollectiveError } from '@collective/shared/errors';
 
 const REFERENCE = /^([a-z0-9][a-z0-9-]{0,62})(?:@([1-9][0-9]{0,9}))?$/;
 
+export type Reference = { readonly name: string; readonly version?: number };
+
 /** Errors: `usage`. */
-export function parseReference(text: string): { readonly name: string; readonly version?: number } {
+export function parseReference(text: string): Reference {
   const match = REFERENCE.exec(text);
   const name = match?.[1];
   const version = match?.[2] === undefined ? undefined : Number(match[2]);

@@ -2,13 +2,14 @@
 import { CollectiveError, hasCode } from '@collective/shared';
 import type { JobContext } from './agent-server.js';
 import type { StartedMachine, StartRequest } from './agent-types.js';
+import { START_BYTES, START_BYTES_A_DISK, withRoom } from './local-room.js';
 import type { MachinePort } from './machine-port.js';
 import { isMaintenance } from './maintenance.js';
 import { mandatoryNotes, resumedNotes } from './mandatory-version.js';
 import type { ObjectCache } from './object-cache.js';
 import { refuseRenamed, saidOf } from './own-names.js';
 import type { PersonData } from './person-data.js';
-import { parseReference } from './reference.js';
+import { parseReference, type Reference } from './reference.js';
 import { resumeIfSuspended } from './resume-if-suspended.js';
 import { runnableVersion } from './runnable-version.js';
 import type { Session } from './session.js';
@@ -25,16 +26,32 @@ export type StartParts = {
   readonly job: JobContext;
 };
 
-/** Resolves when all run. Errors: `usage`, `outdated`, those of runnableVersion and of the machine port; what ran before one goes on. */
+/**
+ * Resolves when all run. Errors: `usage`, `outdated`, those of runnableVersion and of the machine port; `disk-full` with what is missing. What ran
+ * before one goes on.
+ */
 export async function startMachines(request: StartRequest, parts: StartParts): Promise<readonly StartedMachine[]> {
-  const { session, objects, machines, data, job } = parts;
   const references = request.names.map((text) => parseReference(text));
+  const room = {
+    folder: parts.machinesDirectory,
+    what: `starting ${references.map(({ name }) => name).join(' and ')}`,
+    neededBytes: references.length * (START_BYTES + START_BYTES_A_DISK),
+  };
+  return withRoom(room, async () => startEach(references, request, parts));
+}
+
+async function startEach(
+  references: readonly Reference[],
+  request: StartRequest,
+  parts: StartParts,
+): Promise<readonly StartedMachine[]> {
+  const { session, objects, machines, data, job } = parts;
   if (new Set(references.map(({ name }) => name)).size !== references.length)
     throw new CollectiveError('usage', 'An appliance is named twice.');
   for (const { name } of references) await refuseMaintenance(parts.machinesDirectory, name);
   const blocks = await session.blocks();
   const started: StartedMachine[] = [];
-  const toStart: typeof references = [];
+  const toStart: Reference[] = [];
   // First: what is suspended needs no news from the repository.
   for (const reference of references) {
     const resumed = await resumeIfSuspended(machines, reference, {

@@ -64,5 +64,5 @@ export async function removeIfThere(path: string): Promise<void> {
   });
 }
 
-export const isErrno = (error: unknown, ...codes: string[]): boolean =>
+export const isErrno = (error: unknown, ...codes: string[]): error is Error =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' && codes.includes(error.code);

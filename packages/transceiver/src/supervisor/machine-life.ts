@@ -10,10 +10,12 @@
 import { randomUUID } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { hasCode } from '@collective/shared';
 import { findAccelerator, type AcceleratorFinding } from '../machine/accelerator.js';
 import { makeMachineFolder } from '../machine/launcher.js';
 import { QemuProcess } from '../machine/qemu-process.js';
 import type { QemuUser } from '../machine/qemu-user.js';
+import { isErrno } from '../storage/durable-file.js';
 import type { DiskKeys, MachineKeys } from './disk-keys.js';
 import type { DiskService } from './disk-service.js';
 import type { FoundQemu } from './found-qemu.js';
@@ -161,7 +163,9 @@ export class MachineLife {
       const why = error instanceof Error ? error.message : String(error);
       this.#log(why);
       const isStopped = this.progress.state.name === 'stopping';
-      if (this.suspension.image === undefined) this.progress.next({ type: 'failed', why });
+      const isFull = hasCode(error, 'disk-full') || isErrno(error, 'ENOSPC', 'EDQUOT');
+      if (this.suspension.image === undefined)
+        this.progress.next({ type: 'failed', why, ...(isFull ? { isFull } : {}) });
       else
         this.progress.next({
           type: 'suspended',

@@ -30,7 +30,8 @@ export type MachineState =
   | { readonly name: 'suspended'; readonly sinceMs: number; readonly why?: string }
   /** `isClean`: the guest was asked and has shut down by itself; nobody had to end it. */
   | { readonly name: 'stopped'; readonly how: 'asked' | 'by-guest'; readonly isClean?: true }
-  | { readonly name: 'failed'; readonly why: string };
+  /** `isFull`: for want of room on the local disk. */
+  | { readonly name: 'failed'; readonly why: string; readonly isFull?: true };
 
 export type MachineStatus = {
   readonly machine: string;
@@ -61,7 +62,7 @@ export type MachineEvent =
   | { readonly type: 'suspended'; readonly sinceMs: number; readonly why?: string }
   /** QEMU's process is gone; `reason` as in QMP's SHUTDOWN event, undefined when it did not say. */
   | { readonly type: 'ended'; readonly reason: string | undefined; readonly detail: string }
-  | { readonly type: 'failed'; readonly why: string };
+  | { readonly type: 'failed'; readonly why: string; readonly isFull?: true };
 
 /** Why a machine failed whose QEMU ended (killed, out of memory) before it was saved. Its disks are as after a power cut. */
 export const MEMORY_IS_LOST = 'QEMU ended while the machine was being suspended: what it had in memory is lost';
@@ -110,7 +111,8 @@ export function nextState(state: MachineState, event: MachineEvent): MachineStat
     case 'ended':
       return afterEnd(state, event);
     case 'failed':
-      return state.name === 'stopping' ? { name: 'stopped', how: 'asked' } : { name: 'failed', why: event.why };
+      if (state.name === 'stopping') return { name: 'stopped', how: 'asked' };
+      return { name: 'failed', why: event.why, ...(event.isFull === true ? { isFull: true } : {}) };
     default:
       return event satisfies never;
   }

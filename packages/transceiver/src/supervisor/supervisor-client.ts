@@ -188,15 +188,7 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
       };
       const look = (state: MachineState): void => {
         if (wanted(state)) done(() => resolve(state));
-        else if (isAtRest(state))
-          done(() =>
-            reject(
-              new CollectiveError(
-                'local-io',
-                `${machine} is ${state.name}${'why' in state && state.why !== undefined ? `: ${state.why}` : ''}`,
-              ),
-            ),
-          );
+        else if (isAtRest(state)) done(() => reject(overWithout(machine, state)));
       };
       const onEvent = (event: SupervisorEvent): void => {
         if (event.machine === machine) look(event.state);
@@ -283,3 +275,12 @@ async function spawnSupervisor(
     await log.close();
   }
 }
+
+/** Of a machine that is at rest and was to be something else. */
+const overWithout = (machine: string, state: MachineState): CollectiveError => {
+  const why = 'why' in state && state.why !== undefined ? `: ${state.why}` : '';
+  const isFull = state.name === 'failed' && state.isFull === true;
+  return new CollectiveError(isFull ? 'disk-full' : 'local-io', `${machine} is ${state.name}${why}`, {
+    ...(isFull ? { data: { local: true } } : {}),
+  });
+};

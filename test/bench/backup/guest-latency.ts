@@ -1,0 +1,99 @@
+/**
+ * What a guest itself notices of the backup: fio in a Debian guest writes 4 KiB at a time to the guest's own disk, past the guest's cache, with
+ * the snapshots that a machine has by default, against the same with none; interleaved pairs on one machine that runs on. Before each run everything
+ * is saved, so that both begin with an empty top layer.
+ */
+import path from 'node:path';
+import { ControlClient, PERIOD_SECONDS_DEFAULT, type DiskStatus } from '@collective/transceiver';
+import { APPLIANCE, KillsLab } from '../../kills/kills-lab.js';
+import type { GuestShell } from '../../kills/guest-shell.js';
+import { atMost, interleavedPairs, interval, median, type BenchCase } from '../bench-result.js';
+import { resultOf, type FioResult } from '../nbd/fio.js';
+import { undisturbed } from '../undisturbed.js';
+import { prepareGuest } from './workloads.js';
+
+const DISK = 'user';
+/** What a busy program writes in small pieces. */
+const IOPS = 50;
+const FILE_BYTES = 64 << 20;
+/** No periodic snapshot comes within a run. */
+const NEVER_SECONDS = 86_400;
+const TAKE_MS = 300_000;
+const PLAN = { pairs: 5, seconds: 2 * PERIOD_SECONDS_DEFAULT };
+const QUICK = { pairs: 2, seconds: PERIOD_SECONDS_DEFAULT };
+
+type Run = FioResult & { readonly snapshots: number };
+
+const write = async (guest: GuestShell, seconds: number): Promise<FioResult> => {
+  const words = [
+    ...['fio', '--name=latency', '--filename=/home/latency', `--size=${FILE_BYTES}`, '--rw=randwrite', '--bs=4k'],
+    ...['--ioengine=psync', '--direct=1', `--rate_iops=${IOPS}`, '--time_based', `--runtime=${seconds}`],
+    ...['--randrepeat=0', '--output-format=json'],
+  ];
+  return resultOf(await guest.check(words.join(' '), (seconds + 120) * 1_000), 'write');
+};
+
+const newestSnapshot = async ({ person }: KillsLab): Promise<number> => {
+  const { snapshots } = (await person.json(['snapshots', APPLIANCE])) as {
+    readonly snapshots: readonly { readonly number: number }[];
+  };
+  return Math.max(0, ...snapshots.map(({ number }) => number));
+};
+
+const sealsOf = async ({ person }: KillsLab): Promise<NonNullable<DiskStatus['seals']>> => {
+  const control = await ControlClient.connect(path.join(person.home, 'run/blockd.sock'));
+  try {
+    const { disks } = await control.request('status', {});
+    const seals = disks.find(({ session, disk }) => session === APPLIANCE && disk === DISK)?.seals;
+    if (seals === undefined) throw new Error(`the block daemon says nothing of the seals of ${DISK}`);
+    return seals;
+  } finally {
+    control.close();
+  }
+};
+
+export const guestLatencyCases = async (quick: boolean, log: (line: string) => void): Promise<BenchCase[]> => {
+  const { pairs, seconds } = quick ? QUICK : PLAN;
+  log('building, publishing, starting');
+  await using lab = await KillsLab.open(1);
+  const guest = await lab.start();
+  await prepareGuest(guest, 'fio');
+  await write(guest, 5);
+  const runs = { with: [] as Run[], without: [] as Run[] };
+  const measured = async (kind: 'with' | 'without'): Promise<number> => {
+    const run = await undisturbed(log, async () => {
+      const period = kind === 'with' ? PERIOD_SECONDS_DEFAULT : NEVER_SECONDS;
+      await lab.person.json(['snapshots', 'every', APPLIANCE, String(period)]);
+      await lab.person.json(['snapshots', 'take', APPLIANCE], { timeoutMs: TAKE_MS });
+      const before = await newestSnapshot(lab);
+      const result = await write(guest, seconds);
+      return { ...result, snapshots: (await newestSnapshot(lab)) - before };
+    });
+    runs[kind].push(run);
+    log(`${kind}: p99 ${run.p99Us.toFixed(0)} us, ${run.snapshots} snapshots`);
+    return run.p99Us;
+  };
+  const { ratios } = await interleavedPairs(
+    pairs,
+    async () => measured('with'),
+    async () => measured('without'),
+  );
+  if (runs.with.some(({ snapshots }) => snapshots === 0)) throw new Error('a run with snapshots had none');
+  const { sealMs, writeWaitMs } = await sealsOf(lab);
+  const each = (results: readonly Run[], pick: (result: Run) => number): string => interval(results.map(pick), 0);
+  const say = (name: string, results: readonly Run[]): string =>
+    `${name}: p50 ${each(results, ({ p50Us }) => p50Us)} us, p99 ${each(results, ({ p99Us }) => p99Us)} us, max ${each(results, ({ maxUs }) => maxUs)} us, ${each(results, (run) => run.snapshots)} snapshots`;
+  return [
+    atMost('in the guest: p99 of writes with sealing and uploads / without', median(ratios), 1.1, {
+      note: `ratio ${interval(ratios)}; ${say('with', runs.with)}; ${say('without', runs.without)}; ${IOPS}/s of 4 KiB for ${seconds} s, a snapshot each ${PERIOD_SECONDS_DEFAULT} s`,
+    }),
+    atMost('in the guest: longest wait of a write while a seal was under way', writeWaitMs.maxMs, 5, {
+      unit: 'ms',
+      note: `block path's own histogram, an upper bound: ${writeWaitMs.count} writes`,
+    }),
+    atMost('in the guest: seal, longest', sealMs.maxMs, 50, {
+      unit: 'ms',
+      note: `block path's own histogram: ${sealMs.count} seals`,
+    }),
+  ];
+};
