@@ -13,7 +13,10 @@ beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'collective-agent-'));
   calls = [];
   const take = async (request: unknown): Promise<unknown> => calls.push(request);
-  const agent = { stop: take, console: take, prepareLogin: take } as unknown as AgentCalls;
+  const fail = async (): Promise<never> => {
+    throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
+  };
+  const agent = { stop: take, console: take, prepareLogin: take, status: fail } as unknown as AgentCalls;
   server = await serveAgent(agent, join(folder, 'agent.sock'));
 });
 afterEach(async () => {
@@ -39,6 +42,14 @@ describe('the local API', () => {
     });
     expect([reply.statusCode, reply.json<{ code: string }>().code]).toEqual([400, 'bad-request']);
     expect(calls).toEqual([]);
+  });
+
+  it('says that the local disk is full, whatever was written to it', async () => {
+    const reply = await server.inject({ method: 'GET', url: AGENT_PATHS.status });
+    expect([reply.statusCode, reply.json()]).toMatchObject([
+      507,
+      { code: 'disk-full', message: expect.stringMatching(/^The local disk is full: ENOSPC/), data: { local: true } },
+    ]);
   });
 
   it('takes what fits', async () => {

@@ -12,7 +12,7 @@ import Fastify, {
   type RawServerDefault,
 } from 'fastify';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
-import { CollectiveError } from '@collective/shared';
+import { CollectiveError, ERROR_TABLE } from '@collective/shared';
 import {
   AGENT_API,
   AGENT_API_HEADER,
@@ -107,9 +107,7 @@ export async function serveAgent(calls: AgentCalls, socketPath: string): Promise
   }).withTypeProvider<TypeBoxTypeProvider>();
   app.setErrorHandler(async (error, _request, reply) => {
     const answer = errorReply(error);
-    await reply
-      .code(error instanceof CollectiveError ? error.row.httpStatus : answer.code === 'bad-request' ? 400 : 500)
-      .send(answer);
+    await reply.code(ERROR_TABLE[answer.code].httpStatus).send(answer);
   });
   app.addHook('onSend', async (_request, reply) => void reply.header(AGENT_API_HEADER, AGENT_API));
   app.get(AGENT_PATHS.status, async () => calls.status());

@@ -37,6 +37,13 @@ describe('the state of a machine', () => {
     expect(run(...up, ended('guest-panic'))).toMatchObject({ name: 'failed' });
   });
 
+  test('one that found no room on the local disk says so', () => {
+    const failed = { type: 'failed', why: 'no space', isFull: true } as const;
+    expect(run(failed)).toEqual({ name: 'failed', why: 'no space', isFull: true });
+    expect(run({ type: 'failed', why: 'other' })).toEqual({ name: 'failed', why: 'other' });
+    expect(run(...up, stop, failed)).toEqual({ name: 'stopped', how: 'asked' });
+  });
+
   test('a machine that is stopping is stopped by whatever ends it: a reset, a crash, an error', () => {
     for (const event of [ended('guest-reset'), ended(undefined, 'crash'), { type: 'failed', why: 'x' } as const]) {
       expect(run(...up, stop, event)).toEqual({ name: 'stopped', how: 'asked' });
