@@ -80,7 +80,10 @@ export class KillsLab implements AsyncDisposable {
 
   async start(): Promise<GuestShell> {
     await this.person.json(['start', APPLIANCE, '--wait-for', 'login'], { timeoutMs: BOOT_MS });
-    return await GuestShell.open(this.person.home, APPLIANCE, BOOT_MS);
+    const guest = await GuestShell.open(this.person.home, APPLIANCE, BOOT_MS);
+    // Seen on a busy machine: a guest that gave up waiting for its user disk, and started with an empty /home.
+    await guest.check('findmnt --source LABEL=home /home');
+    return guest;
   }
 
   /** When the guest's writes to its user disk last reached the layer's file, as the host's file system says. */

@@ -1,7 +1,8 @@
 /**
  * `npm run bench -- nbd`: the same image in the page cache, fio's nbd engine, one connection: `collective export` of a fully
  * cached disk against qemu-nbd on the raw file (reads) and on a qcow2 overlay with the same backing (writes), in interleaved
- * pairs. And the export beside a scrub and a cache fill at the lan's full rate against the same alone.
+ * pairs. And the export beside a scrub and a cache fill at the lan's full rate, against the same while server and line
+ * are at work for somebody else, and against the same alone.
  */
 import { execFile } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { ControlClient } from '@collective/transceiver';
 import { Child, runOrThrow } from '../../support/child.js';
+import { eventually } from '../../support/eventually.js';
 import { Link } from '../../support/link.js';
 import { PASSWORD, Person, Repository, repositoryCommand } from '../../support/collective.js';
 import { NbdProgram } from './nbd-program.js';
@@ -205,7 +206,7 @@ export class ExportSide implements NbdSide, AsyncDisposable {
 
   /**
    * Until `stop`: somebody else downloads the same chunks from the same server over the same line, as fast as it carries them. Server and line are
-   * not on a person's machine; here they take the processors that it has.
+   * not on a person's machine; here they take the processors that it has. (So does curl, as the reader of the fill does on the other side.)
    */
   async carryForOthers(): Promise<{ readonly stop: () => Promise<void> }> {
     const chunks = path.join(this.#folder, 'repository/chunks');
@@ -215,19 +216,26 @@ export class ExportSide implements NbdSide, AsyncDisposable {
     const list = path.join(this.#folder, 'others.curl');
     await writeFile(list, urls.join(''));
     const target = path.join(this.#folder, 'others');
-    const beganMs = performance.now();
     const curl = new Child('download of others', 'bash', [
       ...['-c', 'exec curl --silent --fail --parallel --parallel-max 8 --config "$1" >"$2"', '-', list, target],
     ]);
+    const sizeNow = async (): Promise<number> => (await stat(target).catch(() => ({ size: 0 }))).size;
+    await eventually('the download of others has begun', 10_000, async () =>
+      (await sizeNow()) > 0 ? true : undefined,
+    );
+    const beganMs = performance.now();
+    const before = await sizeNow();
     return {
       stop: async () => {
-        const seconds = (performance.now() - beganMs) / 1000;
+        const bytesPerSecond = ((await sizeNow()) - before) / ((performance.now() - beganMs) / 1000);
         const isRunning = curl.running;
-        const { size } = await stat(target);
         await curl.stop('SIGTERM');
-        await rm(target);
-        if (!isRunning) throw new Error(`the download of others ended before the run: ${curl.stderr}`);
-        this.carried.push({ bytesPerSecond: size / seconds });
+        await rm(target, { force: true });
+        if (!isRunning || bytesPerSecond < FILL_BYTES_PER_SECOND / 2)
+          throw new Error(
+            `others did not download as fast as the line carries it: ${bytesPerSecond} B/s ${curl.stderr}`,
+          );
+        this.carried.push({ bytesPerSecond });
       },
     };
   }

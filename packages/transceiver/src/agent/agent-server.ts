@@ -60,7 +60,7 @@ import {
 import { serveData, type DataCalls } from './data-routes.js';
 import type { KeysCalls } from './keys-desk.js';
 import type { VersionsCalls } from './versions-desk.js';
-import { isErrno, removeIfThere } from '../storage/durable-file.js';
+import { isNoRoom, removeIfThere } from '../storage/durable-file.js';
 
 const REQUEST_BYTES_MAX = 256 * 1024;
 
@@ -224,7 +224,7 @@ export function errorReply(error: unknown): ErrorReply {
     };
   }
   // Wherever in the home it was written to: what was there before is there still.
-  if (isErrno(error, 'ENOSPC', 'EDQUOT'))
+  if (isNoRoom(error))
     return errorReply(
       new CollectiveError('disk-full', `The local disk is full: ${error.message}`, { data: { local: true } }),
     );

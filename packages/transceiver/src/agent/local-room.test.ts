@@ -15,6 +15,10 @@ const enospc = (): Error => Object.assign(new Error('ENOSPC: no space left on de
 describe('a start that finds the local disk full', () => {
   it.each([
     ['the file system', enospc()],
+    [
+      'the object cache',
+      Object.assign(new Error('IO error: 000005.log: No space left on device'), { code: 'LEVEL_IO_ERROR' }),
+    ],
     ['the block path', new CollectiveError('disk-full', 'x', { data: { path: '/x', errno: 'ENOSPC' } })],
     ['the backup', new CollectiveError('disk-full', 'x', { data: { local: true } })],
   ])('says what is missing, in bytes, when %s finds it', async (_who, error) => {
@@ -30,8 +34,14 @@ describe('a start that finds the local disk full', () => {
 
   it('names what it needs where a quota says less than what is free', async () => {
     await expect(withRoom(wanted(100 * MIB), async () => failing(enospc()))).rejects.toMatchObject({
+      message: expect.stringMatching(/ENOSPC.*though 105 MB are free in \/machines/),
       data: { missingBytes: 3 * MIB },
     });
+  });
+
+  it('leaves what knows better as it is', async () => {
+    const said = new CollectiveError('disk-full', 'x', { data: { local: true, missingBytes: 7 } });
+    await expect(withRoom(wanted(MIB), async () => failing(said))).rejects.toBe(said);
   });
 
   it('is not one whose repository is full, nor any other failure', async () => {

@@ -5,7 +5,7 @@
 import { statfs } from 'node:fs/promises';
 import { CollectiveError } from '@collective/shared';
 import { megabytes } from '../megabytes.js';
-import { isErrno } from '../storage/durable-file.js';
+import { isNoRoom } from '../storage/durable-file.js';
 
 /** A new layer with the first of its maps, and the base file and maps of a commit, take less on the local disk. */
 export const START_BYTES_A_DISK = 1_048_576;
@@ -38,9 +38,13 @@ async function full({ folder, what, neededBytes, freeBytes = freeOn }: RoomWante
   if (free === undefined) return cause;
   // What failed took some with it, or the person has a quota: what is free is then not what they may have.
   const missingBytes = free < neededBytes ? neededBytes - free : neededBytes;
+  const missing =
+    free < neededBytes
+      ? `${what} needs ${megabytes(neededBytes)} in ${folder}, ${megabytes(free)} are free; ${megabytes(missingBytes)} (${String(missingBytes)} bytes) are missing.`
+      : `${what} failed for want of room (${cause instanceof Error ? cause.message : String(cause)}), though ${megabytes(free)} are free in ${folder}: another disk is meant, or you may not have more of this one.`;
   return new CollectiveError(
     'disk-full',
-    `The local disk is full: ${what} needs ${megabytes(neededBytes)} in ${folder}, ${megabytes(free)} are free; ${megabytes(missingBytes)} (${String(missingBytes)} bytes) are missing. Nothing is lost: your disks are as they were, and can be started when there is room.`,
+    `The local disk is full: ${missing} Nothing is lost: your disks are as they were, and can be started when there is room.`,
     { cause, data: { local: true, neededBytes, freeBytes: free, missingBytes } },
   );
 }
@@ -50,7 +54,7 @@ const isSaid = (error: unknown): boolean => error instanceof CollectiveError && 
 
 /** Of the file system, or of the block path, which says path and number of the error. */
 const isLocalFull = (error: unknown): boolean =>
-  isErrno(error, 'ENOSPC', 'EDQUOT') ||
+  isNoRoom(error) ||
   (error instanceof CollectiveError &&
     error.code === 'disk-full' &&
     (error.data['local'] === true || typeof error.data['errno'] === 'string'));

@@ -19,7 +19,7 @@ export class BackupPeriod {
     this.#changed.wake();
   }
 
-  /** One period, counted from the call; from a day to a minute it is a minute from then on. Resolves at abort, too. */
+  /** One period, counted from the call, also when it is changed meanwhile: one that has lasted longer than the new one is over. Resolves at abort, too. */
   async pass(signal: AbortSignal): Promise<void> {
     const beganMs = this.#clock.nowMs();
     while (!signal.aborted) {

@@ -22,7 +22,7 @@ import { localFailure } from './local-failure.js';
 
 /** What is held in memory at once. */
 const BATCH_BYTES = 1_048_576;
-/** A guest's own requests stand behind a read that the block daemon has begun: none is long. */
+/** A guest's own requests stand behind a read that the block daemon has begun: neighbours are read together up to this. A larger block is one read. */
 const READ_BYTES_MAX = 16_384;
 
 /** What to read: at that view, these blocks, ascending. Through its socket where it has one: a worker has nothing else of it. */

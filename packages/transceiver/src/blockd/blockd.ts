@@ -213,7 +213,11 @@ export class Blockd {
   close(): Promise<void> {
     this.#closed ??= (async () => {
       clearInterval(this.#epochTimer);
-      const results = await Promise.allSettled(this.#disks.all.map((disk) => disk.close({ removeTemporary: false })));
+      // First: a disk that waits for a base is not waited for.
+      const results: PromiseSettledResult<unknown>[] = await Promise.allSettled([this.#bases.close()]);
+      results.push(
+        ...(await Promise.allSettled(this.#disks.all.map((disk) => disk.close({ removeTemporary: false })))),
+      );
       this.#handles.close();
       results.push(...(await Promise.allSettled([this.#bases.close()])));
       results.push(...(await Promise.allSettled([this.#private.close()])));

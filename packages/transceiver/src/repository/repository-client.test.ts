@@ -94,8 +94,12 @@ describe('RepositoryClient', () => {
       ['disk-full', 'The disk of the repository is full.'],
       ['local-io', 'The disk of the repository has failed.'],
     ]) {
-      answer = (_request, response) => json(response, 507, { code, message: 'The disk is full' });
-      await expect(client.call('trust', { params: { number: 9 } })).rejects.toMatchObject({ code, message: words });
+      // Nor may it say so by the words that only this machine uses.
+      const data = { local: true, errno: 'ENOSPC', missingBytes: 1, number: 9 };
+      answer = (_request, response) => json(response, 507, { code, message: 'The disk is full', data });
+      const error: unknown = await client.call('trust', { params: { number: 9 } }).catch((said: unknown) => said);
+      expect(error).toMatchObject({ code, message: words });
+      expect((error as CollectiveError).data).toEqual({ number: 9 });
     }
   });
 

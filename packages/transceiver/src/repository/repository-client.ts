@@ -341,11 +341,15 @@ function checkedJson(name: RouteName, bytes: Buffer): unknown {
   return value;
 }
 
+/** What only this machine says of its own disk: from a server it would be taken for that. */
+const OF_THIS_MACHINE: readonly string[] = ['local', 'errno', 'missingBytes'];
+
 function plainData(value: unknown): Record<string, string | number | boolean> {
   if (typeof value !== 'object' || value === null) return {};
   return Object.fromEntries(
-    Object.entries(value).filter((entry): entry is [string, string | number | boolean] =>
-      ['string', 'number', 'boolean'].includes(typeof entry[1]),
+    Object.entries(value).filter(
+      (entry): entry is [string, string | number | boolean] =>
+        ['string', 'number', 'boolean'].includes(typeof entry[1]) && !OF_THIS_MACHINE.includes(entry[0]),
     ),
   );
 }

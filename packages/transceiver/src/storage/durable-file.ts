@@ -64,5 +64,13 @@ export async function removeIfThere(path: string): Promise<void> {
   });
 }
 
+/** The local disk, or what the person may have of it, is used up: said by the file system, or by LevelDB, which says it in words. */
+export const isNoRoom = (error: unknown): error is Error =>
+  isErrno(error, 'ENOSPC', 'EDQUOT') ||
+  (error instanceof Error &&
+    'code' in error &&
+    String(error.code).startsWith('LEVEL_') &&
+    /No space left|quota exceeded/i.test(`${error.message} ${String(error.cause)}`));
+
 export const isErrno = (error: unknown, ...codes: string[]): error is Error =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' && codes.includes(error.code);

@@ -15,7 +15,7 @@ import { findAccelerator, type AcceleratorFinding } from '../machine/accelerator
 import { makeMachineFolder } from '../machine/launcher.js';
 import { QemuProcess } from '../machine/qemu-process.js';
 import type { QemuUser } from '../machine/qemu-user.js';
-import { isErrno } from '../storage/durable-file.js';
+import { isNoRoom } from '../storage/durable-file.js';
 import type { DiskKeys, MachineKeys } from './disk-keys.js';
 import type { DiskService } from './disk-service.js';
 import type { FoundQemu } from './found-qemu.js';
@@ -163,7 +163,7 @@ export class MachineLife {
       const why = error instanceof Error ? error.message : String(error);
       this.#log(why);
       const isStopped = this.progress.state.name === 'stopping';
-      const isFull = hasCode(error, 'disk-full') || isErrno(error, 'ENOSPC', 'EDQUOT');
+      const isFull = hasCode(error, 'disk-full') || isNoRoom(error);
       if (this.suspension.image === undefined)
         this.progress.next({ type: 'failed', why, ...(isFull ? { isFull } : {}) });
       else

@@ -238,7 +238,12 @@ export class SupervisorClient extends EventEmitter<{ event: [event: SupervisorEv
       pending.resolve(result);
     } else {
       const code = String(field(error, 'code'));
-      pending.reject(new CollectiveError(isErrorCode(code) ? code : 'internal', String(field(error, 'message'))));
+      const isLocal = field(field(error, 'data'), 'local') === true;
+      pending.reject(
+        new CollectiveError(isErrorCode(code) ? code : 'internal', String(field(error, 'message')), {
+          ...(isLocal ? { data: { local: true } } : {}),
+        }),
+      );
     }
   }
 }

@@ -4,6 +4,7 @@ import net from 'node:net';
 import { CollectiveError, integerField, strictObject } from '@collective/shared';
 import { Type, type TSchema, Compile } from '@collective/schema';
 import { readJsonLines, writeJsonLine } from '../machine/json-lines.js';
+import { isNoRoom } from '../storage/durable-file.js';
 import type { AgentKeeper } from './agent-keeper.js';
 import { CONSOLE_TAIL_BYTES_MAX } from './serial-console.js';
 import type { Supervisor } from './supervisor.js';
@@ -241,7 +242,11 @@ export class SupervisorServer {
       after?.();
     } catch (error) {
       const known =
-        error instanceof CollectiveError ? error : new CollectiveError('internal', String(error), { cause: error });
+        error instanceof CollectiveError
+          ? error
+          : isNoRoom(error)
+            ? new CollectiveError('disk-full', error.message, { cause: error, data: { local: true } })
+            : new CollectiveError('internal', String(error), { cause: error });
       this.#send(connection.socket, { id, error: { code: known.code, message: known.message, data: known.data } });
     }
   }

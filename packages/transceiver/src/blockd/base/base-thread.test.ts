@@ -6,16 +6,16 @@ import { BaseThread } from './base-thread.js';
 const WORKER = `
 import { parentPort } from 'node:worker_threads';
 let opened = 0;
-parentPort.on('message', ({ folder }) => {
+parentPort.on('message', ({ id, folder }) => {
   if (folder === '/dies') process.exit(1);
   if (folder === '/refused') {
-    parentPort.postMessage({ kind: 'failed', error: { code: 'not-found', message: 'there is no base', data: { at: 1 } } });
+    parentPort.postMessage({ id, kind: 'failed', error: { code: 'not-found', message: 'there is no base', data: { at: 1 } } });
     return;
   }
   const kinds = new Uint8Array([0, 2]);
   const digestBytes = new Uint8Array(64).fill(++opened);
   const file = { diskBytes: 8192, blockBytes: 4096 };
-  parentPort.postMessage({ kind: 'opened', file, kinds, digestBytes }, [kinds.buffer, digestBytes.buffer]);
+  parentPort.postMessage({ id, kind: 'opened', file, kinds, digestBytes }, [kinds.buffer, digestBytes.buffer]);
 });
 `;
 const SCRIPT = new URL(`data:text/javascript,${encodeURIComponent(WORKER)}`);
@@ -55,10 +55,12 @@ describe('the thread that opens bases', () => {
     expect((await thread.open('/a', DIGEST)).digestBytes[0]).toBe(1);
   });
 
-  it('refuses what is under way when it is closed', async () => {
+  // A block daemon that ends while a disk is attached: whoever asked goes to the next one.
+  it('refuses what is under way when it is closed, and what comes after', async () => {
     const thread = newThread();
-    const opening = expect(thread.open('/a', DIGEST)).rejects.toMatchObject({ code: 'internal' });
+    const opening = expect(thread.open('/a', DIGEST)).rejects.toMatchObject({ code: 'shutting-down' });
     await thread.close();
     await opening;
+    await expect(thread.open('/a', DIGEST)).rejects.toMatchObject({ code: 'shutting-down' });
   });
 });

@@ -9,17 +9,17 @@ const fileSystem = new LocalFileSystem();
 
 const say = (message: FromBaseWorker, transfer: ArrayBuffer[] = []): void => parentPort?.postMessage(message, transfer);
 
-const answer = async ({ folder, digest }: ToBaseWorker): Promise<void> => {
+const answer = async ({ id, folder, digest }: ToBaseWorker): Promise<void> => {
   try {
     const { file, kinds, digestBytes } = await openBase(fileSystem, folder, digest);
     const own = { kinds: new Uint8Array(kinds), digestBytes: new Uint8Array(digestBytes) };
-    say({ kind: 'opened', file, ...own }, [own.kinds.buffer, own.digestBytes.buffer]);
+    say({ id, kind: 'opened', file, ...own }, [own.kinds.buffer, own.digestBytes.buffer]);
   } catch (error) {
-    say({ kind: 'failed', error: sentError(error) });
+    say({ id, kind: 'failed', error: sentError(error) });
   }
 };
 
-// Answers go in the order of the questions.
+// One after the other: each holds a whole map.
 let last = Promise.resolve();
 parentPort?.on('message', (asked: ToBaseWorker) => {
   last = last.then(() => answer(asked));
