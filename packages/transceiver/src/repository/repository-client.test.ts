@@ -1,5 +1,6 @@
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import type { CollectiveError } from '@collective/shared';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { RepositoryClient } from './repository-client.js';
 
