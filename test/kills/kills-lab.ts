@@ -82,7 +82,7 @@ export class KillsLab implements AsyncDisposable {
     await this.person.json(['start', APPLIANCE, '--wait-for', 'login'], { timeoutMs: BOOT_MS });
     const guest = await GuestShell.open(this.person.home, APPLIANCE, BOOT_MS);
     // Seen on a busy machine: a guest that gave up waiting for its user disk, and started with an empty /home.
-    await guest.check('findmnt --source LABEL=home /home');
+    await guest.check('mountpoint /home');
     return guest;
   }
 
