@@ -8,9 +8,9 @@ import { ControlClient, PERIOD_SECONDS_DEFAULT, type DiskStatus } from '@collect
 import { APPLIANCE, KillsLab } from '../../kills/kills-lab.js';
 import type { GuestShell } from '../../kills/guest-shell.js';
 import { eventually } from '../../support/eventually.js';
-import { atMost, interleavedPairs, interval, median, type BenchCase } from '../bench-result.js';
+import { atMost, interval, median, type BenchCase } from '../bench-result.js';
 import { resultOf, type FioResult } from '../nbd/fio.js';
-import { undisturbed } from '../undisturbed.js';
+import { each, latenciesOf, latencyPairs, type Kind } from './latency-pairs.js';
 import { prepareGuest } from './workloads.js';
 
 const DISK = 'user';
@@ -25,7 +25,6 @@ const PLAN = { pairs: 5, seconds: 2.5 * PERIOD_SECONDS_DEFAULT };
 const QUICK = { pairs: 2, seconds: 1.5 * PERIOD_SECONDS_DEFAULT };
 
 type Histogram = NonNullable<DiskStatus['seals']>['sealMs'];
-type Run = FioResult & { readonly snapshots: number };
 
 const write = async (guest: GuestShell, seconds: number): Promise<FioResult> => {
   const words = [
@@ -84,36 +83,24 @@ export const guestLatencyCases = async (quick: boolean, log: (line: string) => v
   await prepareGuest(guest, 'fio');
   await write(guest, 5);
   const sealsBefore = await sealsOf(lab);
-  const runs = { with: [] as Run[], without: [] as Run[] };
-  const measured = async (kind: 'with' | 'without'): Promise<number> => {
-    const run = await undisturbed(log, async () => {
-      const period = kind === 'with' ? PERIOD_SECONDS_DEFAULT : NEVER_SECONDS;
-      await lab.person.json(['snapshots', 'every', APPLIANCE, String(period)]);
-      await atRest(lab);
-      const before = await newestSnapshot(lab);
-      const result = await write(guest, seconds);
-      return { ...result, snapshots: (await newestSnapshot(lab)) - before };
-    });
-    runs[kind].push(run);
-    log(`${kind}: p99 ${run.p99Us.toFixed(0)} us, ${run.snapshots} snapshots`);
-    return run.p99Us;
-  };
-  const { ratios } = await interleavedPairs(
-    pairs,
-    async () => measured('with'),
-    async () => measured('without'),
-  );
+  const { runs, ratios } = await latencyPairs(pairs, log, async (kind) => {
+    const period = kind === 'with' ? PERIOD_SECONDS_DEFAULT : NEVER_SECONDS;
+    await lab.person.json(['snapshots', 'every', APPLIANCE, String(period)]);
+    await atRest(lab);
+    const before = await newestSnapshot(lab);
+    const result = await write(guest, seconds);
+    return { ...result, snapshots: (await newestSnapshot(lab)) - before };
+  });
   if (runs.with.some(({ snapshots }) => snapshots === 0)) throw new Error('a run with snapshots had none');
   if (runs.without.some(({ snapshots }) => snapshots > 0)) throw new Error('a run without snapshots had some');
   const seals = await sealsOf(lab);
   const sealMs = since(sealsBefore.sealMs, seals.sealMs);
   const writeWaitMs = since(sealsBefore.writeWaitMs, seals.writeWaitMs);
-  const each = (results: readonly Run[], pick: (result: Run) => number): string => interval(results.map(pick), 0);
-  const say = (name: string, results: readonly Run[]): string =>
-    `${name}: p50 ${each(results, ({ p50Us }) => p50Us)} us, p99 ${each(results, ({ p99Us }) => p99Us)} us, max ${each(results, ({ maxUs }) => maxUs)} us, ${each(results, (run) => run.snapshots)} snapshots`;
+  const say = (kind: Kind): string =>
+    `${kind}: ${latenciesOf(runs[kind])}, ${each(runs[kind], ({ snapshots }) => snapshots)} snapshots`;
   return [
     atMost('in the guest: p99 of writes with sealing and uploads / without', median(ratios), 1.1, {
-      note: `ratio ${interval(ratios)}; ${say('with', runs.with)}; ${say('without', runs.without)}; ${IOPS}/s of 4 KiB for ${seconds} s, a snapshot each ${PERIOD_SECONDS_DEFAULT} s`,
+      note: `ratio ${interval(ratios)}; ${say('with')}; ${say('without')}; ${IOPS}/s of 4 KiB for ${seconds} s, a snapshot each ${PERIOD_SECONDS_DEFAULT} s`,
     }),
     atMost('in the guest: longest wait of a write while a seal was under way', writeWaitMs.maxMs, 5, {
       unit: 'ms',

@@ -9,11 +9,11 @@
  */
 import { readFile } from 'node:fs/promises';
 import { PERIOD_SECONDS_DEFAULT, type DiskStatus } from '@collective/transceiver';
-import { atMost, informs, interleavedPairs, interval, median, type BenchCase } from '../bench-result.js';
+import { atMost, informs, interval, median, type BenchCase } from '../bench-result.js';
 import { BackupRig, DISK } from '../dirty/backup-rig.js';
 import { HybridClock } from '../dirty/hybrid-clock.js';
 import { runFio, type FioResult } from '../nbd/fio.js';
-import { undisturbed } from '../undisturbed.js';
+import { each, latenciesOf, latencyPairs, type Kind, type LatencyPairs, type LatencyRun } from './latency-pairs.js';
 
 const DISK_BYTES = 2 ** 31;
 /** The part of the disk that is written to. */
@@ -30,7 +30,7 @@ const AS_BY_DEFAULT: Plan = { pairs: 3, seconds: 2 * PERIOD_SECONDS_DEFAULT, eve
 const TEN_TIMES: Plan = { pairs: 5, seconds: 20, everySeconds: PERIOD_SECONDS_DEFAULT / 10 };
 const QUICK = { pairs: 2, seconds: 8 };
 
-type Run = FioResult & { readonly waitedMs: number };
+type Run = LatencyRun & { readonly waitedMs: number };
 type Histogram = NonNullable<DiskStatus['seals']>['sealMs'];
 
 /** The step in which that share of them lies: an upper bound within a factor of two. */
@@ -83,50 +83,38 @@ const casesOfPlan = async (
       ...{ diskBytes: USED_BYTES, seconds, iopsMax: IOPS },
     });
   await fio();
-  const runs = { with: [] as Run[], without: [] as Run[] };
-  let snapshots = 0;
-  const measured = async (kind: 'with' | 'without'): Promise<number> => {
-    const run = await undisturbed(log, async () => {
-      await save(rig);
-      const beforeMs = await processorWaitMs(rig.blockdPid);
-      const writing = fio();
-      const count = kind === 'with' ? await snapshotsUntil(rig, everySeconds * 1_000, writing) : 0;
-      const result = await writing;
-      return { ...result, count, waitedMs: (await processorWaitMs(rig.blockdPid)) - beforeMs };
-    });
-    snapshots += run.count;
-    runs[kind].push(run);
-    log(`${kind}: p99 ${run.p99Us.toFixed(0)} us, ${run.count} snapshots`);
-    return run.p99Us;
-  };
-  const { ratios } = await interleavedPairs(
-    pairs,
-    async () => measured('with'),
-    async () => measured('without'),
-  );
+  const measured = await latencyPairs(pairs, log, async (kind): Promise<Run> => {
+    await save(rig);
+    const beforeMs = await processorWaitMs(rig.blockdPid);
+    const writing = fio();
+    const snapshots = kind === 'with' ? await snapshotsUntil(rig, everySeconds * 1_000, writing) : 0;
+    const result = await writing;
+    return { ...result, snapshots, waitedMs: (await processorWaitMs(rig.blockdPid)) - beforeMs };
+  });
   const { seals } = await rig.diskStatus();
   clock.close();
   if (seals === undefined) throw new Error('the block daemon says nothing of its seals');
-  return casesOf({ runs, ratios, snapshots, seals, everySeconds });
+  return casesOf({ ...measured, seals, everySeconds });
 };
 
-const casesOf = (of: {
-  readonly runs: { readonly with: readonly Run[]; readonly without: readonly Run[] };
-  readonly ratios: readonly number[];
-  readonly snapshots: number;
+const casesOf = ({
+  runs,
+  ratios,
+  seals,
+  everySeconds,
+}: LatencyPairs<Run> & {
   readonly seals: NonNullable<DiskStatus['seals']>;
   readonly everySeconds: number;
 }): BenchCase[] => {
-  const { runs, ratios, snapshots, seals, everySeconds } = of;
+  const snapshots = runs.with.reduce((sum, run) => sum + run.snapshots, 0);
   const often = `a snapshot each ${everySeconds} s`;
-  const each = (results: readonly Run[], pick: (result: Run) => number): string => interval(results.map(pick), 0);
-  const say = (name: string, results: readonly Run[]): string =>
-    `${name}: p50 ${each(results, ({ p50Us }) => p50Us)} us, p99 ${each(results, ({ p99Us }) => p99Us)} us, max ${each(results, ({ maxUs }) => maxUs)} us, no processor for ${each(results, ({ waitedMs }) => waitedMs)} ms`;
+  const say = (kind: Kind): string =>
+    `${kind}: ${latenciesOf(runs[kind])}, no processor for ${each(runs[kind], ({ waitedMs }) => waitedMs)} ms`;
   const { sealMs, writeWaitMs } = seals;
   const late = writeWaitMs.steps.filter(({ upToMs }) => upToMs > 4).reduce((sum, { count }) => sum + count, 0);
   return [
     atMost(`p99 of writes with sealing and uploads / without, ${often}`, median(ratios), 1.1, {
-      note: `ratio ${interval(ratios)}; ${say('with', runs.with)}; ${say('without', runs.without)}; ${IOPS}/s of 4 KiB, ${snapshots} snapshots`,
+      note: `ratio ${interval(ratios)}; ${say('with')}; ${say('without')}; ${IOPS}/s of 4 KiB, ${snapshots} snapshots`,
     }),
     informs(
       `longest write with / without, of all runs, ${often}`,
