@@ -19,6 +19,7 @@ import { type SizedChunk, type Upload, type VersionRecord } from '../catalogue/c
 import { latestName, manifestName } from '../storage/blob-names.js';
 import { requireRoomForCandidate } from './candidates.js';
 import { healAppliance, indexVersion } from './heal-catalogue.js';
+import { grantToMaker } from './maker.js';
 import { type Repository } from './repository.js';
 import { readVersionFile } from './version-file.js';
 import { type NamedChunk, namedChunks } from './version-chunks.js';
@@ -99,8 +100,8 @@ const afterManifest = async (
     stateSince: 0,
     indexed: false,
   };
+  await grantToMaker(catalogue, upload);
   await catalogue.versions.recordVersion(record);
-  await grantToMaker(repository, upload);
   await indexVersion(catalogue, record, chunks);
   await catalogue.uploads.markCommitted(upload.id, committed);
   await heads.signIfNeeded();
@@ -117,13 +118,6 @@ const requireMaker = async ({ catalogue }: Repository, upload: Upload): Promise<
   throw new CollectiveError('conflict', `${upload.appliance} has been made by somebody else meanwhile`);
 };
 
-/** Whoever makes a new appliance may go on publishing it. */
-const grantToMaker = async ({ catalogue }: Repository, upload: Upload): Promise<void> => {
-  const account = await catalogue.people.account(upload.account);
-  if (upload.parent !== undefined || account?.role === 'admin') return;
-  await catalogue.people.setAccess(upload.account, { name: upload.appliance, access: 'publish' });
-};
-
 /**
  * Was this very manifest committed before: the answer got lost, or a crash came after the manifest. Others may know its
  * bytes too, so only the account whose own key signed it becomes its maker.
@@ -138,7 +132,7 @@ const isCommitted = async (
   const there = await versions.version(upload.appliance, committed.version);
   if (there?.manifest !== committed.manifest) return false;
   const key = (await people.account(upload.account))?.publishingKey;
-  if (key !== undefined && countValidSignatures(envelope, [key]).length > 0) await grantToMaker(repository, upload);
+  if (key !== undefined && countValidSignatures(envelope, [key]).length > 0) await grantToMaker(repository.catalogue, upload);
   await uploads.markCommitted(upload.id, committed);
   return true;
 };

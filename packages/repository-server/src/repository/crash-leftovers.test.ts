@@ -117,6 +117,37 @@ test('a manifest got its name, but its sync failed: asked again the server does 
   expect((await server.repository.catalogue.versions.versions('debian')).map(({ version }) => version)).toEqual([1]);
 });
 
+test.each(['the manifest', 'the access'])(
+  'a server dies right after %s of a new appliance: its maker may go on publishing it, and nobody else',
+  async (last) => {
+    await open();
+    const bob = await server.join('bob', 'publisher');
+    await server.allow(bob, 'debian');
+    const upload = await publisher.openUpload('debian', null);
+    await publisher.sendChunks(upload, [1]);
+    await publisher.sendDisk(upload, [1]);
+    const { catalogue } = server.repository;
+    const { people, versions } = catalogue;
+    const { setAccess } = people;
+    const { recordVersion } = versions;
+    const die = (): Promise<never> => Promise.reject(new Error('kill -9'));
+    if (last === 'the manifest') people.setAccess = die;
+    versions.recordVersion = die;
+    const manifest = manifestOf({ appliance: 'debian', version: 1, parent: null, plan: [1] });
+    expect((await publisher.commit(upload, signManifest(manifest, alice.publishing))).status).toBe(500);
+    Object.assign(people, { setAccess });
+    Object.assign(versions, { recordVersion });
+
+    await assembleRepository(server.repository);
+    expect(await publisher.openUpload('debian', 1)).toMatch(/^[0-9a-f]{32}$/);
+    expect(await people.accessOf('bob')).toEqual([]);
+    // What is taken away stays away: a later start finds the appliance's row.
+    await people.removeAccess('alice', 'debian');
+    await assembleRepository(server.repository);
+    expect(await people.accessOf('alice')).toEqual([]);
+  },
+);
+
 test('heads that were shown and that a power cut took back: the next ones have a higher number', async () => {
   await open();
   await publish(1, [1]);

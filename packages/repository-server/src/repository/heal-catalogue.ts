@@ -4,10 +4,18 @@
  * versions whose indexing was cut off are indexed. What is found so is made durable before anything is built on it: the
  * crash may have come before the sync of its folder. Callers hold the lock.
  */
-import { checkStoredChunk, CollectiveError, type Digest, type VersionManifest } from '@collective/shared';
+import {
+  checkStoredChunk,
+  CollectiveError,
+  type Digest,
+  openEnvelope,
+  PAYLOAD_TYPES,
+  type VersionManifest,
+} from '@collective/shared';
 import { type Catalogue, type SizedChunk, VERSION_STATES, type VersionRecord } from '../catalogue/catalogue.js';
 import { manifestName, promotionName, versionStateName } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
+import { grantToSigner } from './maker.js';
 import { type MapStore } from './map-store.js';
 import { namedChunks } from './version-chunks.js';
 import {
@@ -129,6 +137,8 @@ const addRow = async (parts: HealParts, appliance: string, version: number): Pro
     stateSince: since,
     indexed: false,
   };
+  if ((await parts.catalogue.versions.lastNumber(appliance)) === undefined)
+    await grantToSigner(parts.catalogue, appliance, openEnvelope(file.bytes, { payloadType: PAYLOAD_TYPES.version }));
   await parts.catalogue.versions.recordVersion(record);
   await reindex(parts, record);
 };
