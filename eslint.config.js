@@ -34,6 +34,7 @@ export default tseslint.config(
     },
   },
   { files: ['**/*.config.ts', '**/*.config.js', '**/*.mjs'], rules: { 'no-restricted-syntax': 'off' } },
+  { files: ['**/*.cts'], rules: { '@typescript-eslint/no-require-imports': 'off' } },
   { files: ['packages/shared/**/*.ts'], rules: forbid('@collective/repository-server', '@collective/transceiver') },
   { files: ['packages/repository-server/**/*.ts'], rules: forbid('@collective/transceiver') },
   { files: ['packages/transceiver/**/*.ts'], rules: forbid('@collective/repository-server') },

@@ -1,7 +1,7 @@
 /** The supervisor as a process: one a home, refusals, its end. Hardly a guest runs here. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { expect, test } from 'vitest';
 import { type MachineSpec, SupervisorClient } from '@collective/transceiver';
@@ -62,6 +62,33 @@ test('a machine that waits for its first block when the supervisor is killed is 
     await lab.repository.comeBack();
     await lab.reaches('one', 'running');
     await (await lab.console('one')).sees(/TINY READY/);
+  }));
+
+test("what a guest waits for takes short turns of the processor, and V8's helpers stand behind it", () =>
+  withLab(async (lab) => {
+    await lab.start('one');
+    await lab.reaches('one', 'running');
+    const running = await lab.processes();
+    const threadsOf = async (program: RegExp): Promise<{ niceness: number; slice: string | undefined }[]> => {
+      const pid = running.find((line) => program.test(line))?.split(' ')[0];
+      if (pid === undefined) throw new Error(`no ${String(program)} in ${running.join('; ')}`);
+      const threads = (await readdir(`/proc/${pid}/task`)).map(async (id) => {
+        const file = (name: string): Promise<string> => readFile(`/proc/${pid}/task/${id}/${name}`, 'utf8');
+        const fields = (await file('stat')).replace(/^.*\) /, '').split(' ');
+        // Debian 13's kernel and later show it.
+        return { niceness: Number(fields[16]), slice: /se\.slice\s*:\s*(\d+)/.exec(await file('sched'))?.[1] };
+      });
+      return Promise.all(threads);
+    };
+    const qemu = await threadsOf(/qemu-system/);
+    const blockd = await threadsOf(/--heap-growing-percent/);
+    for (const { slice } of [...qemu, ...blockd]) expect(slice ?? '100000').toBe('100000');
+    expect(qemu.map(({ niceness }) => niceness)).toEqual(qemu.map(() => 0));
+    // The serving and the fetching thread and the four of libuv's pool; V8 has one helper at least.
+    const [first] = blockd;
+    expect(first?.niceness).toBe(0);
+    expect(blockd.filter(({ niceness }) => niceness === 0).length).toBeGreaterThanOrEqual(6);
+    expect(blockd.filter(({ niceness }) => niceness > 0).length).toBeGreaterThanOrEqual(1);
   }));
 
 test('a memory image that cannot be read is kept, nothing is started over it, and it can be thrown away', () =>

@@ -55,6 +55,10 @@ export class Link implements AsyncDisposable {
     return new Link(port, child);
   }
 
+  get process(): Child {
+    return this.#child;
+  }
+
   /** Every connection is reset, new ones are refused. */
   down(): void {
     this.#child.kill('SIGUSR1');

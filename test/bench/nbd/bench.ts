@@ -42,6 +42,7 @@ const TOUCHED_BYTES = 256 << 20;
 /** What a cold or first pass reads. */
 const PASS_BYTES = 64 << 20;
 const IMAGE_BYTES = 2 ** 31;
+const FILL_BYTES = 5 * 2 ** 29;
 const QUICK_IMAGE_BYTES = 2 ** 29;
 /** What a scrub and a fill beside may take of the speed. */
 const BESIDE_RATIO = 0.8;
@@ -65,7 +66,7 @@ export const run = async (options: NbdBenchOptions = {}): Promise<BenchResult> =
     await makeImage(image, imageBytes);
     const fill = {
       image: join(folder, 'fill.raw'),
-      byteLength: options.quick === true ? QUICK_IMAGE_BYTES : IMAGE_BYTES,
+      byteLength: options.quick === true ? QUICK_IMAGE_BYTES : FILL_BYTES,
     };
     await makeImage(fill.image, fill.byteLength);
     options.log?.('publishing the image and filling the cache with it');

@@ -14,6 +14,8 @@ export type BlockdProgram = {
   /** The module to fork, and its arguments. */
   readonly module: string;
   readonly words: readonly string[];
+  /** A CommonJS module that is loaded before anything else. */
+  readonly preload?: string;
   readonly controlSocket: string;
   readonly logFile: string;
 };
@@ -23,9 +25,16 @@ const READY_WAIT_MS = 30_000;
 /**
  * V8 counts the contents of buffers as heap, and lets a heap as small as blockd's grow by a few megabytes between collections: with blocks
  * coming at 12 MB/s it collected seven times a second, in both threads. Garbage may be four times what lives instead.
- * With a cache fill beside, that is a tenth more reads a second (docs/PERFORMANCE.md).
+ *
+ * V8's helper threads took a fifth of a processor beside a cache fill, two thirds of that for compiling what had become hot. They have a low
+ * priority, so no pause of a collection may wait for them. (docs/PERFORMANCE.md)
  */
-export const BLOCKD_V8_OPTIONS = ['--heap-growing-percent=400'];
+export const BLOCKD_V8_OPTIONS = [
+  '--heap-growing-percent=400',
+  '--no-parallel-scavenge',
+  '--no-parallel-compaction',
+  '--no-parallel-pointer-update',
+];
 
 export class BlockdProcess {
   readonly identity: ProcessIdentity;
@@ -59,7 +68,7 @@ export class BlockdProcess {
       child = fork(program.module, [...program.words], {
         detached: true,
         stdio: ['ignore', log.fd, log.fd, 'ipc'],
-        execArgv: BLOCKD_V8_OPTIONS,
+        execArgv: [...BLOCKD_V8_OPTIONS, ...(program.preload === undefined ? [] : ['--require', program.preload])],
       });
     } finally {
       await log.close();

@@ -16,6 +16,7 @@ import { parseArgs } from 'node:util';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { openHome } from '../home.js';
 import { takeLocalLock } from '../storage/local-lock.js';
+import { takeShortTurns } from '../work/short-turns.js';
 import { AgentKeeper } from './agent-keeper.js';
 import { logLine } from './bounded-log.js';
 import { Supervisor } from './supervisor.js';
@@ -32,6 +33,7 @@ const run = async (): Promise<void> => {
     blockd: {
       module: values.blockd ?? fileURLToPath(new URL('../blockd/main.js', import.meta.url)),
       words: ['--home', home.directory],
+      preload: fileURLToPath(new URL('../work/helpers-stand-behind.cjs', import.meta.url)),
       controlSocket: home.blockdSocket,
       logFile: logFile('blockd'),
     },
@@ -71,6 +73,7 @@ const run = async (): Promise<void> => {
 };
 
 process.umask(0o077); // a person's files and sockets are nobody else's, wherever the person puts them
+takeShortTurns(); // QEMU, which is started here, inherits it: what a guest waits for is done by its threads, too
 // Whoever started us may be gone, and the terminal with it: no reason to end.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 process.on('SIGHUP', () => undefined);
