@@ -1,7 +1,7 @@
 /**
- * A new version is started on a local disk that is full, to the last byte or but for a little: the start is refused with what is missing, or goes through,
- * and whatever it had begun by then, the machine is what it was. With room again the new version starts with what the person wrote, and what
- * the older one left is pinned. A file system of its own, really full; a real guest.
+ * A new version is started, and a suspended machine resumed, on a local disk that is full, to the last byte or but for a little: the start is
+ * refused with what is missing, or goes through, and whatever it had begun by then, the machine is what it was. With room again the new version
+ * starts with what the person wrote, and what the older one left is pinned. A file system of its own, really full; a real guest.
  */
 import { spawnSync } from 'node:child_process';
 import { mkdir, mkdtemp, open, rm, statfs, truncate } from 'node:fs/promises';
@@ -148,4 +148,23 @@ it.runIf(canMount)(
     expect(refused).toBeGreaterThan(0);
   },
   1_800_000,
+);
+
+it.runIf(canMount)(
+  'a suspended machine that cannot be resumed for want of room says so, stays suspended, and goes on where it stood when there is some',
+  async () => {
+    expect(await start()).toBeUndefined();
+    await guest.ask('echo in memory >/run/alive');
+    await person.json(['suspend', 'tiny'], { timeoutMs: STEP_MS });
+    await fillBut(0);
+    const error = await start();
+    expect(error).toMatchObject({ code: 'disk-full', message: expect.stringMatching(/Nothing is lost/) });
+    expect((await person.json(['status']))['machines']).toMatchObject([{ name: 'tiny', state: 'suspended' }]);
+    await truncate(filling, 0);
+    // It does not boot: nothing is waited for.
+    await person.json(['start', 'tiny', '--accel', 'tcg'], { timeoutMs: STEP_MS });
+    expect(await guest.ask('cat /run/alive')).toBe('in memory');
+    await stop();
+  },
+  900_000,
 );

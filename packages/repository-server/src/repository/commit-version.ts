@@ -132,7 +132,8 @@ const isCommitted = async (
   const there = await versions.version(upload.appliance, committed.version);
   if (there?.manifest !== committed.manifest) return false;
   const key = (await people.account(upload.account))?.publishingKey;
-  if (key !== undefined && countValidSignatures(envelope, [key]).length > 0) await grantToMaker(repository.catalogue, upload);
+  if (key !== undefined && countValidSignatures(envelope, [key]).length > 0)
+    await grantToMaker(repository.catalogue, upload);
   await uploads.markCommitted(upload.id, committed);
   return true;
 };

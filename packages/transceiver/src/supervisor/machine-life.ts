@@ -163,14 +163,13 @@ export class MachineLife {
       const why = error instanceof Error ? error.message : String(error);
       this.#log(why);
       const isStopped = this.progress.state.name === 'stopping';
-      const isFull = hasCode(error, 'disk-full') || isNoRoom(error);
-      if (this.suspension.image === undefined)
-        this.progress.next({ type: 'failed', why, ...(isFull ? { isFull } : {}) });
+      const full = hasCode(error, 'disk-full') || isNoRoom(error) ? ({ isFull: true } as const) : {};
+      if (this.suspension.image === undefined) this.progress.next({ type: 'failed', why, ...full });
       else
         this.progress.next({
           type: 'suspended',
           sinceMs: this.suspension.image.suspendedAtMs,
-          ...(isStopped ? {} : { why }),
+          ...(isStopped ? {} : { why, ...full }),
         });
     }
     await this.cleanUp();

@@ -90,6 +90,8 @@ describe('the state of a machine', () => {
 
   test('a resume that fails, or is stopped, is suspended again', () => {
     expect(run({ ...suspended, why: 'damaged' })).toEqual({ name: 'suspended', sinceMs: 300, why: 'damaged' });
+    const full = { why: 'ENOSPC', isFull: true } as const;
+    expect(run({ ...suspended, ...full })).toEqual({ name: 'suspended', sinceMs: 300, ...full });
     expect(run(stop, suspended)).toEqual({ name: 'suspended', sinceMs: 300 });
   });
 

@@ -26,8 +26,8 @@ export type MachineState =
   | { readonly name: 'stopping'; readonly deadlineAtMs: number; readonly why?: string }
   /** The guest stands still and is being saved. `why`: what that waits for. */
   | { readonly name: 'suspending'; readonly sinceMs: number; readonly why?: string }
-  /** No process is there; a memory image is. `why`: it could not be resumed. */
-  | { readonly name: 'suspended'; readonly sinceMs: number; readonly why?: string }
+  /** No process is there; a memory image is. `why`: it could not be resumed. `isFull`: for want of room on the local disk. */
+  | { readonly name: 'suspended'; readonly sinceMs: number; readonly why?: string; readonly isFull?: true }
   /** `isClean`: the guest was asked and has shut down by itself; nobody had to end it. */
   | { readonly name: 'stopped'; readonly how: 'asked' | 'by-guest'; readonly isClean?: true }
   /** `isFull`: for want of room on the local disk. */
@@ -59,7 +59,7 @@ export type MachineEvent =
   /** It could not be saved and goes on. */
   | { readonly type: 'not-suspended' }
   /** A memory image is there, and no QEMU. */
-  | { readonly type: 'suspended'; readonly sinceMs: number; readonly why?: string }
+  | { readonly type: 'suspended'; readonly sinceMs: number; readonly why?: string; readonly isFull?: true }
   /** QEMU's process is gone; `reason` as in QMP's SHUTDOWN event, undefined when it did not say. */
   | { readonly type: 'ended'; readonly reason: string | undefined; readonly detail: string }
   | { readonly type: 'failed'; readonly why: string; readonly isFull?: true };
@@ -107,7 +107,10 @@ export function nextState(state: MachineState, event: MachineEvent): MachineStat
     case 'not-suspended':
       return state.name === 'suspending' ? { name: 'running' } : state;
     case 'suspended':
-      return withWhy({ name: 'suspended', sinceMs: event.sinceMs }, event.why);
+      return withWhy(
+        { name: 'suspended', sinceMs: event.sinceMs, ...(event.isFull === true ? { isFull: true } : {}) },
+        event.why,
+      );
     case 'ended':
       return afterEnd(state, event);
     case 'failed':

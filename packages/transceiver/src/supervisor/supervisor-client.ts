@@ -284,7 +284,7 @@ async function spawnSupervisor(
 /** Of a machine that is at rest and was to be something else. */
 const overWithout = (machine: string, state: MachineState): CollectiveError => {
   const why = 'why' in state && state.why !== undefined ? `: ${state.why}` : '';
-  const isFull = state.name === 'failed' && state.isFull === true;
+  const isFull = 'isFull' in state && state.isFull === true;
   return new CollectiveError(isFull ? 'disk-full' : 'local-io', `${machine} is ${state.name}${why}`, {
     ...(isFull ? { data: { local: true } } : {}),
   });
