@@ -42,10 +42,13 @@ test(`supervisor and block daemon are killed again on their way back, ${ROUNDS} 
     const { qemuPid } = await lab.status('one');
     console.type(CHECK_FOR_EVER);
     await console.sees(/round=2\r/);
+    const killed = { blockd: 0, supervisor: 0 };
     for (let round = 1; round <= ROUNDS; round += 1) {
       const steps: string[] = [];
       const step = async (who: keyof typeof PROGRAMS): Promise<void> => {
-        steps.push(`${who} ${(await kill(lab, who)) ? 'killed' : 'is away'}`);
+        const isKilled = await kill(lab, who);
+        if (isKilled) killed[who] += 1;
+        steps.push(`${who} ${isKilled ? 'killed' : 'is away'}`);
         const waitMs = random.int(BACK_MS);
         await delay(waitMs);
         steps.push(`${waitMs} ms`);
@@ -67,4 +70,6 @@ test(`supervisor and block daemon are killed again on their way back, ${ROUNDS} 
       expect(console.text, told).not.toContain('BAD');
       expect(await lab.status('one'), told).toMatchObject({ state: { name: 'running' }, restarts: 0, qemuPid });
     }
+    expect(killed.blockd).toBeGreaterThan(0);
+    expect(killed.supervisor).toBeGreaterThan(0);
   }));

@@ -222,7 +222,7 @@ export class MachineLab implements AsyncDisposable {
       const words = await readFile(`/proc/${entry}/cmdline`, 'latin1').catch(() => '');
       const folders = [this.#folder, ...(await this.#runFolders())];
       if (folders.some((folder) => words.includes(folder)) && (await identifyProcess(Number(entry))) !== undefined) {
-        found.push(`${entry} ${words.replaceAll('\0', ' ').slice(0, 120)}`);
+        found.push(`${entry} ${words.replaceAll('\0', ' ')}`);
       }
     }
     return found;

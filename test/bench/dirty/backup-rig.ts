@@ -33,6 +33,7 @@ import { ROOT } from '../../support/paths.js';
 import { RepositoryProcess } from './repository-process.js';
 
 const BLOCKD = path.join(ROOT, 'packages/transceiver/dist/blockd/main.js');
+const PRELOAD = path.join(ROOT, 'packages/transceiver/dist/work/helpers-stand-behind.cjs');
 export const DISK = 'user';
 /** The guest's own; the backup works beside it. */
 const SESSION = 'guest';
@@ -98,6 +99,7 @@ export class BackupRig implements AsyncDisposable {
     const home = path.join(folder, 'blockd');
     const blockd = new Child('blockd', process.execPath, [
       ...BLOCKD_V8_OPTIONS,
+      ...['--require', PRELOAD],
       BLOCKD,
       '--home',
       home,

@@ -47,7 +47,7 @@ export const commitVersion = async (
       data: { ...upload.committed },
     });
   }
-  if (await isCommitted(repository, upload, envelope, committed)) {
+  if (await isCommitted(repository, upload, committed)) {
     // What the first attempt may not have come to: whatever is acknowledged is in the heads.
     await heads.refresh();
     return committed;
@@ -60,7 +60,7 @@ export const commitVersion = async (
     // A manifest that is there and cannot be taken in, because it is damaged or a sync failed, may be this very one: then
     // this is not refused, only not known yet, and nothing may follow a history that is not known.
     await healAppliance(repository, upload.appliance, { mustKnowAll: true });
-    if (await isCommitted(repository, upload, envelope, committed)) {
+    if (await isCommitted(repository, upload, committed)) {
       await heads.signIfNeeded();
       return committed;
     }
@@ -75,7 +75,7 @@ export const commitVersion = async (
         data: { version: manifest.version },
       });
     }
-    await afterManifest(repository, upload, manifest, committed, chunks);
+    await afterManifest(repository, upload, { manifest, envelope, committed, chunks });
     return committed;
   });
 };
@@ -84,11 +84,15 @@ export const commitVersion = async (
 const afterManifest = async (
   repository: Repository,
   upload: Upload,
-  manifest: VersionManifest,
-  committed: CommittedVersion,
-  chunks: readonly SizedChunk[],
+  version: {
+    readonly manifest: VersionManifest;
+    readonly envelope: Envelope;
+    readonly committed: CommittedVersion;
+    readonly chunks: readonly SizedChunk[];
+  },
 ): Promise<void> => {
   const { catalogue, blobStore, heads } = repository;
+  const { manifest, envelope, committed, chunks } = version;
   const record: VersionRecord = {
     appliance: upload.appliance,
     version: committed.version,
@@ -100,7 +104,7 @@ const afterManifest = async (
     stateSince: 0,
     indexed: false,
   };
-  await grantToMaker(catalogue, upload);
+  await grantToMaker(catalogue, upload, envelope);
   await catalogue.versions.recordVersion(record);
   await indexVersion(catalogue, record, chunks);
   await catalogue.uploads.markCommitted(upload.id, committed);
@@ -118,22 +122,11 @@ const requireMaker = async ({ catalogue }: Repository, upload: Upload): Promise<
   throw new CollectiveError('conflict', `${upload.appliance} has been made by somebody else meanwhile`);
 };
 
-/**
- * Was this very manifest committed before: the answer got lost, or a crash came after the manifest. Others may know its
- * bytes too, so only the account whose own key signed it becomes its maker.
- */
-const isCommitted = async (
-  repository: Repository,
-  upload: Upload,
-  envelope: Envelope,
-  committed: CommittedVersion,
-): Promise<boolean> => {
-  const { people, versions, uploads } = repository.catalogue;
+/** Was this very manifest committed before: the answer got lost, or a crash came after the manifest. */
+const isCommitted = async (repository: Repository, upload: Upload, committed: CommittedVersion): Promise<boolean> => {
+  const { versions, uploads } = repository.catalogue;
   const there = await versions.version(upload.appliance, committed.version);
   if (there?.manifest !== committed.manifest) return false;
-  const key = (await people.account(upload.account))?.publishingKey;
-  if (key !== undefined && countValidSignatures(envelope, [key]).length > 0)
-    await grantToMaker(repository.catalogue, upload);
   await uploads.markCommitted(upload.id, committed);
   return true;
 };

@@ -141,12 +141,48 @@ test.each(['the manifest', 'the access'])(
     await assembleRepository(server.repository);
     expect(await publisher.openUpload('debian', 1)).toMatch(/^[0-9a-f]{32}$/);
     expect(await people.accessOf('bob')).toEqual([]);
-    // What is taken away stays away: a later start finds the appliance's row.
-    await people.removeAccess('alice', 'debian');
-    await assembleRepository(server.repository);
-    expect(await people.accessOf('alice')).toEqual([]);
   },
 );
+
+test('access that was taken away stays away: whoever asks for the same commit again, after any crash, does not get it back', async () => {
+  const rows = tables();
+  await open(rows);
+  const { reply, file, upload } = await publisher.publish({ appliance: 'debian', version: 1, parent: null, plan: [1] });
+  expect(reply.status).toBe(201);
+  const { people, versions } = server.repository.catalogue;
+  const access = () => people.accessOf('alice');
+  expect(await access()).toEqual([{ name: 'debian', access: 'publish' }]);
+  await people.removeAccess('alice', 'debian');
+  // Known before: the same answer, and no more.
+  expect((await publisher.commit(upload, file)).status).toBe(201);
+  expect(await access()).toEqual([]);
+  // A later version is found after a crash: the appliance has a row.
+  const parent = { version: 1, manifest: sha256(file) };
+  const second = manifestOf({ appliance: 'debian', version: 2, parent, plan: [1] });
+  await blobStore.create(manifestName('debian', 2), signManifest(second, alice.publishing));
+  await assembleRepository(server.repository);
+  expect((await versions.head('debian'))?.version).toBe(2);
+  expect(await access()).toEqual([]);
+  // A catalogue from before the appliance was made: nobody knows what was decided since.
+  for (const version of [1, 2]) await versions.removeVersion('debian', version);
+  await assembleRepository(server.repository);
+  expect((await versions.head('debian'))?.version).toBe(2);
+  expect(await access()).toEqual([]);
+});
+
+test('a revoked publisher gets no access to what was being made', async () => {
+  await open();
+  const upload = await publisher.openUpload('debian', null);
+  await publisher.sendChunks(upload, [1]);
+  await publisher.sendDisk(upload, [1]);
+  const { people, versions } = server.repository.catalogue;
+  const manifest = manifestOf({ appliance: 'debian', version: 1, parent: null, plan: [1] });
+  await blobStore.create(manifestName('debian', 1), signManifest(manifest, alice.publishing));
+  await people.revokeAccount('alice', server.clock.nowSeconds());
+  await assembleRepository(server.repository);
+  expect((await versions.head('debian'))?.version).toBe(1);
+  expect(await people.accessOf('alice')).toEqual([]);
+});
 
 test('heads that were shown and that a power cut took back: the next ones have a higher number', async () => {
   await open();

@@ -15,7 +15,7 @@ import {
 import { type Catalogue, type SizedChunk, VERSION_STATES, type VersionRecord } from '../catalogue/catalogue.js';
 import { manifestName, promotionName, versionStateName } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
-import { grantToSigner } from './maker.js';
+import { grantToMakerAfterCrash } from './maker.js';
 import { type MapStore } from './map-store.js';
 import { namedChunks } from './version-chunks.js';
 import {
@@ -138,7 +138,11 @@ const addRow = async (parts: HealParts, appliance: string, version: number): Pro
     indexed: false,
   };
   if ((await parts.catalogue.versions.lastNumber(appliance)) === undefined)
-    await grantToSigner(parts.catalogue, appliance, openEnvelope(file.bytes, { payloadType: PAYLOAD_TYPES.version }));
+    await grantToMakerAfterCrash(
+      parts.catalogue,
+      appliance,
+      openEnvelope(file.bytes, { payloadType: PAYLOAD_TYPES.version }),
+    );
   await parts.catalogue.versions.recordVersion(record);
   await reindex(parts, record);
 };

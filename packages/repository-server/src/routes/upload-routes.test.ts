@@ -357,6 +357,15 @@ describe('who may upload', () => {
     expect((await hers.tryOpenUpload('debian', 1)).status).toBe(404);
     expect(await server.repository.catalogue.people.accessOf('alice')).toEqual([{ name: 'debian', access: 'publish' }]);
   });
+  test('nor does whoever commits it first', async () => {
+    const mallory = await server.join('mallory', 'publisher');
+    const hers = new TestPublisher(server, mallory);
+    const upload = await hers.openUpload('debian', null);
+    await hers.sendChunks(upload, PLAN);
+    await hers.sendDisk(upload, PLAN);
+    expect((await hers.commit(upload, signManifest(manifestOf(first), alice.publishing))).status).toBe(201);
+    expect(await server.repository.catalogue.people.accessOf('mallory')).toEqual([]);
+  });
   test('a session expires, and its end is prolonged by what it stores', async () => {
     const upload = await publisher.openUpload('debian', null);
     const { uploadIdleSeconds } = server.repository.limits;

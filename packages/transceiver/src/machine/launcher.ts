@@ -11,6 +11,7 @@ import { chmod, chown, copyFile, mkdir, open, rm } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { CollectiveError, type MachineDescription } from '@collective/shared';
 import { type MachineSession, sessionPaths, type SessionPaths } from './machine-session.js';
+import { takeShortTurns } from '../work/short-turns.js';
 import { findProgram, findUefiFirmware } from './programs.js';
 import { qemuArguments } from './qemu-arguments.js';
 import type { QemuUser } from './qemu-user.js';
@@ -70,6 +71,7 @@ export async function launchQemu({ description, session, user }: LaunchOptions):
         reject(new CollectiveError('local-io', `${program} could not be started`, { cause })),
       );
     });
+    takeShortTurns(child.pid); // what a guest waits for is done by its threads, too
     return child;
   } finally {
     await stderr.close();

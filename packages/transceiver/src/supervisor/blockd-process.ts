@@ -3,6 +3,7 @@
  * of an earlier supervisor, without that channel. Ends when the process does; letting go of it leaves it running.
  */
 import { type ChildProcess, fork } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { CollectiveError } from '@collective/shared';
 import { ControlClient } from '../blockd/control/control-client.js';
@@ -27,7 +28,8 @@ const READY_WAIT_MS = 30_000;
  * coming at 12 MB/s it collected seven times a second, in both threads. Garbage may be four times what lives instead.
  *
  * V8's helper threads took a fifth of a processor beside a cache fill, two thirds of that for compiling what had become hot. They have a low
- * priority, so no pause of a collection may wait for them. (docs/PERFORMANCE.md)
+ * priority (work/helpers-stand-behind.cts), so pauses wait for them as little as can be had: at the end of a full marking, which has no switch
+ * that works in this Node. (docs/PERFORMANCE.md)
  */
 export const BLOCKD_V8_OPTIONS = [
   '--heap-growing-percent=400',
@@ -35,6 +37,10 @@ export const BLOCKD_V8_OPTIONS = [
   '--no-parallel-compaction',
   '--no-parallel-pointer-update',
 ];
+
+/** One that is not there (another build lies in the place of ours) is done without. */
+const preloadOf = ({ preload }: BlockdProgram): string[] =>
+  preload !== undefined && existsSync(preload) ? ['--require', preload] : [];
 
 export class BlockdProcess {
   readonly identity: ProcessIdentity;
@@ -68,7 +74,7 @@ export class BlockdProcess {
       child = fork(program.module, [...program.words], {
         detached: true,
         stdio: ['ignore', log.fd, log.fd, 'ipc'],
-        execArgv: [...BLOCKD_V8_OPTIONS, ...(program.preload === undefined ? [] : ['--require', program.preload])],
+        execArgv: [...BLOCKD_V8_OPTIONS, ...preloadOf(program)],
       });
     } finally {
       await log.close();

@@ -16,7 +16,6 @@ import { parseArgs } from 'node:util';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { openHome } from '../home.js';
 import { takeLocalLock } from '../storage/local-lock.js';
-import { takeShortTurns } from '../work/short-turns.js';
 import { AgentKeeper } from './agent-keeper.js';
 import { logLine } from './bounded-log.js';
 import { Supervisor } from './supervisor.js';
@@ -73,7 +72,6 @@ const run = async (): Promise<void> => {
 };
 
 process.umask(0o077); // a person's files and sockets are nobody else's, wherever the person puts them
-takeShortTurns(); // QEMU, which is started here, inherits it: what a guest waits for is done by its threads, too
 // Whoever started us may be gone, and the terminal with it: no reason to end.
 for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 process.on('SIGHUP', () => undefined);

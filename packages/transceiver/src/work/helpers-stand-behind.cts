@@ -1,7 +1,8 @@
 /**
  * Loaded before anything else of the block daemon (`node --require`). V8's helper threads compile functions that have become hot and mark
- * garbage: they stand behind guests and the threads that serve them. Only now can they be told from the threads of libuv's pool, which do
- * what guests wait for: those come with the first file that is opened asynchronously. Never fails: without it everything is done all the same.
+ * garbage: they stand behind the threads that serve guests (where Linux schedules sessions as one each, niceness counts only within this one).
+ * Only now can they be told from the threads of libuv's pool, which do what guests wait for: those come with the first file that is opened
+ * asynchronously. Never fails: without it everything is done all the same.
  */
 import fs = require('node:fs');
 import os = require('node:os');
@@ -11,8 +12,8 @@ const NICENESS = os.constants.priority.PRIORITY_BELOW_NORMAL;
 
 if (threads.isMainThread) {
   try {
-    for (const name of fs.readdirSync('/proc/self/task'))
-      if (Number(name) !== process.pid) os.setPriority(Number(name), NICENESS);
+    for (const id of fs.readdirSync('/proc/self/task').map(Number))
+      if (id !== process.pid && os.getPriority(id) < NICENESS) os.setPriority(id, NICENESS);
   } catch {
     // Not to be had here.
   }
