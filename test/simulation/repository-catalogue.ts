@@ -31,6 +31,8 @@ export const RELAXED: ReadonlySet<string> = new Set([
   'takeNonce',
   'removeExpired',
 ]);
+/** What a power cut may take away: those that change something in most calls, unlike removals of what has expired. */
+export const isLosable = (method: string): boolean => RELAXED.has(method) && method !== 'removeExpired';
 export const FULL: ReadonlySet<string> = new Set([
   'setAccess',
   'removeAccess',
@@ -71,6 +73,8 @@ export interface CatalogueFile {
   readonly killsTogether: boolean;
   /** Asked before each change; true: it fails as SQLite does when the disk is full. */
   isFull: () => boolean;
+  /** Told of each change that a power cut may take away. */
+  onLosable: () => void;
   /** As a process sees it. */
   open(life: SimulatedLife): Catalogue;
   /** Without a process: what an operator or a check does. */
@@ -98,6 +102,7 @@ export class SimulatedCatalogueFile implements CatalogueFile {
   #prefixes: MemoryTables[] = [];
   #queue: Ticket[] = [];
   isFull: () => boolean = () => false;
+  onLosable: () => void = () => undefined;
 
   open(life: SimulatedLife): Catalogue {
     return {
@@ -193,6 +198,7 @@ export class SimulatedCatalogueFile implements CatalogueFile {
     // The bodies run at once: what they promise is only the result.
     const result: unknown = Reflect.apply(work, rows, words);
     if (FULL.has(method)) this.#prefixes = [];
+    if (isLosable(method)) this.onLosable();
     return result;
   }
 }

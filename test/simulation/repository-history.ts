@@ -235,8 +235,9 @@ const FAULTS = ['local-io', 'disk-full'];
 const round = async (history: History): Promise<void> => {
   const { world, random, readers } = history;
   const disaster: Disaster = random.pick(['power cut', 'power cut', 'power cut', 'server killed', 'collector killed']);
-  // In a commit, after all work, early in the recovery, late in it, or anywhere in the work.
-  if (random.chance(0.3)) world.setFuse(random.int(40), disaster, { afterManifest: true });
+  // In a commit, after a row that is not synced, after all work, early in the recovery, late in it, or anywhere in the work.
+  if (random.chance(0.3)) world.setFuse(random.int(40), disaster, 'manifest');
+  else if (random.chance(0.2)) world.setFuse(random.int(6), disaster, 'losable row');
   else if (random.chance(0.4)) world.setFuse(Number.POSITIVE_INFINITY, disaster);
   else world.setFuse(random.pick([random.int(60), random.int(300), random.int(1_200)]), disaster);
   if (random.chance(0.25)) world.setFaults(random.pick([0.002, 0.02]));

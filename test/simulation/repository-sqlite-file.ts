@@ -1,19 +1,9 @@
 /**
  * The real catalogue, SQLite in a real folder, in the place of the simulated one. A death takes the database and its log as
  * they lie at that moment to a new folder, and nothing of the old connections reaches it; a power cut moreover cuts the log
- * anywhere behind the last commit of the `full` connection, as far as the log has grown since without starting again.
+ * anywhere behind the last commit of the `full` connection.
  */
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readSync,
-  closeSync,
-  rmSync,
-  statSync,
-  truncateSync,
-} from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   type Catalogue,
@@ -23,12 +13,19 @@ import {
   type Uploads,
   type Versions,
 } from '@collective/repository-server';
-import { type CatalogueFile, FULL, RELAXED } from './repository-catalogue.js';
+import { type CatalogueFile, FULL, isLosable, RELAXED } from './repository-catalogue.js';
 import { type Random } from './random.js';
 import { KilledError, type SimulatedLife } from './simulated-server-files.js';
 
+/** `bytes`: where its last frame ends; the file may be longer, with frames of before it started again. */
 type Log = { readonly bytes: number; readonly start: string };
+/** As sqlite.org/fileformat2.html has it: the salts of the header are in each frame of the same log. */
 const LOG_HEADER_BYTES = 32;
+const FRAME_HEADER_BYTES = 24;
+const PAGE_SIZE_AT = 8;
+const SALTS_AT = 16;
+const FRAME_SALTS_AT = 8;
+const SALTS_BYTES = 8;
 const LOG = 'catalogue.sqlite-wal';
 
 export class SqliteCatalogueFile implements CatalogueFile {
@@ -40,6 +37,7 @@ export class SqliteCatalogueFile implements CatalogueFile {
   /** The log at the last commit of the `full` connection. */
   #synced: Log;
   isFull: () => boolean = () => false;
+  onLosable: () => void = () => undefined;
   readonly tally = { logsCut: 0 };
 
   private constructor(folder: string, catalogue: SqliteCatalogue) {
@@ -78,9 +76,11 @@ export class SqliteCatalogueFile implements CatalogueFile {
 
   powerCut(random: Random): void {
     const log = this.#log();
-    const canCut = log.start === this.#synced.start && log.bytes > this.#synced.bytes;
+    // A log starts again when all of the one before has been synced into the database.
+    const syncedBytes = log.start === this.#synced.start ? this.#synced.bytes : LOG_HEADER_BYTES;
+    const canCut = log.bytes > syncedBytes;
     if (canCut) this.tally.logsCut += 1;
-    this.#continueFrom(this.#path, canCut ? random.between(this.#synced.bytes, log.bytes) : undefined);
+    this.#continueFrom(this.#path, canCut ? random.between(syncedBytes, log.bytes) : undefined);
   }
 
   killed(): void {
@@ -125,13 +125,17 @@ export class SqliteCatalogueFile implements CatalogueFile {
 
   #log(): Log {
     const path = join(this.#path, LOG);
-    const bytes = existsSync(path) ? statSync(path).size : 0;
-    if (bytes < LOG_HEADER_BYTES) return { bytes, start: '' };
-    const header = Buffer.alloc(LOG_HEADER_BYTES);
-    const descriptor = openSync(path, 'r');
-    readSync(descriptor, header, 0, header.length, 0);
-    closeSync(descriptor);
-    return { bytes, start: header.toString('hex') };
+    const log = existsSync(path) ? readFileSync(path) : Buffer.alloc(0);
+    if (log.length < LOG_HEADER_BYTES) return { bytes: log.length, start: '' };
+    const salts = log.subarray(SALTS_AT, SALTS_AT + SALTS_BYTES);
+    const frameBytes = FRAME_HEADER_BYTES + log.readUInt32BE(PAGE_SIZE_AT);
+    let bytes = LOG_HEADER_BYTES;
+    while (
+      bytes + frameBytes <= log.length &&
+      log.subarray(bytes + FRAME_SALTS_AT, bytes + FRAME_SALTS_AT + SALTS_BYTES).equals(salts)
+    )
+      bytes += frameBytes;
+    return { bytes, start: salts.toString('hex') };
   }
 
   #wrap<T extends object>(life: SimulatedLife, rows: () => T): T {
@@ -147,6 +151,7 @@ export class SqliteCatalogueFile implements CatalogueFile {
               if (typeof work !== 'function') throw new Error(`the catalogue has no ${method}`);
               const result: unknown = await Reflect.apply(work, rows(), words);
               if (FULL.has(method) && !life.isDead) this.#synced = this.#log();
+              if (isLosable(method)) this.onLosable();
               return result;
             }),
           );

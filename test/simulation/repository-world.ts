@@ -36,6 +36,9 @@ export type Disaster = 'power cut' | 'server killed' | 'collector killed';
 export type RunningProcess = { readonly life: SimulatedLife; readonly repository: Repository };
 export type Person = { readonly caller: Caller; readonly key: SigningKey; readonly appliances: readonly string[] };
 
+/** A manifest gets its name, where a commit is narrowest; or something is written that a power cut may take away. */
+export type FuseBegin = 'manifest' | 'losable row';
+
 /** As `signingKeyFromSeed`, fifty times as fast. */
 export const quickKey = (seed: Buffer): SigningKey => {
   const key = createPrivateKey({
@@ -56,7 +59,7 @@ export class RepositoryWorld {
   readonly tally = { cuts: 0, kills: 0, recoveryCuts: 0, faults: 0, cataloguesLost: 0 };
   /** Steps until the disaster. */
   #fuse = Number.POSITIVE_INFINITY;
-  #isFuseWaiting = false;
+  #fuseWaitsFor: FuseBegin | undefined;
   #disaster: Disaster = 'power cut';
   #server: SimulatedLife | undefined;
   #collector: SimulatedLife | undefined;
@@ -74,7 +77,7 @@ export class RepositoryWorld {
     this.#hasChunkMemory = random.chance(0.5);
     this.disk = new SimulatedDisk({ random: random.fork(), nowMs: () => this.#seconds * 1_000 });
     this.disk.fault = (call, path) => {
-      if (this.#isFuseWaiting && call === 'name' && path.endsWith('/manifest')) this.#isFuseWaiting = false;
+      if (call === 'name' && path.endsWith('/manifest')) this.#beginFuse('manifest');
       if (call === 'read' || this.#faultProbability === 0 || !random.chance(this.#faultProbability)) return undefined;
       this.tally.faults += 1;
       return call === 'sync' || call === 'syncFolder' ? 'EIO' : 'ENOSPC';
@@ -84,6 +87,7 @@ export class RepositoryWorld {
       this.tally.faults += 1;
       return true;
     };
+    this.catalogue.onLosable = () => this.#beginFuse('losable row');
     const key = (): SigningKey => quickKey(random.bytes(32));
     const rootKeys = [key(), key(), key()];
     this.#headsKey = key();
@@ -160,10 +164,10 @@ export class RepositoryWorld {
     this.catalogue.settle();
   }
 
-  /** `afterManifest`: it begins to burn when a manifest gets its name, where a commit is narrowest. */
-  setFuse(steps: number, disaster: Disaster, options: { readonly afterManifest?: boolean } = {}): void {
+  /** Burns from now on, or after what it waits for. */
+  setFuse(steps: number, disaster: Disaster, after?: FuseBegin): void {
     this.#fuse = steps;
-    this.#isFuseWaiting = options.afterManifest === true;
+    this.#fuseWaitsFor = after;
     this.#disaster = disaster;
   }
 
@@ -231,6 +235,10 @@ export class RepositoryWorld {
     return this.#store(new SimulatedLife(this.disk, this.random.fork(), () => undefined));
   }
 
+  #beginFuse(by: FuseBegin): void {
+    if (this.#fuseWaitsFor === by) this.#fuseWaitsFor = undefined;
+  }
+
   get #hasFaults(): boolean {
     return this.#faultProbability > 0;
   }
@@ -244,7 +252,7 @@ export class RepositoryWorld {
   #newLife(): SimulatedLife {
     return new SimulatedLife(this.disk, this.random.fork(), () => {
       this.#steps += 1;
-      if (!this.#isFuseWaiting) this.#fuse -= 1;
+      if (this.#fuseWaitsFor === undefined) this.#fuse -= 1;
       if (this.#fuse <= 0) this.strike(this.#disaster);
     });
   }

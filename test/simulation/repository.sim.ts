@@ -40,5 +40,5 @@ simulate(
       await rm(folder, { recursive: true, force: true });
     }
   },
-  { cuts: 20, kills: 2, acknowledged: 8, logsCut: 0.3 },
+  { cuts: 20, kills: 2, acknowledged: 8, logsCut: 0.5 },
 );

@@ -218,7 +218,7 @@ const round = async (history: History): Promise<void> => {
   const { world, random, devices } = history;
   const disaster: Disaster = random.pick(['power cut', 'power cut', 'server killed', 'collector killed']);
   const isInCommit = random.chance(0.3);
-  if (isInCommit) world.setFuse(random.int(30), disaster, { afterManifest: true });
+  if (isInCommit) world.setFuse(random.int(30), disaster, 'manifest');
   else world.setFuse(random.pick([random.int(80), random.int(800), random.int(4_000), random.int(4_000)]), disaster);
   if (random.chance(0.2)) world.setFaults(random.pick([0.002, 0.02]));
   world.advance(random.pick([30, 400, 100_000, 300_000]));
