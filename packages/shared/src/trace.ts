@@ -25,6 +25,7 @@ export const TRACE_TOUCHES_MAX = 2 ** 20;
 const MAGIC = magicBytes('CTR', 1);
 const HEADER_BYTES = 48;
 const TOUCH_BYTES = 9;
+export const TRACE_BYTES_MAX = HEADER_BYTES + TRACE_TOUCHES_MAX * TOUCH_BYTES;
 
 export const encodeBootTrace = (trace: BootTrace): Buffer => {
   const { touches } = trace;
