@@ -30,7 +30,7 @@ export type TraceFiles = { readonly replay?: string | undefined; readonly record
 
 export type DiskTraceOptions = TracedDisk & {
   readonly files: TraceFiles;
-  readonly image: Pick<ImageDevice, 'foresee' | 'waiting'>;
+  readonly image: Pick<ImageDevice, 'foresee' | 'hasContent' | 'waiting'>;
   readonly recorder: Pick<Recorder, 'restart' | 'setPhase' | 'touches'>;
   readonly fileSystem: FileSystem;
   readonly clock: Clock;
@@ -73,10 +73,11 @@ export class DiskTrace {
     this.#options.recorder.setPhase(phase);
   }
 
-  /** First touches since the boot began. */
+  /** First touches since the boot began, of blocks that travel. */
   get now(): BootTrace {
-    const { version, root, blockBytes, recorder } = this.#options;
-    return { version, root, blockBytes, touches: recorder.touches };
+    const { version, root, blockBytes, recorder, image } = this.#options;
+    const touches = recorder.touches.filter(({ blockIndex }) => image.hasContent(blockIndex));
+    return { version, root, blockBytes, touches };
   }
 
   close(): void {

@@ -176,10 +176,15 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
     this.#warmBlocks(fromBlock, Math.min(toBlock, fromBlock + WARM_BLOCKS_MAX));
   }
 
+  /** False for a block that is all zero, or none of this disk. */
+  hasContent(blockIndex: number): boolean {
+    return this.#kinds[blockIndex] === MAP_KIND.public;
+  }
+
   /** Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that do not exist are left out. */
   foresee(blockIndexes: readonly number[]): number {
     if (this.#closed) return 0;
-    const blocks = blockIndexes.filter((index) => this.#kinds[index] === MAP_KIND.public).slice(0, FORESEEN_MAX);
+    const blocks = blockIndexes.filter((index) => this.hasContent(index)).slice(0, FORESEEN_MAX);
     for (const index of blocks) this.#foreseen[index] = 1;
     return this.#store.warm(
       blocks.map((index) => this.#requestFor(index)),
