@@ -20,7 +20,7 @@ const traceOf = (blocks: readonly number[]): BootTrace => ({
   version: 1,
   root: 'ab'.repeat(32) as Digest,
   blockBytes: BLOCK,
-  touches: blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0 })),
+  touches: blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0, chunkBytes: 0 })),
 });
 const inherited = (blocks: readonly number[], from: readonly number[], to: readonly number[]): number[] =>
   inheritTrace(traceOf(blocks), mapOf(from), { map: mapOf(to), version: 2, root }).touches.map(

@@ -24,7 +24,7 @@ export const inheritTrace = (
     const index = place ?? blockIndex;
     if (named.has(index) || digestOf(map, index) === undefined) continue;
     named.add(index);
-    touches.push({ ...touch, blockIndex: index });
+    touches.push({ ...touch, blockIndex: index, chunkBytes: 0 });
   }
   return { version, root, blockBytes: trace.blockBytes, touches };
 };

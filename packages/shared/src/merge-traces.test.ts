@@ -8,7 +8,7 @@ const traceOf = (blocks: readonly number[], { everyMs = 10 } = {}): BootTrace =>
   version: 3,
   root: 'ab'.repeat(32) as Digest,
   blockBytes: 65_536,
-  touches: blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at * everyMs, phase: 1 })),
+  touches: blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at * everyMs, phase: 1, chunkBytes: 0 })),
 });
 const blocksOf = (trace: BootTrace): number[] => trace.touches.map(({ blockIndex }) => blockIndex);
 

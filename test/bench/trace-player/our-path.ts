@@ -5,7 +5,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { encodeChangedPairs } from '@collective/shared';
+import { decodeBootTrace, encodeBootTrace, encodeChangedPairs } from '@collective/shared';
 import { ControlClient, type BlockdStatus } from '@collective/transceiver';
 import { Child } from '../../support/child.js';
 import { ROOT } from '../../support/paths.js';
@@ -107,13 +107,16 @@ export class OurPath implements AsyncDisposable {
     await this.#control.request('trace-start', { session: SESSION });
   }
 
-  /** Of the system disks. */
+  /** Of the system disks, with the lengths that the repository adds. */
   async traces(): Promise<Traces> {
     const traces = new Map<string, Buffer>();
-    for (const { name, description } of this.#version.disks.filter(({ description: { root } }) => root !== null)) {
-      const file = path.join(this.#home, `${description.name}.trace`);
+    for (const { name, description, chunkBytes } of this.#version.disks) {
+      if (description.root === null || description.kind !== 'system') continue;
+      const file = path.join(this.#home, `${name}.trace`);
       await this.#control.request('trace', { session: SESSION, disk: name, path: file });
-      traces.set(name, await readFile(file));
+      const trace = decodeBootTrace(await readFile(file));
+      const touches = trace.touches.map((touch) => ({ ...touch, chunkBytes: chunkBytes(touch.blockIndex) ?? 0 }));
+      traces.set(name, encodeBootTrace({ ...trace, touches }));
     }
     return traces;
   }

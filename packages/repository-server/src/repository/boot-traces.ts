@@ -29,7 +29,7 @@ const ANCESTORS_MAX = 8;
 const SECONDS_PER_DAY = 86_400;
 
 export type TracedDisk = { readonly name: string; readonly version: number; readonly disk: DiskDescription };
-type Parts = Pick<Repository, 'blobStore' | 'maps'>;
+type Parts = Pick<Repository, 'blobStore' | 'catalogue' | 'maps'>;
 
 /** Takes the vote of an account. Errors: those of decodeBootTrace, `bad-request` for a trace of another disk or of blocks that it does not have. */
 export const addTraceVote = async (
@@ -57,8 +57,23 @@ export const addTraceVote = async (
   await blobStore.replace(traceVoteName(name, version, disk.name, vote), encodeBootTrace(trace));
 };
 
-/** What is to be fetched ahead of a boot of this disk; undefined when nothing is known. */
+/** What is to be fetched ahead of a boot of this disk, with the lengths of its chunks; undefined when nothing is known. */
 export const traceFor = async (parts: Parts, of: TracedDisk): Promise<BootTrace | undefined> => {
+  const trace = await foundTrace(parts, of);
+  return trace === undefined ? undefined : withLengths(parts, of, trace);
+};
+
+const withLengths = async ({ maps, catalogue }: Parts, of: TracedDisk, trace: BootTrace): Promise<BootTrace> => {
+  const map = await maps.load(of.disk);
+  const digests = trace.touches.map(({ blockIndex }) => map.digestAt(blockIndex));
+  const known = digests.filter((digest) => digest !== undefined);
+  const chunks = await catalogue.versions.liveChunks(known, [of.name]);
+  const lengthOf = (digest: Digest | undefined): number =>
+    (digest === undefined ? undefined : chunks.get(digest)?.chunkBytes) ?? 0;
+  return { ...trace, touches: trace.touches.map((touch, at) => ({ ...touch, chunkBytes: lengthOf(digests[at]) })) };
+};
+
+const foundTrace = async (parts: Parts, of: TracedDisk): Promise<BootTrace | undefined> => {
   const { root } = of.disk;
   if (root === null) return undefined;
   const own = await mergedVotes(parts.blobStore, of);

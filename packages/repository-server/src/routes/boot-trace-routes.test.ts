@@ -10,7 +10,7 @@ import {
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { removeTraces, TRACE_VOTES_MAX } from '../repository/boot-traces.js';
 import { traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
-import { BLOCK_BYTES, TestPublisher } from '../testing/test-publisher.js';
+import { BLOCK_BYTES, chunkOf, TestPublisher } from '../testing/test-publisher.js';
 import { type TestPerson, type TestReply, TestRepository } from '../testing/test-repository.js';
 
 let server: TestRepository;
@@ -53,7 +53,7 @@ describe('boot traces', () => {
     change: { readonly version?: number; readonly root?: Digest } = {},
   ): Promise<TestReply> => {
     const version = change.version ?? 1;
-    const touches = blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0 as const }));
+    const touches = blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0 as const, chunkBytes: 0 }));
     const bytes = encodeBootTrace({
       version,
       root: change.root ?? (await rootOf(version)),
@@ -82,6 +82,13 @@ describe('boot traces', () => {
     server.clock.advance(DAY_SECONDS);
     expect((await vote(user, [5, 7])).status).toBe(200);
     expect(await blocksFor(1)).toEqual([5, 7]);
+  });
+
+  test('say how long the chunks are', async () => {
+    const reply = await server.request('bootTrace', { token: user.token, params: disk });
+    expect(decodeBootTrace(reply.body).touches.map(({ chunkBytes }) => chunkBytes)).toEqual(
+      [6, 8].map((seed) => chunkOf(seed).chunk.length),
+    );
   });
 
   test('are inherited by the next version, until it has its own', async () => {

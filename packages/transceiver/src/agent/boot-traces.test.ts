@@ -13,7 +13,7 @@ const traceOf = (...blocks: number[]): Buffer =>
     version: 3,
     root,
     blockBytes: 65_536,
-    touches: blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0 })),
+    touches: blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0, chunkBytes: 0 })),
   });
 const version = {
   verified: {

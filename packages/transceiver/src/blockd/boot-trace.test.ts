@@ -12,7 +12,7 @@ import { ManualClock } from './testing/manual-clock.js';
 const root = 'ab'.repeat(32) as Digest;
 const disk = { version: 4, root, blockBytes: 65_536 };
 const touchesOf = (blocks: readonly number[]): TraceTouch[] =>
-  blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0 }));
+  blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0, chunkBytes: 0 }));
 
 let folder: string;
 beforeEach(async () => {
@@ -33,7 +33,7 @@ const traced = (files: TraceFiles) => {
     fileSystem: new LocalFileSystem(),
     onFailed: (error) => failures.push(error),
     image: {
-      foresee: (blocks) => foreseen.push([...blocks]),
+      foresee: (touches) => foreseen.push(touches.map(({ blockIndex }) => blockIndex)),
       hasContent: (blockIndex) => blockIndex !== 13,
       get waiting() {
         return guest.waiting;

@@ -53,7 +53,7 @@ export class DiskTrace {
       const bytes = await fileSystem.readWhole(files.replay, TRACE_BYTES_MAX);
       if (bytes === undefined) throw new CollectiveError('not-found', `there is no trace ${files.replay}`);
       const { touches } = this.#ofThisDisk(decodeBootTrace(bytes));
-      return image.foresee(touches.map(({ blockIndex }) => blockIndex));
+      return image.foresee(touches);
     } catch (error) {
       onFailed(error);
       return 0;

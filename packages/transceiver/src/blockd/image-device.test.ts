@@ -328,7 +328,7 @@ describe('image device', () => {
       await new Promise((resolve) => setImmediate(resolve));
     };
     // Block 10 is all zero, and there is no block 1,000,000.
-    expect(device.foresee([8, 10, 7, 1_000_000])).toBe(2);
+    expect(device.foresee(touchesOf(8, 10, 7, 1_000_000))).toBe(2);
     await eventually('the trace', () => gated.calls.length === 2);
     expect(gated.calls.map(({ request }) => request.digest)).toEqual([8, 7].map((index) => disk.map.digestAt(index)));
     expect(gated.calls.map((call) => call.options.rank.fetchClass)).toEqual(['trace', 'trace']);
@@ -338,7 +338,7 @@ describe('image device', () => {
     await answered();
     await Promise.all(reading);
     expect(gated.calls).toHaveLength(2);
-    expect(device.foresee([8, 7])).toBe(0);
+    expect(device.foresee(touchesOf(8, 7))).toBe(0);
   });
 
   it('gives reads up sooner when it is told to, those that wait already included', async () => {
@@ -369,6 +369,8 @@ describe('image device', () => {
   });
 });
 
+const touchesOf = (...blocks: number[]) => blocks.map((blockIndex) => ({ blockIndex, chunkBytes: 0 }));
+
 describe('recorder', () => {
   it('remembers first touches in order, with time and phase', async () => {
     const { device } = await open(new MemoryStore(disk.blocks));
@@ -383,12 +385,12 @@ describe('recorder', () => {
     recorder.setPhase(1);
     await read(4 * BLOCK + 100, 2 * BLOCK);
     expect(recorder.touches).toEqual([
-      { blockIndex: 5, afterMs: 0, phase: 0 },
-      { blockIndex: 4, afterMs: 10, phase: 1 },
-      { blockIndex: 6, afterMs: 10, phase: 1 },
+      { blockIndex: 5, afterMs: 0, phase: 0, chunkBytes: 0 },
+      { blockIndex: 4, afterMs: 10, phase: 1, chunkBytes: 0 },
+      { blockIndex: 6, afterMs: 10, phase: 1, chunkBytes: 0 },
     ]);
     recorder.restart();
     await read(5 * BLOCK, 512);
-    expect(recorder.touches).toEqual([{ blockIndex: 5, afterMs: 0, phase: 0 }]);
+    expect(recorder.touches).toEqual([{ blockIndex: 5, afterMs: 0, phase: 0, chunkBytes: 0 }]);
   });
 });

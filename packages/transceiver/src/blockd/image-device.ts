@@ -3,7 +3,7 @@
  *
  * The hot path (`tryRead`) is a division, a look into the map, the remembered slot and one system call.
  */
-import { CollectiveError, MAP_KIND, type DiskMap, type Digest } from '@collective/shared';
+import { CollectiveError, MAP_KIND, type DiskMap, type Digest, type TraceTouch } from '@collective/shared';
 import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
 import { RANK, type BlockRequest } from './block-store.js';
 import { BlockWaits, type MissingPiece, type WaitingBlock } from './block-waits.js';
@@ -181,15 +181,16 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
     return this.#kinds[blockIndex] === MAP_KIND.public;
   }
 
-  /** Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that do not exist are left out. */
-  foresee(blockIndexes: readonly number[]): number {
+  /** Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. */
+  foresee(touches: readonly Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>[]): number {
     if (this.#closed) return 0;
-    const blocks = blockIndexes.filter((index) => this.hasContent(index)).slice(0, FORESEEN_MAX);
-    for (const index of blocks) this.#foreseen[index] = 1;
-    return this.#store.warm(
-      blocks.map((index) => this.#requestFor(index)),
-      RANK.trace,
-    );
+    const foreseen = touches.filter(({ blockIndex }) => this.hasContent(blockIndex)).slice(0, FORESEEN_MAX);
+    for (const { blockIndex } of foreseen) this.#foreseen[blockIndex] = 1;
+    const requests = foreseen.map(({ blockIndex, chunkBytes }) => ({
+      ...this.#requestFor(blockIndex),
+      ...(chunkBytes === 0 ? {} : { chunkBytes }),
+    }));
+    return this.#store.warm(requests, RANK.trace);
   }
 
   /** Blocks that reads wait for, or waited for in vain, longest first. */
