@@ -42,6 +42,8 @@ export type BlockdOptions = {
 /** Reasons that are remembered for blocks that have not come. */
 const TROUBLES_MAX = 4096;
 const WARM_TIMEOUT_MS = 30_000;
+/** Of nearly all published disks. */
+const USUAL_BLOCK_BYTES = 65_536;
 
 export class Blockd {
   readonly #options: BlockdOptions;
@@ -74,6 +76,8 @@ export class Blockd {
       { ...events, onDeath: options.onDeath },
     );
     this.#store = new CachedStore(this.#fetcher);
+    // Half a second on a new machine, which the first attach need not wait for; what fails is tried again then.
+    this.#openBlockSize(USUAL_BLOCK_BYTES).catch(() => undefined);
     this.#private = new PrivateHalf({
       fileSystem: options.fileSystem,
       folder: options.privateFolder,
