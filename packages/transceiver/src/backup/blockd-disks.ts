@@ -6,7 +6,7 @@
  * What needs no block path is read from the overlay's folder: which layers there are, and how much they hold.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { open, readFile, rm, stat, unlink } from 'node:fs/promises';
+import { readFile, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError, hasCode, type EpochKeys } from '@collective/shared';
 import { DESCRIPTION_NAME, decodeStackDescription } from '../blockd/overlay/stack-description.js';
@@ -17,6 +17,7 @@ import { isErrno, readIfThere } from '../storage/durable-file.js';
 import type { FileSystem } from '../storage/file-system.js';
 import type { NamedBase } from './base-file.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
+import { dropLayers } from './drop-layers.js';
 import { ofThisMachine } from './local-failure.js';
 
 /** A control connection to blockd, as ControlClient is one; the methods of docs/adr/0020 by name. */
@@ -122,10 +123,7 @@ export class BlockdDisks implements SnapshotDisks {
     // Whoever has the disk holds this lock.
     const lock = await this.#options.fileSystem.lock(join(folder, 'lock'));
     try {
-      await rm(join(folder, DESCRIPTION_NAME), { force: true });
-      await syncFolder(folder);
-      await rm(join(folder, 'layers'), { recursive: true, force: true });
-      await syncFolder(folder);
+      await dropLayers(folder);
     } finally {
       await lock.release();
     }
@@ -256,12 +254,3 @@ export const blockKeysOf = (epochs: Iterable<number>, keysOf: (epoch: number) =>
     const { blockNameKey, chunkKey } = keysOf(epoch);
     return { epoch, blockNameKey: blockNameKey.toString('base64url'), chunkKey: chunkKey.toString('base64url') };
   });
-
-const syncFolder = async (path: string): Promise<void> => {
-  const folder = await open(path, 'r');
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
-};
