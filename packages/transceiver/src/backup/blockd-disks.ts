@@ -8,12 +8,17 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { readFile, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CollectiveError, hasCode, type EpochKeys } from '@collective/shared';
-import { DESCRIPTION_NAME, decodeStackDescription } from '../blockd/overlay/stack-description.js';
+import { CollectiveError, hasCode, type Digest, type EpochKeys } from '@collective/shared';
+import {
+  DESCRIPTION_NAME,
+  decodeStackDescription,
+  encodeStackDescription,
+  type StackDescription,
+} from '../blockd/overlay/stack-description.js';
 import { MAP_HEADER_BYTES } from '../blockd/overlay/map-file-header.js';
 import type { BlockKeys } from '../blockd/private/block-key-ring.js';
 import { NbdReader } from '../publish/nbd-reader.js';
-import { isErrno, readIfThere } from '../storage/durable-file.js';
+import { isErrno, readIfThere, writeDurably } from '../storage/durable-file.js';
 import type { FileSystem } from '../storage/file-system.js';
 import type { NamedBase } from './base-file.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
@@ -114,8 +119,25 @@ export class BlockdDisks implements SnapshotDisks {
     });
   }
 
-  /** The overlay is removed but for bases and maps; the next attach makes a new one over the base that its source names. */
   async replace(disk: string): Promise<void> {
+    await this.#atRest(disk, dropLayers);
+  }
+
+  async putOver(disk: string, base: NamedBase): Promise<void> {
+    await this.#atRest(disk, async (folder) => {
+      const description = await this.#description(disk);
+      // Without one the next attach makes it, over the base that its source names.
+      if (description === undefined) return;
+      await writeDurably(join(folder, DESCRIPTION_NAME), encodeStackDescription({ ...description, base: base.name }));
+    });
+  }
+
+  async liesOver(disk: string): Promise<Digest | null> {
+    return (await this.#description(disk))?.base ?? null;
+  }
+
+  /** With the overlay's folder, which nobody has meanwhile. Errors: `in-use`. */
+  async #atRest(disk: string, work: (folder: string) => Promise<void>): Promise<void> {
     if (this.#options.session(disk) !== undefined)
       throw new CollectiveError('in-use', `${this.#options.name} is running.`);
     await this.release();
@@ -123,7 +145,7 @@ export class BlockdDisks implements SnapshotDisks {
     // Whoever has the disk holds this lock.
     const lock = await this.#options.fileSystem.lock(join(folder, 'lock'));
     try {
-      await dropLayers(folder);
+      await work(folder);
     } finally {
       await lock.release();
     }
@@ -219,8 +241,12 @@ export class BlockdDisks implements SnapshotDisks {
   }
 
   async #layers(disk: string): Promise<readonly string[]> {
+    return (await this.#description(disk))?.layerIds ?? [];
+  }
+
+  async #description(disk: string): Promise<StackDescription | undefined> {
     const bytes = await readIfThere(join(this.#options.overlayOf(disk), DESCRIPTION_NAME));
-    return bytes === undefined ? [] : decodeStackDescription(bytes).layerIds;
+    return bytes === undefined ? undefined : decodeStackDescription(bytes);
   }
 
   #shortPath(what: string): string {
