@@ -206,6 +206,15 @@ describe('another device went on, and retention has taken the snapshot that the 
     expect(problems.filter(({ name }) => !/\/[12](\/data)?$/.test(name))).toEqual([]);
   });
 
+  test('of a disk that nobody wrote to it is found when somebody asks', async () => {
+    const before = a.content;
+    await continueWithout(a.backup, { isDiscarded: false });
+    expect(a.steps).toContain('base-put');
+    await a.restart();
+    await expect(continueWithout(a.backup, { isDiscarded: false })).rejects.toMatchObject({ code: 'bad-request' });
+    expect(a.content.equals(before)).toBe(true);
+  });
+
   test('both stay, each whole', async () => {
     writeHalf(1, 71_001);
     expect(await a.save()).toBe('apart');

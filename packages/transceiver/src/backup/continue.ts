@@ -57,7 +57,8 @@ export async function continueHere(backup: MachineBackup, restore: RestoreParts)
 }
 
 /**
- * What is here continues without the blocks below it that neither the repository nor this machine has: they are zeroes from now on. Without
+ * What is here continues without the blocks below it that neither the repository nor this machine has: they are zeroes from now on. What other
+ * snapshots have is found first, and may be all. Without
  * `isDiscarded` nothing changes, and the error says how much that is. Errors: `base-lost`, `bad-request` when nothing is lost, `in-use`,
  * `suspended`; those of the network and of the block path.
  */
@@ -67,7 +68,7 @@ export async function continueWithout(
 ): Promise<void> {
   const { parts, state, name } = backup;
   if (parts.isRunning()) throw new CollectiveError('in-use', `${name} is running: stop it first.`);
-  await requireLost(backup, signal);
+  if ((await requireLost(backup, signal)) === 'found') return;
   await backup.seal('request', { isOfAll: true });
   await backup.alone(async (context) => {
     const lost = await unreadableOf(context, (await mendBases(context, signal)).lost);
@@ -77,17 +78,19 @@ export async function continueWithout(
   backup.reload();
 }
 
-/** Errors: `bad-request`. */
-async function requireLost(backup: MachineBackup, signal?: AbortSignal): Promise<void> {
+/** `found`: all of it is in other snapshots, and the base names those now. Errors: `bad-request` when nothing was lost. */
+async function requireLost(backup: MachineBackup, signal?: AbortSignal): Promise<'lost' | 'found'> {
   const { lost, isMended } = await backup.alone(async (context) => mendBases(context, signal));
   if (isMended) backup.reload();
-  if (lost.size === 0) throw nothingElse();
+  if (lost.size > 0) return 'lost';
+  if (isMended) return 'found';
+  throw nothingElse();
 }
 
 const nothingElse = (): CollectiveError =>
   new CollectiveError(
     'bad-request',
-    'No other device went on with this machine, and the repository has lost nothing that something else could take the place of.',
+    'No other device went on with this machine, and nothing of what it lies on is lost in the repository.',
   );
 
 type Theirs = Pick<BackupState, 'disks' | 'objects'>;
@@ -122,8 +125,7 @@ export async function keepBoth(
 ): Promise<{ readonly here: string; readonly other: string }> {
   if (backup.state.apart === null) {
     // Nothing would go on under its name.
-    if (backup.state.head === null) throw nothingElse();
-    await requireLost(backup);
+    if (backup.state.head === null || (await requireLost(backup)) === 'found') throw nothingElse();
   }
   const ids = await backup.alone(async ({ file }) => {
     const other = file.state.subscription;
