@@ -33,7 +33,11 @@ const lose = async (number: number): Promise<void> => {
 const writeHalf = (block: number, seed: number): void =>
   a.disks.write(DISK, block * BLOCK_BYTES, blockOf(seed).subarray(0, HALF));
 const blockAt = (block: number): Buffer => a.content.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
-const lost = (blocks: number) => ({ code: 'base-lost', data: { blocks, bytes: blocks * BLOCK_BYTES } });
+const lost = (blocks: number) => ({
+  code: 'base-lost',
+  message: expect.stringContaining('choose with collective continue') as unknown,
+  data: { blocks, bytes: blocks * BLOCK_BYTES },
+});
 const expectSaved = async (of: Transceiver): Promise<void> => {
   const { head, subscription: id } = of.backup.state;
   expect((await lab.snapshotBytes(id, head?.number ?? 0)).equals(of.content)).toBe(true);

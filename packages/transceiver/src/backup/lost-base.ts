@@ -190,7 +190,7 @@ export function baseLost(name: string, lost: LostBlocks, of: readonly BackupDisk
   }
   return new CollectiveError(
     'base-lost',
-    `${String(blocks)} ${blocks === 1 ? 'block' : 'blocks'} (${String(bytes)} bytes) that your disk of ${name} lies on are not in the repository any more. What you wrote is here, and stays here.`,
+    `${String(blocks)} ${blocks === 1 ? 'block' : 'blocks'} (${String(bytes)} bytes) that your disk of ${name} lies on are not in the repository any more. What you wrote is here, and stays here: stop it and choose with collective continue ${name}.`,
     { data: { blocks, bytes } },
   );
 }
