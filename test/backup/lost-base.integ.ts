@@ -121,6 +121,24 @@ describe('nobody else has what is lost', () => {
     await expectSaved(a);
   });
 
+  test('what the cache here has is not given up, though it takes longer than a read waits', async () => {
+    await lose(1);
+    writeHalf(1, 71_001);
+    const before = a.content;
+    const asked = new Set<string>();
+    lab.fetchBlock = async (digest) => {
+      if (asked.has(digest)) return Buffer.alloc(BLOCK_BYTES);
+      asked.add(digest);
+      throw new Error('not yet');
+    };
+    await continueWithout(a.backup, { isDiscarded: true });
+    expect(asked.size).toBe(3);
+    expect(a.content.equals(before)).toBe(true);
+    // All of it is sent again, as the object is gone.
+    expect(await a.drain()).toBe('idle');
+    await expectSaved(a);
+  });
+
   test('the object is there again: it goes on by itself', async () => {
     const { blobStore } = lab.subscriber.server.repository;
     const { account } = lab.subscriber.person;

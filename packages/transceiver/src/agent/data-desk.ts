@@ -202,7 +202,12 @@ export class DataDesk implements DataCalls {
         const isApart = backup.state.apart !== null;
         if (isApart) await continueHere(backup, data.restoreParts(name));
         if (!isApart || discard === true)
-          await data.aside(name, async () => continueWithout(backup, { isDiscarded: discard === true }));
+          await data
+            .aside(name, async () => continueWithout(backup, { isDiscarded: discard === true }))
+            .catch((error: unknown) => {
+              // Nothing is lost, and the choice between the two is made.
+              if (!isApart || !hasCode(error, 'bad-request')) throw error;
+            });
         // What only the other device had lies in an overlay here from now on.
         const subscription = await Subscription.open(this.#options.home.machinesDirectory, name);
         await keepDisks(backup, subscription, backup.state.writer?.version ?? 1);

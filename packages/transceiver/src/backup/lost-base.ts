@@ -98,10 +98,19 @@ export async function unreadableOf({ parts, file }: StepContext, lost: LostBlock
   return unreadable;
 }
 
-async function refusedBy(
-  view: DiskView,
-  { blockIndexes, blockBytes }: { readonly blockIndexes: Uint32Array; readonly blockBytes: number },
-): Promise<Uint32Array> {
+type Blocks = { readonly blockIndexes: Uint32Array; readonly blockBytes: number };
+
+/** What is in the cache may take longer than a read waits, and is there for the next one: a pass that brings nothing more is the last. */
+async function refusedBy(view: DiskView, { blockIndexes, blockBytes }: Blocks): Promise<Uint32Array> {
+  let refused = await refusedOnce(view, { blockIndexes, blockBytes });
+  for (;;) {
+    const again = await refusedOnce(view, { blockIndexes: refused, blockBytes });
+    if (again.length === refused.length) return again;
+    refused = again;
+  }
+}
+
+async function refusedOnce(view: DiskView, { blockIndexes, blockBytes }: Blocks): Promise<Uint32Array> {
   const refused: number[] = [];
   const left = blockIndexes.values();
   const read = async (): Promise<void> => {
@@ -145,8 +154,11 @@ export async function giveUpLost(context: StepContext, lost: LostBlocks): Promis
 }
 
 /** What an overlay names is what its layers lie over, whatever backup.json says: the agent was killed between the two. */
-export async function adoptBases(context: StepContext): Promise<void> {
-  const { parts, file, committed } = context;
+export async function adoptBases({
+  parts,
+  file,
+  committed,
+}: Pick<StepContext, 'parts' | 'file' | 'committed'>): Promise<void> {
   // An overlay may name the state before, and is about to name the one that is noted.
   if (file.state.pending?.kind === 'committed') return;
   for (const disk of file.state.disks.filter(isHere)) {

@@ -27,7 +27,7 @@ import { beginDisks, isHere } from './begin-disks.js';
 import { CommittedDisks } from './committed-disks.js';
 import { anyHere, disksToSeal, holds } from './disks-to-seal.js';
 import { LeaseKeeper } from './lease-keeper.js';
-import { adoptBases, LostLook } from './lost-base.js';
+import { LostLook } from './lost-base.js';
 import { packPending, type StepContext } from './pack-step.js';
 import { isCrowded, isSaved, withSealed } from './pending-seals.js';
 import { pinOne } from './pin-step.js';
@@ -203,10 +203,7 @@ export class MachineBackup {
   /** One arrow. `idle`: there is nothing to do until something is sealed. Errors: those that retry-plan.ts sorts. */
   async step(signal: AbortSignal): Promise<'more' | 'idle' | 'apart'> {
     return this.alone(async (context) => {
-      if (this.#isDirty) {
-        await adoptBases(context);
-        await cleanUp(context);
-      }
+      if (this.#isDirty) await cleanUp(context);
       this.#isDirty = false;
       const { pending, apart } = this.state;
       // What is committed is ours whatever came after it.
