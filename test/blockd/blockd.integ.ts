@@ -58,8 +58,9 @@ describe('blockd', () => {
     expect(await blockd.nbdsh(`h.pread(512, ${5 * BLOCK})`, 'h.pread(512, 0)')).toMatchObject({ code: 0 });
     await blockd.client.request('phase', { session: 's', phase: 2 });
     expect(await blockd.nbdsh(`h.pread(512, ${9 * BLOCK})`)).toMatchObject({ code: 0 });
-    const { trace } = await blockd.client.request('trace', { session: 's', disk: 'system' });
-    const decoded = decodeBootTrace(Buffer.from(trace, 'base64'));
+    const file = path.join(blockd.home, 'trace');
+    await blockd.client.request('trace', { session: 's', disk: 'system', path: file });
+    const decoded = decodeBootTrace(await readFile(file));
     expect(decoded).toMatchObject({ version: 3, root: blockd.disk.root, blockBytes: BLOCK });
     expect(decoded.touches.map(({ blockIndex, phase }) => [blockIndex, phase])).toEqual([
       [5, 0],

@@ -5,7 +5,20 @@
 import { type Static, Type } from '@collective/schema';
 import { isBlockBytes, isDiskBytes } from './disk-shape.js';
 import { CollectiveError } from './errors.js';
-import { digestField, diskNameField, integerField, nullable, strictObject, wordField } from './schema-fields.js';
+import {
+  DISK_NAME_PATTERN,
+  digestField,
+  diskNameField,
+  integerField,
+  nullable,
+  strictObject,
+  wordField,
+} from './schema-fields.js';
+
+const DISK_NAME = new RegExp(DISK_NAME_PATTERN, 'u');
+
+/** Lower-case letters, digits and hyphens, 1 to 31, a letter first. */
+export const isDiskName = (text: string): boolean => DISK_NAME.test(text);
 
 const commonFields = {
   bus: wordField('virtio', 'sata', 'ide'),

@@ -1,5 +1,5 @@
 /**
- * Routes that read appliances: heads, versions, candidates, manifests, maps. (Trust files and chunks need no token.)
+ * Routes that read appliances: heads, versions, candidates, manifests, maps, boot traces. (Trust files and chunks need no token.)
  */
 import { Type } from '@collective/schema';
 import { HEADS_MAX } from './heads.js';
@@ -8,6 +8,7 @@ import {
   applianceParams,
   diskParams,
   letterTextField,
+  nothing,
   versionParams,
   versionSummary,
 } from './route-schemas.js';
@@ -106,5 +107,27 @@ export const READING_ROUTES = {
     params: diskParams,
     query: strictObject({ since: numberField }),
     ...bytesOut,
+  },
+  /** What most boots of this disk touch, in order (docs/formats/trace.md). */
+  bootTrace: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions/:version/disks/:disk/trace',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    params: diskParams,
+    ...bytesOut,
+  },
+  /** The trace of one boot. */
+  addBootTrace: {
+    method: 'POST',
+    path: '/v1/appliances/:name/versions/:version/disks/:disk/trace',
+    auth: 'session',
+    rateClass: 'session',
+    bodyKind: 'bytes',
+    bytesMax: 1_048_576,
+    params: diskParams,
+    responseKind: 'json',
+    response: nothing,
   },
 } as const satisfies Record<string, RouteSpec>;

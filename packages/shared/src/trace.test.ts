@@ -10,9 +10,9 @@ const trace: BootTrace = {
   root,
   blockBytes: 65_536,
   touches: [
-    { blockIndex: 0, afterMs: 0, phase: 0 },
-    { blockIndex: 4_000_000_000, afterMs: 12, phase: 1 },
-    { blockIndex: 17, afterMs: 12, phase: 3 },
+    { blockIndex: 0, afterMs: 0, phase: 0, chunkBytes: 0 },
+    { blockIndex: 4_000_000_000, afterMs: 12, phase: 1, chunkBytes: 0 },
+    { blockIndex: 17, afterMs: 12, phase: 3, chunkBytes: 0 },
   ],
 };
 
@@ -22,18 +22,21 @@ describe('boot trace', () => {
   });
 
   it('has the documented layout', () => {
-    const bytes = encodeBootTrace({ ...trace, touches: [{ blockIndex: 258, afterMs: 3, phase: 2 }] });
+    const bytes = encodeBootTrace({ ...trace, touches: [{ blockIndex: 258, afterMs: 3, phase: 2, chunkBytes: 515 }] });
     expect(bytes.toString('hex')).toBe(
-      `43545201${'07000000'}${'ab'.repeat(32)}${'00000100'}${'01000000'}${'02010000'}${'03000000'}02`,
+      `43545201${'07000000'}${'ab'.repeat(32)}${'00000100'}${'01000000'}${'02010000'}${'03000000'}02${'03020000'}`,
     );
   });
 
   it.each([
     [
       'a block that is there twice',
-      { ...trace, touches: [...trace.touches, { blockIndex: 0, afterMs: 13, phase: 0 as const }] },
+      { ...trace, touches: [...trace.touches, { blockIndex: 0, afterMs: 13, phase: 0 as const, chunkBytes: 0 }] },
     ],
-    ['times that descend', { ...trace, touches: [...trace.touches, { blockIndex: 5, afterMs: 1, phase: 0 as const }] }],
+    [
+      'times that descend',
+      { ...trace, touches: [...trace.touches, { blockIndex: 5, afterMs: 1, phase: 0 as const, chunkBytes: 0 }] },
+    ],
     ['a block size that does not exist', { ...trace, blockBytes: 5000 }],
   ])('refuses %s', (_, bad) => {
     expect(() => decodeBootTrace(encodeBootTrace(bad))).toThrow(

@@ -1,7 +1,7 @@
 /**
  * Boot trace, version 1 (docs/formats/trace.md): first touches of one boot, in order.
  *
- *   magic 4 | version number 4 | disk root 32 | blockBytes 4 | count 4 | { blockIndex 4 | afterMs 4 | phase 1 }*
+ *   magic 4 | version number 4 | disk root 32 | blockBytes 4 | count 4 | { blockIndex 4 | afterMs 4 | phase 1 | chunkBytes 4 }*
  */
 import { type Digest } from './brands.js';
 import { ByteReader, magicBytes } from './byte-reader.js';
@@ -10,7 +10,13 @@ import { CollectiveError } from './errors.js';
 
 /** 0 firmware, 1 kernel, 2 login, 3 idle. */
 export type BootPhase = 0 | 1 | 2 | 3;
-export type TraceTouch = { readonly blockIndex: number; readonly afterMs: number; readonly phase: BootPhase };
+export type TraceTouch = {
+  readonly blockIndex: number;
+  readonly afterMs: number;
+  readonly phase: BootPhase;
+  /** How long the block's chunk is; 0: not known. A hint for whoever fetches it. */
+  readonly chunkBytes: number;
+};
 export type BootTrace = {
   /** Number of the appliance's version. */
   readonly version: number;
@@ -24,7 +30,8 @@ export const TRACE_TOUCHES_MAX = 2 ** 20;
 
 const MAGIC = magicBytes('CTR', 1);
 const HEADER_BYTES = 48;
-const TOUCH_BYTES = 9;
+const TOUCH_BYTES = 13;
+export const TRACE_BYTES_MAX = HEADER_BYTES + TRACE_TOUCHES_MAX * TOUCH_BYTES;
 
 export const encodeBootTrace = (trace: BootTrace): Buffer => {
   const { touches } = trace;
@@ -41,6 +48,7 @@ export const encodeBootTrace = (trace: BootTrace): Buffer => {
     bytes.writeUInt32LE(touch.blockIndex, at);
     bytes.writeUInt32LE(touch.afterMs, at + 4);
     bytes.writeUInt8(touch.phase, at + 8);
+    bytes.writeUInt32LE(touch.chunkBytes, at + 9);
   });
   return bytes;
 };
@@ -67,12 +75,13 @@ export const decodeBootTrace = (bytes: Uint8Array): BootTrace => {
     const blockIndex = reader.u32();
     const afterMs = reader.u32();
     const phase = reader.u8();
+    const chunkBytes = reader.u32();
     if (seen.has(blockIndex)) throw reader.error(`block ${blockIndex} is there twice`);
     if (afterMs < lastMs) throw reader.error(`touch ${index} is earlier than the one before`);
     if (!isPhase(phase)) throw reader.error(`phase ${phase} is not known`);
     seen.add(blockIndex);
     lastMs = afterMs;
-    touches.push({ blockIndex, afterMs, phase });
+    touches.push({ blockIndex, afterMs, phase, chunkBytes });
   }
   reader.end();
   return { version, root, blockBytes, touches };

@@ -24,9 +24,10 @@ import {
 import { APPLIANCE, buildImages, publish } from '../boot/appliance.js';
 import { firstTouches } from './first-touches.js';
 import { LINES, type PlayedLink } from './links.js';
+import type { Traces } from './our-path.js';
 import { readPublishedVersion } from './published-disks.js';
 import { replayPlan, type ReplayPlan } from './replay-plan.js';
-import { TraceRuns, type ColdRun } from './runs.js';
+import { TraceRuns, type ColdRun, type PlayedColdRun } from './runs.js';
 import { tStar, type FirstTouch } from './t-star.js';
 
 const THINK_FACTORS = [1, 0.3, 0] as const;
@@ -60,10 +61,10 @@ class TraceBench {
   }
 
   /** Records a boot, and sets the replay of it beside real ones, in interleaved pairs. */
-  async recordAndCheck(): Promise<RequestRecordingFile> {
+  async recordAndCheck(): Promise<Recorded> {
     const { log } = this.#options;
     await using ours = await this.#runs.filled(log);
-    const { recording, seconds, bytes } = await this.#runs.record(ours);
+    const { recording, seconds, bytes, traces } = await this.#runs.record(ours);
     log(`recorded ${recording.requests.length} requests in a boot of ${seconds.toFixed(1)} s`);
     const kept = path.join(BUILD, 'bench');
     await mkdir(kept, { recursive: true });
@@ -80,7 +81,7 @@ class TraceBench {
       log(`cached: replay ${replays.at(-1)?.toFixed(2)} s, boot ${boots.at(-1)?.toFixed(2)} s`);
     }
     this.cases.push(informs('the boot that was recorded', seconds, 's', `${recording.requests.length} requests`));
-    if (boots.length === 0) return recording;
+    if (boots.length === 0) return { recording, traces };
     this.cases.push(
       informs(
         'cached: replay x 1 / that boot',
@@ -90,7 +91,7 @@ class TraceBench {
       ),
       informs('cached: replay x 1 / median boot', median(replays) / median(boots), 'x'),
     );
-    return recording;
+    return { recording, traces };
   }
 
   /** Real cold boots on lan beside replays of the recording. */
@@ -117,7 +118,7 @@ class TraceBench {
   }
 
   /** Every link and think time, beside T*. */
-  async links(recording: RequestRecordingFile, touches: readonly FirstTouch[]): Promise<void> {
+  async links({ recording, traces }: Recorded, touches: readonly FirstTouch[]): Promise<void> {
     const { quick, log, only } = this.#options;
     const touchedBytes = touches.reduce((sum, { chunkBytes }) => sum + chunkBytes, 0);
     this.cases.push(
@@ -127,19 +128,15 @@ class TraceBench {
       for (const thinkFactor of THINK_FACTORS) {
         const best = tStar(touches, { line: LINES[link], endUs: recording.endUs, thinkFactor });
         const replay = { ...whole(recording), thinkFactor };
-        const ours = await this.#runs.replayCold(link, replay);
         const name = `${link}, think x ${thinkFactor}`;
-        log(`${name}: T* ${best.toFixed(2)} s, ours ${describeRun(ours)}`);
-        const waited = (ours.play.readWaitMs / 1000).toFixed(2);
-        const repeated = ours.play.repeated === 0 ? '' : `, ${ours.play.repeated} reads failed and were repeated`;
+        const traced = await this.#runs.replayCold(link, replay, traces);
+        log(`${name}: T* ${best.toFixed(2)} s, with its trace ${describeRun(traced)}`);
         this.cases.push(
-          informs(
-            `${name}: ours / T*`,
-            ours.seconds / best,
-            'x',
-            `${ours.seconds.toFixed(2)} s (${ours.prepareSeconds.toFixed(2)} before the start), T* ${best.toFixed(2)} s, waited for reads ${waited} s, ${megabytes(ours.downBytes)} MB${repeated}`,
-          ),
+          informs(`${name}: with its trace / T*`, traced.seconds / best, 'x', describeCold(traced, best)),
         );
+        const ours = await this.#runs.replayCold(link, replay);
+        log(`${name}: without ${describeRun(ours)}`);
+        this.cases.push(informs(`${name}: ours / T*`, ours.seconds / best, 'x', describeCold(ours, best)));
         if (SLOW_LINKS.has(link) && thinkFactor !== 1) continue;
         const theirs = await this.#runs.replayTheirs(link, replay);
         log(`${name}: nbdkit ${describeRun(theirs)}`);
@@ -162,6 +159,16 @@ const whole = (recording: RequestRecordingFile): { readonly plan: ReplayPlan; re
   disks: recording.disks.map(({ name }) => name),
 });
 
+type Recorded = { readonly recording: RequestRecordingFile; readonly traces: Traces };
+
+const describeCold = ({ seconds, prepareSeconds, play, downBytes }: PlayedColdRun, best: number): string => {
+  const repeated = play.repeated === 0 ? '' : `, ${play.repeated} reads failed and were repeated`;
+  return (
+    `${seconds.toFixed(2)} s (${prepareSeconds.toFixed(2)} before the start), T* ${best.toFixed(2)} s, ` +
+    `waited for reads ${(play.readWaitMs / 1000).toFixed(2)} s, ${megabytes(downBytes)} MB${repeated}`
+  );
+};
+
 const describeRun = (run: ColdRun | undefined): string =>
   run === undefined ? '' : `${run.seconds.toFixed(2)} s, ${megabytes(run.downBytes)} MB`;
 
@@ -175,9 +182,9 @@ export const run = async (options: BenchOptions): Promise<BenchResult> => {
     await publish(repository, images);
     const version = await readPublishedVersion(repository.folder, APPLIANCE);
     const bench = new TraceBench(new TraceRuns(repository, images, version), options);
-    const recording = await bench.recordAndCheck();
-    await bench.checkCold(recording);
-    await bench.links(recording, firstTouches(recording, version.disks));
+    const recorded = await bench.recordAndCheck();
+    await bench.checkCold(recorded.recording);
+    await bench.links(recorded, firstTouches(recorded.recording, version.disks));
     return { bench: 'trace', machine: describeMachine(), cases: bench.cases };
   } finally {
     await rm(folder, { recursive: true, force: true });

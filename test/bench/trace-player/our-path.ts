@@ -2,15 +2,18 @@
  * Our block path as it runs in earnest, without agent and supervisor: a blockd process, its disks attached with temporary overlays, and
  * before that what a start fetches: heads, manifest and maps, through the same link.
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { encodeChangedPairs } from '@collective/shared';
+import { decodeBootTrace, encodeBootTrace, encodeChangedPairs } from '@collective/shared';
 import { ControlClient, type BlockdStatus } from '@collective/transceiver';
 import { Child } from '../../support/child.js';
 import { ROOT } from '../../support/paths.js';
 import type { ServerClient } from '../../faults/server-client.js';
 import type { PublishedVersion } from './published-disks.js';
+
+/** Boot traces by the name of the disk. */
+export type Traces = ReadonlyMap<string, Buffer>;
 
 const BLOCKD = path.join(ROOT, 'packages/transceiver/dist/blockd/main.js');
 const SESSION = 'bench';
@@ -67,8 +70,8 @@ export class OurPath implements AsyncDisposable {
     }
   }
 
-  /** Attaches every disk on fresh overlays and has sector 0 of each; gives each disk's socket. */
-  async attach(): Promise<ReadonlyMap<string, string>> {
+  /** Attaches every disk on fresh overlays and has sector 0 of each; gives each disk's socket. `traces`: by disk, replayed from then on. */
+  async attach(traces: Traces = new Map()): Promise<ReadonlyMap<string, string>> {
     const { appliance, version, disks } = this.#version;
     const sockets = new Map<string, string>();
     for (const { name, description, map } of disks) {
@@ -76,13 +79,17 @@ export class OurPath implements AsyncDisposable {
       const mapFile = path.join(this.#home, `${name}.map`);
       if (root !== null) await writeFile(mapFile, encodeChangedPairs(map.changesSince(undefined)));
       const socket = path.join(this.#home, `${name}.sock`);
+      const trace = traces.get(name);
+      const traceFile = path.join(this.#home, `${name}.trace`);
+      if (trace !== undefined) await writeFile(traceFile, trace);
+      const replay = trace === undefined ? {} : { trace: { replay: traceFile } };
       await this.#control.request('attach', {
         session: SESSION,
         disk: name,
         source:
           root === null
             ? { kind: 'zero', diskBytes }
-            : { kind: 'published', appliance, version, diskBytes, blockBytes, root, map: mapFile },
+            : { kind: 'published', appliance, version, diskBytes, blockBytes, root, map: mapFile, ...replay },
         overlay: { path: path.join(this.#home, `overlay-${name}`), mode: 'temporary', fresh: true },
         waitMs: WAIT_MS,
         listen: { path: socket },
@@ -93,6 +100,25 @@ export class OurPath implements AsyncDisposable {
       disks.map(({ name }) => this.#control.request('warm', { session: SESSION, disk: name, timeoutMs: WARM_MS })),
     );
     return sockets;
+  }
+
+  /** First touches count from here. */
+  async startTraces(): Promise<void> {
+    await this.#control.request('trace-start', { session: SESSION });
+  }
+
+  /** Of the system disks, with the lengths that the repository adds. */
+  async traces(): Promise<Traces> {
+    const traces = new Map<string, Buffer>();
+    for (const { name, description, chunkBytes } of this.#version.disks) {
+      if (description.root === null || description.kind !== 'system') continue;
+      const file = path.join(this.#home, `${name}.trace`);
+      await this.#control.request('trace', { session: SESSION, disk: name, path: file });
+      const trace = decodeBootTrace(await readFile(file));
+      const touches = trace.touches.map((touch) => ({ ...touch, chunkBytes: chunkBytes(touch.blockIndex) ?? 0 }));
+      traces.set(name, encodeBootTrace({ ...trace, touches }));
+    }
+    return traces;
   }
 
   /** Throws the overlays away. */

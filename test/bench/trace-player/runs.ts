@@ -12,7 +12,7 @@ import { RANGE_SERVER } from '../boot/competitors.js';
 import { bootToLogin, type BlockNode, type BootImages } from '../boot/qemu-boot.js';
 import type { PlayedLink } from './links.js';
 import { NbdPlayerClient } from './nbd-player-client.js';
-import { OurPath } from './our-path.js';
+import { OurPath, type Traces } from './our-path.js';
 import { play, type PlayResult } from './player.js';
 import type { PublishedVersion } from './published-disks.js';
 import type { ReplayPlan } from './replay-plan.js';
@@ -28,6 +28,8 @@ export type ColdRun = {
   readonly prepareSeconds: number;
   readonly downBytes: number;
 };
+
+export type PlayedColdRun = ColdRun & { readonly play: PlayResult };
 
 export class TraceRuns {
   readonly #repository: Repository;
@@ -57,20 +59,27 @@ export class TraceRuns {
     return seconds;
   }
 
-  async record(
-    ours: OurPath,
-  ): Promise<{ readonly seconds: number; readonly recording: RequestRecordingFile; readonly bytes: Buffer }> {
+  async record(ours: OurPath): Promise<{
+    readonly seconds: number;
+    readonly recording: RequestRecordingFile;
+    readonly bytes: Buffer;
+    readonly traces: Traces;
+  }> {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'recording-'));
     try {
       const file = path.join(folder, 'recording');
       const sockets = await ours.attach();
       const seconds = await bootToLogin(this.#images, nodesOn(sockets), {
-        beforeStart: () => ours.startRecording(),
+        beforeStart: async () => {
+          await ours.startRecording();
+          await ours.startTraces();
+        },
         atLogin: () => ours.stopRecording(file),
       });
+      const traces = await ours.traces();
       await ours.detach();
       const bytes = await readFile(file);
-      return { seconds, recording: decodeRequestRecording(bytes), bytes };
+      return { seconds, recording: decodeRequestRecording(bytes), bytes, traces };
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
@@ -84,17 +93,17 @@ export class TraceRuns {
     return result;
   }
 
-  /** A replay through a fresh link into an empty cache. */
-  async replayCold(link: PlayedLink, replay: Replay): Promise<ColdRun & { readonly play: PlayResult }> {
-    return await this.#cold(link, (sockets) => playOn(sockets, replay)).then(({ result, ...run }) => ({
+  /** A replay through a fresh link into an empty cache, ahead of which the traces are fetched. */
+  async replayCold(link: PlayedLink, replay: Replay, traces?: Traces): Promise<PlayedColdRun> {
+    return await this.#cold(link, traces, (sockets) => playOn(sockets, replay)).then(({ result, ...run }) => ({
       ...run,
       play: result,
     }));
   }
 
-  /** A real guest through a fresh link into an empty cache. */
-  async bootCold(link: PlayedLink): Promise<ColdRun> {
-    const { result: _seconds, ...run } = await this.#cold(link, (sockets) =>
+  /** A real guest through a fresh link into an empty cache, ahead of which the traces are fetched. */
+  async bootCold(link: PlayedLink, traces?: Traces): Promise<ColdRun> {
+    const { result: _seconds, ...run } = await this.#cold(link, traces, (sockets) =>
       bootToLogin(this.#images, nodesOn(sockets)),
     );
     return run;
@@ -126,6 +135,7 @@ export class TraceRuns {
 
   async #cold<T>(
     profile: PlayedLink,
+    traces: Traces | undefined,
     work: (sockets: ReadonlyMap<string, string>) => Promise<T>,
   ): Promise<ColdRun & { readonly result: T }> {
     await using link = await Link.open({ toPort: this.#repository.port, profile });
@@ -139,7 +149,7 @@ export class TraceRuns {
     await using ours = await OurPath.start(this.#version, link.port);
     const startedMs = performance.now();
     await ours.fetchDescription(client);
-    const sockets = await ours.attach();
+    const sockets = await ours.attach(traces);
     const preparedMs = performance.now();
     const result = await work(sockets);
     const endedMs = performance.now();

@@ -7,6 +7,7 @@
  * index has left a version that no row knows: so each batch first takes such manifests into the index.
  */
 import { CollectiveError, type Digest } from '@collective/shared';
+import { removeTraces } from './boot-traces.js';
 import { type VersionRecord } from '../catalogue/catalogue.js';
 import { type ChunkListing } from '../storage/blob-store.js';
 import {
@@ -91,6 +92,7 @@ const forgetVersions = async (repository: Repository, graceSeconds: number): Pro
       const last = await catalogue.versions.lastNumber(appliance);
       for (const record of await catalogue.versions.versions(appliance)) {
         if (record.version === head?.version || record.version === last || !isOver(record, now, graceSeconds)) continue;
+        await removeTraces(blobStore, appliance, record.version);
         await writeStateFile(blobStore, appliance, record.version, { state: 'forgotten', since: now });
         await catalogue.versions.setVersionState(appliance, record.version, 'forgotten', now);
         await forgetIndex(repository, appliance, record.version);

@@ -1,4 +1,4 @@
-/** What a client reads: heads, appliances, versions, manifests, maps. Access protects these; chunks need none. */
+/** What a client reads: heads, appliances, versions, manifests, maps, boot traces. Access protects these; chunks need none. */
 import { type FastifyInstance } from 'fastify';
 import {
   type Access,
@@ -7,11 +7,13 @@ import {
   CHUNK_RECORD_HEADER_BYTES,
   CollectiveError,
   type DiskDescription,
+  encodeBootTrace,
   encodeChangedPairs,
   encodeChunkBatch,
   type VersionManifest,
 } from '@collective/shared';
 import { type Caller, listAccess, requireUse } from '../caller.js';
+import { addTraceVote, traceFor } from '../repository/boot-traces.js';
 import { isNamed, ownCandidates, type VersionName } from '../repository/candidates.js';
 import { type StoredPage } from '../repository/map-store.js';
 import { type Repository } from '../repository/repository.js';
@@ -69,6 +71,7 @@ export const registerReadingRoutes = (app: FastifyInstance, context: RouteContex
     return bytes;
   });
   registerMapRoutes(app, context);
+  registerTraceRoutes(app, context);
 };
 
 const registerMapRoutes = (app: FastifyInstance, context: RouteContext): void => {
@@ -93,6 +96,23 @@ const registerMapRoutes = (app: FastifyInstance, context: RouteContext): void =>
     const since = await publishedDisk(repository, caller, { ...params, version: query.since });
     const [newer, older] = [await maps.load(disk), await maps.load(since)];
     return encodeChangedPairs(newer.changesSince(older));
+  });
+};
+
+const registerTraceRoutes = (app: FastifyInstance, context: RouteContext): void => {
+  const { repository } = context;
+
+  registerRoute(app, context, 'bootTrace', async ({ caller, params: { name, version, disk } }) => {
+    const traced = { name, version, disk: await publishedDisk(repository, caller, { name, version, disk }) };
+    const trace = await traceFor(repository, traced);
+    if (trace === undefined)
+      throw new CollectiveError('not-found', `Nobody has told of a boot of ${name}@${version} yet`);
+    return encodeBootTrace(trace);
+  });
+  registerRoute(app, context, 'addBootTrace', async ({ caller, params: { name, version, disk }, body }) => {
+    const traced = { name, version, disk: await publishedDisk(repository, caller, { name, version, disk }) };
+    await addTraceVote(repository, traced, { account: caller.account, bytes: body });
+    return {};
   });
 };
 

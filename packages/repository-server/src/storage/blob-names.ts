@@ -2,7 +2,7 @@
  * Names of the files in a repository (docs/formats/repository.md), made from checked parts. A name is a relative path
  * with forward slashes; the brand says that nothing in it came from a caller unchecked.
  */
-import { type Brand, CollectiveError, type Digest, isApplianceName } from '@collective/shared';
+import { type Brand, CollectiveError, type Digest, isApplianceName, isDiskName } from '@collective/shared';
 
 export type BlobName = Brand<string, 'BlobName'>;
 
@@ -35,6 +35,13 @@ export const lettersFolder = (appliance: string, version: number): BlobName =>
   `${applianceFolder(appliance)}/${whole(version)}/letters` as BlobName;
 export const letterName = (appliance: string, version: number, account: string): BlobName =>
   `${lettersFolder(appliance, version)}/${checkedAccount(account)}` as BlobName;
+/** Boot traces, by disk and vote. */
+export const tracesFolder = (appliance: string, version: number): BlobName =>
+  `${applianceFolder(appliance)}/${whole(version)}/traces` as BlobName;
+export const traceVotesFolder = (appliance: string, version: number, disk: string): BlobName =>
+  `${tracesFolder(appliance, version)}/${checkedDisk(disk)}` as BlobName;
+export const traceVoteName = (appliance: string, version: number, disk: string, vote: string): BlobName =>
+  `${traceVotesFolder(appliance, version, disk)}/${checkedId(vote)}` as BlobName;
 export const userFolder = (account: string): BlobName => `users/${checkedAccount(account)}` as BlobName;
 /** Snapshot objects that are being uploaded, and those that the collector writes anew. */
 export const UPLOADS_FOLDER = 'uploads' as BlobName;
@@ -87,6 +94,11 @@ const whole = (value: number): number => {
 const checkedAppliance = (name: string): string => {
   if (!isApplianceName(name))
     throw new CollectiveError('bad-request', `${JSON.stringify(name)} is not an appliance name`);
+  return name;
+};
+
+const checkedDisk = (name: string): string => {
+  if (!isDiskName(name)) throw new CollectiveError('bad-request', `${JSON.stringify(name)} is not a disk name`);
   return name;
 };
 

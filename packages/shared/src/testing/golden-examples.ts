@@ -270,9 +270,9 @@ const bootTrace: BootTrace = {
   root: digestOf('the root page of the system disk'),
   blockBytes: 65_536,
   touches: [
-    { blockIndex: 0, afterMs: 0, phase: 0 },
-    { blockIndex: 4_000, afterMs: 812, phase: 1 },
-    { blockIndex: 17, afterMs: 812, phase: 2 },
+    { blockIndex: 0, afterMs: 0, phase: 0, chunkBytes: 65600 },
+    { blockIndex: 4_000, afterMs: 812, phase: 1, chunkBytes: 0 },
+    { blockIndex: 17, afterMs: 812, phase: 2, chunkBytes: 1234 },
   ],
 };
 

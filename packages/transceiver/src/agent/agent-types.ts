@@ -30,6 +30,7 @@ export const AGENT_PATHS = {
   updates: '/v1/updates',
   export: '/v1/exports',
   scrub: '/v1/scrub',
+  settings: '/v1/settings',
   password: '/v1/password',
   recoveryCode: '/v1/recovery-code',
   recoveryCodeConfirm: '/v1/recovery-code/confirm',
@@ -50,7 +51,7 @@ export const AGENT_PATHS = {
 } as const;
 
 /** A command line and an agent of different numbers do not understand each other; each answer of the agent carries it. */
-export const AGENT_API = 3;
+export const AGENT_API = 4;
 export const AGENT_API_HEADER = 'collective-api';
 
 export type ErrorReply = {

@@ -33,6 +33,7 @@ import { closeShown, openedSnapshot } from './opened-snapshot.js';
 import { refuseRenamed } from './own-names.js';
 import type { PersonData } from './person-data.js';
 import type { Session } from './session.js';
+import { readSettings, writeSettings, type Settings } from './settings-file.js';
 import { Subscription } from './subscription.js';
 
 export type DataDeskOptions = {
@@ -192,6 +193,13 @@ export class DataDesk implements DataCalls {
       const { subscriptions } = await session.profile.update((now) => withBroughtBack(now, id));
       return { name: subscriptions.find((one) => one.id === id)?.name ?? name };
     });
+  }
+
+  async settings(change: Partial<Settings>): Promise<Settings> {
+    const { settingsFile } = this.#options.home;
+    const settings = { ...(await readSettings(settingsFile)), ...change };
+    if (Object.keys(change).length > 0) await writeSettings(settingsFile, settings);
+    return settings;
   }
 
   async continue({ name, which, discard }: ContinueRequest): Promise<ContinueReply> {

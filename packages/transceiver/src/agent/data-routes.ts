@@ -11,6 +11,7 @@ import {
   resetBody,
   restoreBody,
   restoreSnapshotBody,
+  settingsBody,
   showSnapshotBody,
   snapshotsQuery,
   takeSnapshotBody,
@@ -34,6 +35,7 @@ import type {
   UndoReply,
   UndoRequest,
 } from './data-types.js';
+import type { Settings } from './settings-file.js';
 
 export interface DataCalls {
   snapshots(name: string, which: 'kept' | 'deleted'): Promise<SnapshotsReply>;
@@ -48,6 +50,8 @@ export interface DataCalls {
   delete(request: DeleteRequest): Promise<void>;
   restore(request: RestoreRequest): Promise<RestoreReply>;
   continue(request: ContinueRequest): Promise<ContinueReply>;
+  /** What is not named stays as it is. */
+  settings(change: Partial<Settings>): Promise<Settings>;
 }
 
 type LocalApi = FastifyInstance<
@@ -94,4 +98,5 @@ export function serveData(app: LocalApi, data: DataCalls, runJob: RunJob): void 
   });
   app.post(AGENT_PATHS.restore, { schema: { body: restoreBody } }, async ({ body }) => data.restore(body));
   app.post(AGENT_PATHS.continue, { schema: { body: continueBody } }, async ({ body }) => data.continue(body));
+  app.post(AGENT_PATHS.settings, { schema: { body: settingsBody } }, async ({ body }) => data.settings(body));
 }

@@ -35,6 +35,8 @@ export type MachinePlan = {
   /** Of user disks of which something was saved: the base file that they lie over. */
   readonly bases?: ReadonlyMap<string, Digest>;
   readonly accel?: string;
+  /** Of system disks: what is to be fetched ahead of the guest. */
+  readonly traces?: ReadonlyMap<string, Buffer>;
   /** Of a maintain session, `name` being its machine's: the appliance. What is written to its system disk is kept. */
   readonly maintains?: string;
 };

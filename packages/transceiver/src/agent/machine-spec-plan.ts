@@ -33,7 +33,12 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
         description,
         description.root === null ? undefined : subscription.mapPath(description.root),
       );
-      disks.push({ name, bus, source, overlay: { path: subscription.overlayPath(name), mode } });
+      // What a maintain session boots is no version yet.
+      const isTraced = source.kind === 'published' && plan.maintains === undefined;
+      const traced = isTraced
+        ? { ...source, trace: await subscription.putTrace(name, plan.traces?.get(name)) }
+        : source;
+      disks.push({ name, bus, source: traced, overlay: { path: subscription.overlayPath(name), mode } });
       continue;
     }
     const base = plan.bases?.get(name);

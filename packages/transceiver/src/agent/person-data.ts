@@ -21,6 +21,7 @@ import { LineMeter, UploadGate } from '../backup/upload-gate.js';
 import { VersionBaseMaps } from '../backup/version-base-maps.js';
 import type { Home } from '../home.js';
 import type { BackupSettling, Unsaved } from './backup-settling.js';
+import { BootTraces } from './boot-traces.js';
 import { statusOf } from './data-status.js';
 import type { DataStatus } from './data-types.js';
 import { DemandLook } from './demand-look.js';
@@ -64,6 +65,7 @@ export class PersonData implements BackupSettling {
   readonly #gate: UploadGate;
   readonly #courier: TokenCourier;
   readonly trust: SnapshotTrust;
+  readonly traces: BootTraces;
   readonly #ended = new AbortController();
 
   private constructor(options: PersonDataOptions) {
@@ -88,6 +90,11 @@ export class PersonData implements BackupSettling {
       applianceOf: (name) => this.applianceOf(name),
     });
     this.trust = new SnapshotTrust(this.#person);
+    this.traces = new BootTraces({
+      ...options,
+      client: session.client,
+      applianceOf: (name) => this.applianceOf(name),
+    });
     this.#courier = new TokenCourier({
       ...options,
       up: () => [...this.#backups.keys()].filter((name) => this.isUp(name)),
@@ -114,7 +121,7 @@ export class PersonData implements BackupSettling {
     this.#ended.abort();
     this.#presence.close();
     // In an outage each of them may wait for the repository. What it is not told at last is told at the next login.
-    await within(CLOSE_MS, Promise.all([this.#courier.close(), this.#runner.close()]));
+    await within(CLOSE_MS, Promise.all([this.#courier.close(), this.#runner.close(), this.traces.close()]));
     // Nobody will go on here: another device need not wait for the lease to expire.
     if (isForGood)
       await within(

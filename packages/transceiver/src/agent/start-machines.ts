@@ -96,11 +96,12 @@ async function startEach(
     if (!wanted.isOnline) await sayWhatIsMissing(appliance, manifest.version, parts);
     job.signal.throwIfAborted();
     job.emit({ event: 'progress', step: 'start', text: `Starting ${name}@${String(manifest.version)}` });
+    const traces = await data.traces.forStart(found, { isOnline, signal: job.signal });
     const isTakenOver = request.takeOver === true;
     const wish = { name, appliance, version: found, isOnline, isTakenOver, job };
     const notes = await data.start(wish, async ({ bases, notes: mine }) => {
       const plan = {
-        ...{ name, appliance, disks, blocks, bases },
+        ...{ name, appliance, disks, blocks, bases, traces },
         // After the news: another device may have unlocked some, or have begun a new epoch.
         diskKeys: session.diskKeys,
         blockKeys: session.blockKeys,

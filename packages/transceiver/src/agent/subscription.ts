@@ -15,6 +15,7 @@ import {
   documentCodec,
   encodeChangedPairs,
   integerField,
+  isDiskName,
   nullable,
   numberField,
   strictObject,
@@ -43,6 +44,13 @@ const schema = strictObject({
     { maxItems: 64 },
   ),
 });
+/** Names in `traces` of what boots have left. */
+const RECORDED = '.recorded';
+export const recordedDisk = (name: string): string | undefined => {
+  const disk = name.slice(0, -RECORDED.length);
+  return name.endsWith(RECORDED) && isDiskName(disk) ? disk : undefined;
+};
+
 const codec = documentCodec(schema, { what: 'subscription.json', bytesMax: 65_536 });
 export type SubscriptionFile = Static<typeof schema>;
 export type KeptDisk = SubscriptionFile['disks'][number];
@@ -60,7 +68,8 @@ export class Subscription {
   static async open(machinesDirectory: string, name: string): Promise<Subscription> {
     const folder = join(machinesDirectory, name);
     // What a guest flushes into an overlay must not hang on a name that a power cut takes away.
-    for (const made of [folder, join(folder, 'maps'), join(folder, 'overlays')]) await makeFolderDurably(made);
+    for (const made of [folder, join(folder, 'maps'), join(folder, 'overlays'), join(folder, 'traces')])
+      await makeFolderDurably(made);
     const bytes = await readIfThere(join(folder, 'subscription.json'));
     if (bytes !== undefined) return new Subscription(folder, codec.decode(bytes));
     const subscription = new Subscription(folder, {
@@ -148,6 +157,18 @@ export class Subscription {
       if (check !== undefined) checks.push(check);
     }
     return checks;
+  }
+
+  /** Where blockd finds the trace that it replays, which is written for it here, and where it leaves that of this boot. */
+  async putTrace(
+    disk: string,
+    trace: Buffer | undefined,
+  ): Promise<{ readonly replay?: string; readonly record: string }> {
+    const replay = join(this.#folder, 'traces', disk);
+    const record = `${replay}${RECORDED}`;
+    if (trace === undefined) return { record };
+    await writeDurably(replay, trace);
+    return { replay, record };
   }
 
   async putMap(root: Digest, map: DiskMap): Promise<void> {

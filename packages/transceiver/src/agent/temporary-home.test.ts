@@ -36,7 +36,14 @@ const leaveEverything = async (): Promise<void> => {
   const { directory, sessionDirectory } = home;
   for (const name of [
     ...['device.json', 'device-locked-0123456789abcdef.json', 'device.json.0123456789ab.tmp', 'seen.json'],
-    ...['seen-profile.json', 'supervisor-repository.json', 'trust/1', 'objects/000005.log', 'uploads/tiny.json'],
+    ...[
+      'seen-profile.json',
+      'settings.json',
+      'supervisor-repository.json',
+      'trust/1',
+      'objects/000005.log',
+      'uploads/tiny.json',
+    ],
     ...[
       'machines/tiny/overlays/home/layers/x/data',
       'machines/tiny/memory/ram',

@@ -3,7 +3,14 @@
  */
 import type net from 'node:net';
 import { setImmediate, setTimeout } from 'node:timers/promises';
-import { CollectiveError, encodeBootTrace, isBlockBytes, isDigest, type Digest } from '@collective/shared';
+import {
+  type BootPhase,
+  type BootTrace,
+  CollectiveError,
+  isBlockBytes,
+  isDigest,
+  type Digest,
+} from '@collective/shared';
 import { AttachedViews } from './attached-views.js';
 import type { BlockDevice } from './block-device.js';
 import { checkCommit } from './commit-check.js';
@@ -138,12 +145,12 @@ export class AttachedDisk {
     this.#export.recording = recording?.disk(this.disk, this.byteLength);
   }
 
-  restartTrace(): void {
-    this.#below.recorder?.restart();
+  beginTrace(): void {
+    this.#below.trace?.begin();
   }
 
-  setPhase(phase: 0 | 1 | 2 | 3): void {
-    this.#below.recorder?.setPhase(phase);
+  setPhase(phase: BootPhase): void {
+    this.#below.trace?.setPhase(phase);
   }
 
   /** How long reads wait for their block from now on, those that wait already included. */
@@ -153,16 +160,8 @@ export class AttachedDisk {
   }
 
   /** The boot trace so far; undefined for a disk that has none. */
-  trace(): { readonly bytes: Buffer; readonly touches: number } | undefined {
-    const { source } = this.#params;
-    const { recorder } = this.#below;
-    if (source.kind !== 'published' || recorder === undefined || source.root === null || !isDigest(source.root))
-      return undefined;
-    const { touches } = recorder;
-    return {
-      bytes: encodeBootTrace({ version: source.version, root: source.root, blockBytes: source.blockBytes, touches }),
-      touches: touches.length,
-    };
+  get trace(): BootTrace | undefined {
+    return this.#below.trace?.now;
   }
 
   /** As Overlay.seal. Error also: `not-found` without an overlay. */

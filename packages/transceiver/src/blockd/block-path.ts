@@ -19,7 +19,6 @@ import { FillingStore } from './fetch/filling-store.js';
 import type { HttpLineOptions, Repository } from './fetch/http-line.js';
 import { HttpStore } from './fetch/http-store.js';
 import { RetryingStore, type RetryingStoreOptions } from './fetch/retrying-store.js';
-import { bulkOutstandingMax } from './fetch/scheduler-plan.js';
 import { SchedulingStore } from './fetch/scheduling-store.js';
 import { SingleFlightStore } from './fetch/single-flight-store.js';
 import { VerifyingStore, type ChunkDecoder } from './fetch/verifying-store.js';
@@ -55,7 +54,7 @@ export const buildPrivateFetchingHalf = (
 };
 
 const buildAboveLine = (cache: CacheWriter, line: ChunkStore, options: FetchingHalfOptions, decode?: ChunkDecoder) => {
-  const scheduling = new SchedulingStore(line, () => bulkOutstandingMax(options.meter.line));
+  const scheduling = new SchedulingStore(line, () => options.meter.line);
   const verifying = new VerifyingStore(scheduling, decode);
   const counting = new FaultCountingStore(verifying, options.faults);
   const retrying = new RetryingStore(counting, { clock: systemClock, ...options });

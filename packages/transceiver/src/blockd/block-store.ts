@@ -29,6 +29,8 @@ export type BlockRequest = {
   readonly blockBytes: number;
   /** Which blocks are worth lying side by side in the cache: any number that a disk's neighbourhood has in common. */
   readonly neighbourhood: number;
+  /** How long its chunk is, where that is known. */
+  readonly chunkBytes?: number | undefined;
   /** Of a private block: which of the known snapshots has it (private/snapshot-store.ts). */
   readonly source?: string | undefined;
 };

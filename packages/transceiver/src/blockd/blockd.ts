@@ -5,7 +5,7 @@
 import { lstat, rm } from 'node:fs/promises';
 import type net from 'node:net';
 import { parse as parsePath } from 'node:path';
-import { CollectiveError, hasCode, isDigest, type Digest, type ErrorCode } from '@collective/shared';
+import { CollectiveError, encodeBootTrace, hasCode, isDigest, type Digest, type ErrorCode } from '@collective/shared';
 import { SOFTWARE } from '../software.js';
 import { replaceFileDurably, type FileSystem } from '../storage/file-system.js';
 import { AttachedDisk, type AttachParams, type Listen } from './attached-disk.js';
@@ -154,15 +154,17 @@ export class Blockd {
         this.#private.networkIsBack();
         return {};
       case 'trace-start':
-        for (const disk of this.#disks.ofSession(request.params.session)) disk.restartTrace();
+        for (const disk of this.#disks.ofSession(request.params.session)) disk.beginTrace();
         return {};
       case 'phase':
         for (const disk of this.#disks.ofSession(request.params.session)) disk.setPhase(request.params.phase);
         return {};
       case 'trace': {
-        const trace = this.#disks.get(request.params).trace();
-        if (trace === undefined) throw new CollectiveError('not-found', `${request.params.disk} has no trace`);
-        return { trace: trace.bytes.toString('base64'), touches: trace.touches };
+        const { path, ...of } = request.params;
+        const { trace } = this.#disks.get(of);
+        if (trace === undefined) throw new CollectiveError('not-found', `${of.disk} has no trace`);
+        await this.#writeAnswer(path, encodeBootTrace(trace));
+        return { touches: trace.touches.length };
       }
       case 'missing': {
         const { blockBytes, path } = request.params;
@@ -275,6 +277,7 @@ export class Blockd {
           waitedMs: Math.round(waitedMs),
           stillUnavailable: attached.unavailableCount,
         }),
+      onHintFailed: (error) => console.error(`blockd: ${session}/${disk}:`, error),
       onFailed: (error) => {
         const fault = faultOfRequest(error);
         if (fault !== undefined) this.#faults.count(fault);

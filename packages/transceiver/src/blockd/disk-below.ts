@@ -6,13 +6,14 @@ import { CollectiveError, DiskMap, isDigest, MAP_KIND, sha256, type Digest } fro
 import type { FileSystem } from '../storage/file-system.js';
 import type { OpenedBase } from './base/open-base.js';
 import type { BlockDevice, ReadOptions } from './block-device.js';
+import { DiskTrace, type DiskTraceOptions } from './boot-trace.js';
 import { buildPublicHalf } from './block-path.js';
 import type { CachedStore } from './cache/cached-store.js';
+import { systemClock } from './clock.js';
 import type { ControlParams } from './control/control-protocol.js';
 import { readMapFile } from './control/map-file.js';
 import { ImageDevice, type ImageDeviceOptions, type ImageMap } from './image-device.js';
 import type { PrivateUse } from './private/private-half.js';
-import type { Recorder } from './recorder.js';
 import { halfOf, SnapshotDevice } from './snapshot-device.js';
 import { ZeroDevice } from './zero-device.js';
 
@@ -24,8 +25,8 @@ export type DiskBelow = {
   readonly images: readonly ImageDevice[];
   /** Of each block what it is; undefined: all zero. */
   readonly map: ImageMap | undefined;
-  /** Of a published disk. */
-  readonly recorder: Recorder | undefined;
+  /** Of a published disk that is not all zero. */
+  readonly trace: DiskTrace | undefined;
   /** Of a snapshot with private blocks. */
   readonly privateUse: PrivateUse | undefined;
   /** Where its blocks are best put in the caches. */
@@ -45,6 +46,8 @@ export type BelowContext = {
   /** As PrivateHalf.use, with the disk key of this disk. */
   readonly usePrivate: (base: OpenedBase) => Promise<PrivateUse>;
   readonly onUnavailable: (blockIndex: number, digest: Digest) => void;
+  /** Something that only helps has failed. */
+  readonly onHintFailed: (error: unknown) => void;
   readonly onArrived: (blockIndex: number, waitedMs: number) => void;
 };
 
@@ -59,7 +62,7 @@ export const openSource = async (
   switch (source.kind) {
     case 'zero': {
       const device = new ZeroDevice(source.diskBytes);
-      const nothing = { map: undefined, recorder: undefined, privateUse: undefined, placementTag: 0 };
+      const nothing = { map: undefined, trace: undefined, privateUse: undefined, placementTag: 0 };
       return { device, images: [], ...nothing, fetch: () => Promise.resolve(), close: () => device.close() };
     }
     case 'published':
@@ -85,12 +88,25 @@ const openPublished = async (
     name: `${source.appliance}@${source.version}/${options.disk}`,
     placementTag,
   });
+  const trace = traceOf(source, { image, recorder, fileSystem: context.fileSystem, onFailed: context.onHintFailed });
+  await trace?.replay();
   return {
-    ...{ device: recorder, images: [image], map, recorder, privateUse: undefined, placementTag },
+    ...{ device: recorder, images: [image], map, trace, privateUse: undefined, placementTag },
     fetch: (blockIndex, readOptions) => image.fetch(blockIndex, readOptions),
-    close: () => image.close(),
+    close: () => {
+      trace?.close();
+      return image.close();
+    },
   };
 };
+
+const traceOf = (
+  { version, root, blockBytes, trace: files = {} }: Extract<DiskSource, { kind: 'published' }>,
+  parts: Pick<DiskTraceOptions, 'image' | 'recorder' | 'fileSystem' | 'onFailed'>,
+): DiskTrace | undefined =>
+  root === null || !isDigest(root)
+    ? undefined
+    : new DiskTrace({ ...parts, version, root, blockBytes, files, clock: systemClock });
 
 const readMap = async (
   source: Extract<DiskSource, { kind: 'published' }>,
@@ -119,7 +135,7 @@ export const openSnapshot = async (
   };
   await context.openBlockSize(base.blockBytes);
   const publicImage = new ImageDevice(halfOf(base, 'public'), context.store, common);
-  const what = { map: base, recorder: undefined, placementTag };
+  const what = { map: base, trace: undefined, placementTag };
   if (!base.kinds.includes(MAP_KIND.private)) {
     return {
       ...{ device: publicImage, images: [publicImage], ...what, privateUse: undefined },

@@ -320,6 +320,27 @@ describe('image device', () => {
     answer();
   });
 
+  it('asks for the blocks of a trace in its order, once, and does not read ahead of what it has foreseen', async () => {
+    const gated = new GatedStore();
+    const { device } = await open(new SingleFlightStore(gated), { readahead: true });
+    const answered = async (): Promise<void> => {
+      for (const call of gated.calls) call.resolve(disk.blocks.get(call.request.digest) ?? Buffer.alloc(0));
+      await new Promise((resolve) => setImmediate(resolve));
+    };
+    // Block 10 is all zero, and there is no block 1,000,000.
+    expect(device.foresee(touchesOf(8, 10, 7, 1_000_000))).toBe(2);
+    await eventually('the trace', () => gated.calls.length === 2);
+    expect(gated.calls.map(({ request }) => request.digest)).toEqual([8, 7].map((index) => disk.map.digestAt(index)));
+    expect(gated.calls.map((call) => call.options.rank.fetchClass)).toEqual(['trace', 'trace']);
+    const reading = [readAny(device, 7 * BLOCK, 512), readAny(device, 8 * BLOCK, 512)];
+    await eventually('they wait', () => device.waiting.length === 2);
+    expect(gated.calls.map((call) => call.options.rank.fetchClass)).toEqual(['demand', 'demand']);
+    await answered();
+    await Promise.all(reading);
+    expect(gated.calls).toHaveLength(2);
+    expect(device.foresee(touchesOf(8, 7))).toBe(0);
+  });
+
   it('gives reads up sooner when it is told to, those that wait already included', async () => {
     const clock = new ManualClock();
     const { device } = await open(new GatedStore(), { clock });
@@ -348,6 +369,8 @@ describe('image device', () => {
   });
 });
 
+const touchesOf = (...blocks: number[]) => blocks.map((blockIndex) => ({ blockIndex, chunkBytes: 0 }));
+
 describe('recorder', () => {
   it('remembers first touches in order, with time and phase', async () => {
     const { device } = await open(new MemoryStore(disk.blocks));
@@ -362,12 +385,12 @@ describe('recorder', () => {
     recorder.setPhase(1);
     await read(4 * BLOCK + 100, 2 * BLOCK);
     expect(recorder.touches).toEqual([
-      { blockIndex: 5, afterMs: 0, phase: 0 },
-      { blockIndex: 4, afterMs: 10, phase: 1 },
-      { blockIndex: 6, afterMs: 10, phase: 1 },
+      { blockIndex: 5, afterMs: 0, phase: 0, chunkBytes: 0 },
+      { blockIndex: 4, afterMs: 10, phase: 1, chunkBytes: 0 },
+      { blockIndex: 6, afterMs: 10, phase: 1, chunkBytes: 0 },
     ]);
     recorder.restart();
     await read(5 * BLOCK, 512);
-    expect(recorder.touches).toEqual([{ blockIndex: 5, afterMs: 0, phase: 0 }]);
+    expect(recorder.touches).toEqual([{ blockIndex: 5, afterMs: 0, phase: 0, chunkBytes: 0 }]);
   });
 });

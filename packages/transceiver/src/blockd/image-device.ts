@@ -3,7 +3,7 @@
  *
  * The hot path (`tryRead`) is a division, a look into the map, the remembered slot and one system call.
  */
-import { CollectiveError, MAP_KIND, type DiskMap, type Digest } from '@collective/shared';
+import { CollectiveError, MAP_KIND, type DiskMap, type Digest, type TraceTouch } from '@collective/shared';
 import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
 import { RANK, type BlockRequest } from './block-store.js';
 import { BlockWaits, type MissingPiece, type WaitingBlock } from './block-waits.js';
@@ -46,6 +46,8 @@ const NEIGHBOURHOOD_BLOCKS_LOG2 = 7;
 const WORDS_PER_DIGEST = 8;
 const DIGEST_BYTES = 32;
 const WARM_BLOCKS_MAX = 8_192;
+/** 1 GiB in blocks of 64 KiB: more than any boot touches. */
+const FORESEEN_MAX = 16_384;
 
 /** By the engine's own search: at each commit the guest's requests wait for it, and a loop that is not compiled yet takes ten times as long. */
 const hasPublicOnly = (kinds: Uint8Array): boolean =>
@@ -64,6 +66,8 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   readonly #slots: Int32Array;
   /** 1 where a touch asks for more readahead. */
   readonly #marks: Uint8Array;
+  /** 1 for blocks of a trace: what goes on after them is in the trace, too. */
+  readonly #foreseen: Uint8Array;
   readonly #waits: BlockWaits;
   #streams: readonly Stream[] = [];
   #closed = false;
@@ -86,6 +90,7 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
     this.#digestWords = digestWords(map.digestBytes);
     this.#slots = new Int32Array(map.blockCount);
     this.#marks = new Uint8Array(map.blockCount);
+    this.#foreseen = new Uint8Array(map.blockCount);
     this.#waits = new BlockWaits({
       name: options.name,
       waitMs: options.waitMs,
@@ -171,6 +176,23 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
     this.#warmBlocks(fromBlock, Math.min(toBlock, fromBlock + WARM_BLOCKS_MAX));
   }
 
+  /** False for a block that is all zero, or none of this disk. */
+  hasContent(blockIndex: number): boolean {
+    return this.#kinds[blockIndex] === MAP_KIND.public;
+  }
+
+  /** Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. */
+  foresee(touches: readonly Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>[]): number {
+    if (this.#closed) return 0;
+    const foreseen = touches.filter(({ blockIndex }) => this.hasContent(blockIndex)).slice(0, FORESEEN_MAX);
+    for (const { blockIndex } of foreseen) this.#foreseen[blockIndex] = 1;
+    const requests = foreseen.map(({ blockIndex, chunkBytes }) => ({
+      ...this.#requestFor(blockIndex),
+      ...(chunkBytes === 0 ? {} : { chunkBytes }),
+    }));
+    return this.#store.warm(requests, RANK.trace);
+  }
+
   /** Blocks that reads wait for, or waited for in vain, longest first. */
   get waiting(): WaitingBlock[] {
     return this.#waits.list;
@@ -207,7 +229,7 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
 
   #readAhead(firstBlock: number, endBlock: number): void {
     for (let block = firstBlock; block < endBlock; block += 1) this.#marks[block] = 0;
-    if (this.#options.readahead === false) return;
+    if (this.#options.readahead === false || this.#foreseen[firstBlock] === 1) return;
     const step = planReadahead(this.#streams, {
       firstBlock,
       endBlock,

@@ -1,10 +1,18 @@
 /** The small plans: each a function of what is known. */
 import { describe, expect, it } from 'vitest';
+import { FETCH_CLASSES } from './block-store.js';
 import { cacheBytesAllowed, fileToRelieve, slotRanges } from './cache/space-plan.js';
 import { LinkMeter } from './fetch/link-meter.js';
 import { QUIET_LIMIT_MAX_MS, quietLimitMs } from './fetch/quiet-limit.js';
 import { planRetry } from './fetch/retry-plan.js';
-import { bulkOutstandingMax, mayStart, nextClass } from './fetch/scheduler-plan.js';
+import {
+  bulkBytesMax,
+  CHUNK_BYTES_UNKNOWN,
+  mayStart,
+  nextClass,
+  UNKNOWN_LINE,
+  type Line,
+} from './fetch/scheduler-plan.js';
 
 const GiB = 2 ** 30;
 const none = { demand: 0, trace: 0, hoard: 0, background: 0 };
@@ -96,41 +104,57 @@ describe('retry plan', () => {
 });
 
 describe('scheduler plan', () => {
+  const room = { bytes: 0, bytesMax: 1 };
+
   it('prefers the better class', () => {
-    expect(nextClass({ demand: 1, trace: 1, hoard: 1, background: 1 }, none)).toBe('demand');
-    expect(nextClass({ demand: 0, trace: 1, hoard: 1, background: 1 }, none)).toBe('trace');
-    expect(nextClass({ demand: 0, trace: 0, hoard: 0, background: 1 }, none)).toBe('background');
-    expect(nextClass(none, none)).toBeUndefined();
+    expect(nextClass({ demand: 1, trace: 1, hoard: 1, background: 1 }, none, room)).toBe('demand');
+    expect(nextClass({ demand: 0, trace: 1, hoard: 1, background: 1 }, none, room)).toBe('trace');
+    expect(nextClass({ demand: 0, trace: 0, hoard: 0, background: 1 }, none, room)).toBe('background');
+    expect(nextClass(none, none, room)).toBeUndefined();
   });
 
   it('bounds each class and all but demand together', () => {
-    expect(mayStart('demand', { ...none, demand: 16 })).toBe(false);
-    expect(mayStart('demand', { ...none, trace: 8 })).toBe(true);
-    expect(mayStart('trace', { ...none, trace: 4, hoard: 4 })).toBe(false);
-    expect(mayStart('background', { ...none, background: 2 })).toBe(false);
-    expect(mayStart('background', { ...none, demand: 2 })).toBe(false);
+    expect(mayStart('demand', { ...none, demand: 16 }, room)).toBe(false);
+    expect(mayStart('demand', { ...none, trace: 32 }, room)).toBe(true);
+    expect(mayStart('trace', { ...none, trace: 20, hoard: 12 }, room)).toBe(false);
+    expect(mayStart('background', { ...none, background: 4 }, room)).toBe(false);
+    expect(mayStart('background', { ...none, demand: 2 }, room)).toBe(false);
+    const full = { bytes: 1, bytesMax: 1 };
+    expect(FETCH_CLASSES.filter((fetchClass) => mayStart(fetchClass, none, full))).toEqual(['demand']);
   });
 
+  /** How many requests for such chunks go out on the line before one is answered. */
+  const outstandingOn = (line: Line, chunkBytes = line.chunkBytes): number => {
+    const bytesMax = bulkBytesMax(line);
+    let count = 0;
+    while (mayStart('trace', { ...none, trace: count }, { bytes: count * chunkBytes, bytesMax })) count += 1;
+    return count;
+  };
+
   it('lets as much prefetch onto the line as one round trip holds, and one chunk more', () => {
-    const chunkBytes = 45_000;
     const lines = { lan: [0.5, 12.5e6], cable: [21, 12.5e6], lte: [62, 1.5e6], dsl: [42, 187_500] } as const;
-    const bounds = Object.entries(lines).map(([name, [roundTripMs, bytesPerSecond]]) => [
+    const counts = Object.entries(lines).map(([name, [roundTripMs, bytesPerSecond]]) => [
       name,
-      bulkOutstandingMax({ roundTripMs, bytesPerSecond, chunkBytes }),
+      outstandingOn({ roundTripMs, bytesPerSecond, chunkBytes: 45_000 }),
     ]);
-    expect(Object.fromEntries(bounds)).toEqual({ lan: 2, cable: 8, lte: 4, dsl: 2 });
-    expect(bulkOutstandingMax({ roundTripMs: 0, bytesPerSecond: 0, chunkBytes: 0 })).toBe(4);
-    expect(mayStart('trace', { ...none, trace: 2 }, 2)).toBe(false);
+    expect(Object.fromEntries(counts)).toEqual({ lan: 2, cable: 9, lte: 4, dsl: 2 });
+    expect(outstandingOn(UNKNOWN_LINE, CHUNK_BYTES_UNKNOWN)).toBe(4);
+  });
+
+  it('lets more of them go when they are short', () => {
+    const lte = { roundTripMs: 62, bytesPerSecond: 1.5e6 };
+    expect(outstandingOn({ ...lte, chunkBytes: 4_500 })).toBe(27);
+    // Whose length is known before they come, after long ones.
+    expect(outstandingOn({ ...lte, chunkBytes: 45_000 }, 4_500)).toBe(32);
   });
 
   it('finds the rate of a line by asking for a little more than was seen', () => {
     // 20 ms and 100 Mbit/s: what is outstanding decides what is seen, until the line is full.
-    let bulk = 4;
-    for (let round = 0; round < 10; round += 1) {
-      const bytesPerSecond = Math.min(12.5e6, (bulk * 45_000) / 0.0236);
-      bulk = bulkOutstandingMax({ roundTripMs: 20, bytesPerSecond, chunkBytes: 45_000 });
-    }
-    expect((bulk * 45_000) / 0.0236).toBeGreaterThan(12.5e6);
+    let count = 4;
+    const rate = (): number => Math.min(12.5e6, (count * 45_000) / 0.0236);
+    for (let round = 0; round < 10; round += 1)
+      count = outstandingOn({ roundTripMs: 20, bytesPerSecond: rate(), chunkBytes: 45_000 });
+    expect(rate()).toBe(12.5e6);
   });
 });
 

@@ -101,6 +101,7 @@ export class Recorder implements BlockDevice {
         blockIndex: index,
         afterMs: Math.round(this.#clock.nowMs() - this.#beganMs),
         phase: this.#phase,
+        chunkBytes: 0, // the repository knows it
       });
     }
   }

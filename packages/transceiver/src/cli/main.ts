@@ -381,6 +381,14 @@ function addServiceCommands(program: Command): void {
     .option('--every <DAYS>', 'only set how often this happens by itself, in the background (default 7; 0: never)')
     .action(async (_options, command: Command) => (await import('./commands/scrub.js')).scrub(all(command)));
   program
+    .command('settings')
+    .description('what is set for this machine; without an option it is only shown')
+    .option(
+      '--tell-traces <on|off>',
+      'tell the repository, without your name, which blocks of an appliance a boot touches',
+    )
+    .action(async (_options, command: Command) => (await import('./commands/settings.js')).settings(all(command)));
+  program
     .command('agent')
     .description('run the agent in the foreground; other commands start one in the background')
     .action(async (_options, command: Command) => (await import('./commands/agent.js')).runAgent(all(command)));

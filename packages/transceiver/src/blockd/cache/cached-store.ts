@@ -84,10 +84,11 @@ export class CachedStore implements BlockStore {
     throw new CollectiveError('local-io', `the cache filled block ${request.digest} and could not read it`);
   }
 
-  /** Asks for blocks that nobody waits for yet; what is there already is left alone. */
-  warm(requests: readonly BlockRequest[], rank: FetchRank): void {
+  /** Asks for blocks that nobody waits for yet; what is there already is left alone. How many are not there. */
+  warm(requests: readonly BlockRequest[], rank: FetchRank): number {
     const missing = requests.filter((request) => this.#find(request) < 0);
     if (missing.length > 0) this.#filler.warm(missing, rank);
+    return missing.length;
   }
 
   /** Faults of the local disk that readers met. */

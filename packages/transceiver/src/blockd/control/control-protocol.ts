@@ -24,7 +24,7 @@
  * | network-back | | connections are renewed, what backs off tries now |
  * | trace-start | session | the machine starts now: first touches count from here |
  * | phase | session, phase | 0 firmware, 1 kernel, 2 login, 3 idle |
- * | trace | session, disk | trace: base64 of a boot trace (docs/formats/trace.md), touches |
+ * | trace | session, disk, path | writes the boot trace so far (docs/formats/trace.md) to the file; touches; `not-found` for a disk that has none |
  * | recording-start | session | from now on what is asked of the session's disks is recorded, of those too that are attached later; `exists` |
  * | recording-stop | session, path | writes the recording (docs/formats/request-recording.md) to the file; requests, truncated; `not-found` |
  * | missing | blockBytes, path | of the blocks that the file names (32-byte digests, one after the other): blocks, and how many are not in the cache |
@@ -33,9 +33,10 @@
  * | events | | from now on this connection gets events |
  * | shutdown | | ends the process; `in-use` while disks are attached |
  *
- * source: {"kind": "published", appliance, version, diskBytes, blockBytes, root, map}, `map` the path of a file that holds the
+ * source: {"kind": "published", appliance, version, diskBytes, blockBytes, root, map, trace}, `map` the path of a file that holds the
  * disk map as a list of changed pairs relative to nothing; rebuilt and checked against `root`. `root` null
- * (and no map): all zero. Or {"kind": "zero", diskBytes}. Or {"kind": "snapshot", folder, base}: the state that the base file `base` (its SHA-256) in
+ * (and no map): all zero. trace: {replay, record}, paths: the blocks of the boot trace in the one are asked for ahead of the guest, and that of this boot
+ * is written to the other when the boot is over. Or {"kind": "zero", diskBytes}. Or {"kind": "snapshot", folder, base}: the state that the base file `base` (its SHA-256) in
  * `folder` says (docs/formats/base-file.md). Where the overlay's own `overlay.json` names a base, that one counts, and the source only
  * when there is none. A new overlay whose folder is that of a snapshot source names its base from the start.
  *
@@ -81,6 +82,7 @@ const publishedSource = strict({
   blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }),
   root: Type.Union([digest, Type.Null()]),
   map: Type.Optional(path),
+  trace: Type.Optional(strict({ replay: Type.Optional(path), record: Type.Optional(path) })),
 });
 const zeroSource = strict({ kind: Type.Literal('zero'), diskBytes });
 const snapshotSource = strict({ kind: Type.Literal('snapshot'), folder: path, base: digest });
@@ -144,7 +146,7 @@ export const CONTROL_METHODS = {
     session: name,
     phase: Type.Union([Type.Literal(0), Type.Literal(1), Type.Literal(2), Type.Literal(3)]),
   }),
-  trace: strict({ session: name, disk: name }),
+  trace: strict({ session: name, disk: name, path }),
   'recording-start': strict({ session: name }),
   'recording-stop': strict({ session: name, path }),
   missing: strict({ blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), path }),
@@ -233,7 +235,7 @@ export type ControlResults = {
   readonly 'network-back': Record<string, never>;
   readonly 'trace-start': Record<string, never>;
   readonly phase: Record<string, never>;
-  readonly trace: { readonly trace: string; readonly touches: number };
+  readonly trace: { readonly touches: number };
   readonly 'recording-start': Record<string, never>;
   readonly 'recording-stop': { readonly requests: number; readonly truncated: boolean };
   readonly missing: { readonly blocks: number; readonly missing: number };

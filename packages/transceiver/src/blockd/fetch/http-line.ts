@@ -34,7 +34,8 @@ export type HttpLineOptions = {
 export type ConnectionPool = { dispatch: Pool['dispatch']; destroy(): Promise<void> };
 
 const DEMAND_CONNECTIONS = 16;
-const BULK_CONNECTIONS = 8;
+/** As many as may be outstanding (scheduler-plan.ts); most lines need few of them. */
+const BULK_CONNECTIONS = 32;
 const KEEP_ALIVE_MS = 30_000;
 const ERROR_BODY_BYTES_MAX = 64 << 10;
 
@@ -232,6 +233,7 @@ export class HttpLine {
           },
           onResponseEnd: () => {
             this.#patience = patienceAfter(this.#patience, { patience, wholeMs, tookMs: clock.nowMs() - beganMs });
+            if (status === 200 || status === 206) meter.addChunk(bodyBytes);
             if (settle())
               resolve({
                 status,

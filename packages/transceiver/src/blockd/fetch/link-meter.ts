@@ -11,6 +11,9 @@ const PEAK_KEPT = 0.98;
  */
 const ROUND_TRIP_SAMPLES = 512;
 
+/** Of one chunk in the mean of the last ones. */
+const CHUNK_WEIGHT = 1 / 8;
+
 export type LinkStatus = {
   readonly bytes: number;
   /** Mean of the last seconds. */
@@ -29,6 +32,7 @@ export class LinkMeter {
   /** The fastest half second so far, slowly forgotten while there is traffic: what the line can do, as far as is known. */
   #peakBytesPerSecond = 0;
   #bytes = 0;
+  #chunkBytes = 0;
   #requests = 0;
 
   constructor(nowMs: () => number) {
@@ -59,11 +63,16 @@ export class LinkMeter {
     else if (this.#requests === 1 || afterMs < this.#roundTripMs) this.#roundTripMs = afterMs;
   }
 
+  /** A chunk has come whole. */
+  addChunk(byteLength: number): void {
+    this.#chunkBytes += (byteLength - this.#chunkBytes) * (this.#chunkBytes === 0 ? 1 : CHUNK_WEIGHT);
+  }
+
   get line(): Line {
     return {
       roundTripMs: this.#roundTripMs,
       bytesPerSecond: this.#peakBytesPerSecond,
-      chunkBytes: this.#requests === 0 ? 0 : this.#bytes / this.#requests,
+      chunkBytes: this.#chunkBytes,
     };
   }
 

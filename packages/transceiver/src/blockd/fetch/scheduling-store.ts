@@ -4,16 +4,25 @@
  */
 import { CollectiveError } from '@collective/shared';
 import type { BlockRequest, ChunkStore, FetchClass, GetOptions } from '../block-store.js';
-import { BULK_OUTSTANDING_MAX, nextClass, type PerClass } from './scheduler-plan.js';
+import {
+  bulkBytesMax,
+  CHUNK_BYTES_UNKNOWN,
+  nextClass,
+  UNKNOWN_LINE,
+  type Bulk,
+  type Line,
+  type PerClass,
+} from './scheduler-plan.js';
 
 /** Requests that wait for their turn, all classes together. */
 export const QUEUE_MAX = 65_536;
 
-type Ticket = { fetchClass: FetchClass; isOutstanding: boolean; start: () => void };
+/** `bytes`: what will come, as far as is known. */
+type Ticket = { fetchClass: FetchClass; readonly bytes: number; isOutstanding: boolean; start: () => void };
 
 export class SchedulingStore implements ChunkStore {
   readonly #next: ChunkStore;
-  readonly #bulkMax: () => number;
+  readonly #line: () => Line;
   readonly #queues: Record<FetchClass, Set<Ticket>> = {
     demand: new Set(),
     trace: new Set(),
@@ -21,11 +30,13 @@ export class SchedulingStore implements ChunkStore {
     background: new Set(),
   };
   readonly #outstanding: Record<FetchClass, number> = { demand: 0, trace: 0, hoard: 0, background: 0 };
+  /** Outstanding, of all classes but demand. */
+  #bulkBytes = 0;
 
-  /** `bulkMax`: how many requests of all classes but demand may be outstanding now. */
-  constructor(next: ChunkStore, bulkMax: () => number = () => BULK_OUTSTANDING_MAX) {
+  /** `line`: what is known of it now. */
+  constructor(next: ChunkStore, line: () => Line = () => UNKNOWN_LINE) {
     this.#next = next;
-    this.#bulkMax = bulkMax;
+    this.#line = line;
   }
 
   get queued(): PerClass {
@@ -40,7 +51,8 @@ export class SchedulingStore implements ChunkStore {
   async getChunk(request: BlockRequest, options: GetOptions): Promise<Buffer> {
     const { rank, signal } = options;
     signal?.throwIfAborted();
-    const ticket: Ticket = { fetchClass: rank.fetchClass, isOutstanding: false, start: () => undefined };
+    const bytes = request.chunkBytes ?? (this.#line().chunkBytes || CHUNK_BYTES_UNKNOWN);
+    const ticket: Ticket = { fetchClass: rank.fetchClass, bytes, isOutstanding: false, start: () => undefined };
     const stopListening = rank.onRaise(() => this.#raise(ticket, rank.fetchClass));
     try {
       await this.#turn(ticket, signal);
@@ -49,7 +61,7 @@ export class SchedulingStore implements ChunkStore {
     } finally {
       stopListening();
       if (ticket.isOutstanding) {
-        this.#outstanding[ticket.fetchClass] -= 1;
+        this.#count(ticket, -1);
         this.#startMore();
       }
     }
@@ -61,7 +73,7 @@ export class SchedulingStore implements ChunkStore {
     // Nobody in front, and room on the line: no need to queue.
     if (
       queued[ticket.fetchClass] === 0 &&
-      nextClass({ ...queued, [ticket.fetchClass]: 1 }, this.#outstanding, this.#bulkMax()) === ticket.fetchClass
+      nextClass({ ...queued, [ticket.fetchClass]: 1 }, this.#outstanding, this.#bulk) === ticket.fetchClass
     ) {
       this.#begin(ticket);
       return Promise.resolve();
@@ -88,23 +100,29 @@ export class SchedulingStore implements ChunkStore {
 
   #begin(ticket: Ticket): void {
     ticket.isOutstanding = true;
-    this.#outstanding[ticket.fetchClass] += 1;
+    this.#count(ticket, 1);
+  }
+
+  #count({ fetchClass, bytes }: Ticket, by: 1 | -1): void {
+    this.#outstanding[fetchClass] += by;
+    if (fetchClass !== 'demand') this.#bulkBytes += by * bytes;
+  }
+
+  get #bulk(): Bulk {
+    return { bytes: this.#bulkBytes, bytesMax: bulkBytesMax(this.#line()) };
   }
 
   #raise(ticket: Ticket, fetchClass: FetchClass): void {
-    if (ticket.isOutstanding) {
-      this.#outstanding[ticket.fetchClass] -= 1;
-      this.#outstanding[fetchClass] += 1;
-    } else if (this.#queues[ticket.fetchClass].delete(ticket)) {
-      this.#queues[fetchClass].add(ticket);
-    }
+    if (ticket.isOutstanding) this.#count(ticket, -1);
+    else if (this.#queues[ticket.fetchClass].delete(ticket)) this.#queues[fetchClass].add(ticket);
     ticket.fetchClass = fetchClass;
+    if (ticket.isOutstanding) this.#count(ticket, 1);
     this.#startMore();
   }
 
   #startMore(): void {
     for (;;) {
-      const fetchClass = nextClass(this.queued, this.#outstanding, this.#bulkMax());
+      const fetchClass = nextClass(this.queued, this.#outstanding, this.#bulk);
       if (fetchClass === undefined) return;
       const [oldest] = this.#queues[fetchClass];
       oldest?.start();

@@ -11,6 +11,7 @@ import { HttpStore } from './http-store.js';
 import { LinkMeter } from './link-meter.js';
 import { RaisableRank } from './raisable-rank.js';
 import { RetryingStore } from './retrying-store.js';
+import type { Line } from './scheduler-plan.js';
 import { SchedulingStore } from './scheduling-store.js';
 import { SingleFlightStore } from './single-flight-store.js';
 import { VerifyingStore } from './verifying-store.js';
@@ -253,6 +254,9 @@ describe('retry', () => {
   });
 });
 
+/** A line that holds eight chunks of 45,000 bytes. */
+const EIGHT_CHUNKS: Line = { roundTripMs: 20, bytesPerSecond: 12.5e6, chunkBytes: 45_000 };
+
 describe('scheduler', () => {
   const start = (store: SchedulingStore, digest: Digest, fetchClass: 'demand' | 'trace' | 'hoard' | 'background') => {
     const rank = new RaisableRank(fetchClass);
@@ -265,7 +269,7 @@ describe('scheduler', () => {
 
   it('sends a bounded number of each class and the rest in order', async () => {
     const gated = new GatedStore();
-    const store = new SchedulingStore(gated);
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS);
     for (let number = 0; number < 20; number += 1) start(store, digestOf(number), 'trace');
     await settle();
     expect(gated.calls.length).toBe(8);
@@ -278,7 +282,7 @@ describe('scheduler', () => {
 
   it('lets demand pass everything that is queued', async () => {
     const gated = new GatedStore();
-    const store = new SchedulingStore(gated);
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS);
     for (let number = 0; number < 20; number += 1) start(store, digestOf(number), 'trace');
     start(store, A, 'demand');
     await settle();
@@ -287,7 +291,7 @@ describe('scheduler', () => {
 
   it('sends a queued prefetch at once when a demand read joins it', async () => {
     const gated = new GatedStore();
-    const store = new SchedulingStore(gated);
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS);
     for (let number = 0; number < 20; number += 1) start(store, digestOf(number), 'trace');
     const last = start(store, A, 'background');
     await settle();
@@ -300,7 +304,7 @@ describe('scheduler', () => {
 
   it('counts an outstanding prefetch as demand when it is raised, and sends another prefetch', async () => {
     const gated = new GatedStore();
-    const store = new SchedulingStore(gated);
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS);
     const started = Array.from({ length: 9 }, (_, number) => start(store, digestOf(number), 'trace'));
     await settle();
     started[0]?.rank.raise('demand');
@@ -314,7 +318,7 @@ describe('scheduler', () => {
 
   it('keeps hoard and background back while better ones are outstanding', async () => {
     const gated = new GatedStore();
-    const store = new SchedulingStore(gated);
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS);
     start(store, digestOf(1), 'demand');
     start(store, digestOf(2), 'demand');
     start(store, digestOf(3), 'hoard');
@@ -329,7 +333,7 @@ describe('scheduler', () => {
 
   it('forgets a queued request whose waiter left', async () => {
     const gated = new GatedStore();
-    const store = new SchedulingStore(gated);
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS);
     const started = Array.from({ length: 9 }, (_, number) => start(store, digestOf(number), 'trace'));
     started[8]?.abort.abort(new Error('gone'));
     await expect(started[8]?.chunk).rejects.toThrow('gone');

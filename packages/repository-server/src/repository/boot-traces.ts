@@ -1,0 +1,144 @@
+/**
+ * Boot traces of the system disks of published versions (docs/formats/trace.md): each boot that a transceiver tells of is a vote, one a person, disk and
+ * day, and whoever starts the disk next gets what most votes say. A version that nobody has booted yet inherits from the one before.
+ *
+ * They are hints: a wrong one costs its receiver a needless download of blocks that the disk has anyway. The file of a vote is named by an HMAC of person
+ * and day, so the folder tells nobody who booted what and when.
+ */
+import { createHmac } from 'node:crypto';
+import {
+  type BootTrace,
+  CollectiveError,
+  decodeBootTrace,
+  type Digest,
+  type DiskDescription,
+  encodeBootTrace,
+  inheritTrace,
+  isDiskName,
+  mergeTraces,
+} from '@collective/shared';
+import { isId, tracesFolder, traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
+import { type BlobStore } from '../storage/blob-store.js';
+import { type Repository } from './repository.js';
+import { readVersionFile } from './version-file.js';
+
+/** Of one disk; a new one takes the place of an older one. */
+export const TRACE_VOTES_MAX = 32;
+/** So many versions back an ancestor with votes is looked for. */
+const ANCESTORS_MAX = 8;
+const SECONDS_PER_DAY = 86_400;
+
+export type TracedDisk = { readonly name: string; readonly version: number; readonly disk: DiskDescription };
+type Parts = Pick<Repository, 'blobStore' | 'catalogue' | 'maps'>;
+
+/** Takes the vote of an account. Errors: those of decodeBootTrace, `bad-request` for a trace of another disk or of blocks that it does not have. */
+export const addTraceVote = async (
+  { blobStore, keys, clock }: Pick<Repository, 'blobStore' | 'keys' | 'clock'>,
+  of: TracedDisk,
+  { account, bytes }: { readonly account: string; readonly bytes: Uint8Array },
+): Promise<void> => {
+  const { name, version, disk } = of;
+  const trace = decodeBootTrace(bytes);
+  if (trace.root !== disk.root || trace.blockBytes !== disk.blockBytes || trace.version !== version)
+    throw new CollectiveError('bad-request', `the trace is not of disk ${disk.name} of ${name}@${version}`);
+  const blockCount = Math.ceil(disk.diskBytes / disk.blockBytes);
+  if (trace.touches.some(({ blockIndex }) => blockIndex >= blockCount))
+    throw new CollectiveError('bad-request', `the trace names a block that disk ${disk.name} does not have`);
+  const day = Math.floor(clock.nowSeconds() / SECONDS_PER_DAY);
+  const vote = createHmac('sha256', keys.nameSecret)
+    .update(`boot trace\0${name}\0${version}\0${disk.name}\0${account}\0${day}`)
+    .digest('hex')
+    .slice(0, 32);
+  const votes = await votesOf(blobStore, of);
+  // Names are random: so is who makes room.
+  const doomed = votes[Number.parseInt(vote.slice(0, 8), 16) % TRACE_VOTES_MAX];
+  if (votes.length >= TRACE_VOTES_MAX && !votes.includes(vote) && doomed !== undefined)
+    await blobStore.remove(traceVoteName(name, version, disk.name, doomed));
+  await blobStore.replace(traceVoteName(name, version, disk.name, vote), encodeBootTrace(trace));
+};
+
+/** What is to be fetched ahead of a boot of this disk, with the lengths of its chunks; undefined when nothing is known. */
+export const traceFor = async (parts: Parts, of: TracedDisk): Promise<BootTrace | undefined> => {
+  const trace = await foundTrace(parts, of);
+  return trace === undefined ? undefined : withLengths(parts, of, trace);
+};
+
+const withLengths = async ({ maps, catalogue }: Parts, of: TracedDisk, trace: BootTrace): Promise<BootTrace> => {
+  const map = await maps.load(of.disk);
+  const digests = trace.touches.map(({ blockIndex }) => map.digestAt(blockIndex));
+  const known = digests.filter((digest) => digest !== undefined);
+  const chunks = await catalogue.versions.liveChunks(known, [of.name]);
+  const lengthOf = (digest: Digest | undefined): number =>
+    (digest === undefined ? undefined : chunks.get(digest)?.chunkBytes) ?? 0;
+  return { ...trace, touches: trace.touches.map((touch, at) => ({ ...touch, chunkBytes: lengthOf(digests[at]) })) };
+};
+
+const foundTrace = async (parts: Parts, of: TracedDisk): Promise<BootTrace | undefined> => {
+  const { root } = of.disk;
+  if (root === null) return undefined;
+  const own = await mergedVotes(parts.blobStore, of);
+  if (own !== undefined) return own;
+  let version: number | undefined = of.version;
+  for (let back = 0; back < ANCESTORS_MAX; back += 1) {
+    version = await parentOf(parts.blobStore, of.name, version);
+    if (version === undefined) return undefined;
+    const inherited = await inheritedFrom(parts, { ...of, root }, version);
+    if (inherited !== undefined) return inherited;
+  }
+  return undefined;
+};
+
+/** With the version that they are of. */
+export const removeTraces = async (blobStore: BlobStore, name: string, version: number): Promise<void> => {
+  for (const disk of (await blobStore.list(tracesFolder(name, version))).filter(isDiskName))
+    for (const vote of (await blobStore.list(traceVotesFolder(name, version, disk))).filter(isId))
+      await blobStore.remove(traceVoteName(name, version, disk, vote));
+};
+
+const votesOf = async (blobStore: BlobStore, { name, version, disk }: TracedDisk): Promise<string[]> =>
+  (await blobStore.list(traceVotesFolder(name, version, disk.name))).filter(isId);
+
+const mergedVotes = async (blobStore: BlobStore, of: TracedDisk): Promise<BootTrace | undefined> => {
+  const { name, version, disk } = of;
+  const traces: BootTrace[] = [];
+  for (const vote of await votesOf(blobStore, of)) {
+    const bytes = await blobStore.read(traceVoteName(name, version, disk.name, vote));
+    const trace = bytes === undefined ? undefined : readable(bytes);
+    if (trace?.root === disk.root && trace.blockBytes === disk.blockBytes) traces.push(trace);
+  }
+  return traces.length === 0 ? undefined : mergeTraces(traces);
+};
+
+/** A damaged vote does not count. */
+const readable = (bytes: Uint8Array): BootTrace | undefined => {
+  try {
+    return decodeBootTrace(bytes);
+  } catch {
+    return undefined;
+  }
+};
+
+const parentOf = async (blobStore: BlobStore, name: string, version: number): Promise<number | undefined> =>
+  (await readVersionFile(blobStore, name, version))?.manifest.parent?.version;
+
+const inheritedFrom = async (
+  { blobStore, maps }: Parts,
+  of: TracedDisk & { readonly root: Digest },
+  ancestor: number,
+): Promise<BootTrace | undefined> => {
+  const file = await readVersionFile(blobStore, of.name, ancestor);
+  const disk = file?.manifest.disks.find(({ name }) => name === of.disk.name);
+  if (disk === undefined || disk.root === null || disk.blockBytes !== of.disk.blockBytes) return undefined;
+  const trace = await mergedVotes(blobStore, { name: of.name, version: ancestor, disk });
+  if (trace === undefined) return undefined;
+  const from = await loadIfThere(maps, disk);
+  if (from === undefined) return undefined;
+  return inheritTrace(trace, from, { map: await maps.load(of.disk), version: of.version, root: of.root });
+};
+
+/** The pages of a version that was deleted may have been collected. */
+const loadIfThere = async (maps: Repository['maps'], disk: DiskDescription) =>
+  maps.load(disk).catch((error: unknown) => {
+    if (error instanceof CollectiveError && error.code === 'block-missing') return undefined;
+    throw error;
+  });

@@ -1,0 +1,53 @@
+import { describe, expect, it } from 'vitest';
+import { type Digest } from './brands.js';
+import { sha256 } from './digest.js';
+import { DiskMap } from './disk-map.js';
+import { inheritTrace } from './inherit-trace.js';
+import type { BootTrace } from './trace.js';
+
+const BLOCK = 65_536;
+const root = 'cd'.repeat(32) as Digest;
+
+/** Of each block a number for what is in it; 0: all zero. */
+const mapOf = (contents: readonly number[]): DiskMap => {
+  const map = DiskMap.empty({ diskBytes: contents.length * BLOCK, blockBytes: BLOCK });
+  contents.forEach((content, index) => {
+    if (content !== 0) map.set(index, { kind: 'public', digest: sha256(Buffer.from(String(content))) });
+  });
+  return map;
+};
+const traceOf = (blocks: readonly number[]): BootTrace => ({
+  version: 1,
+  root: 'ab'.repeat(32) as Digest,
+  blockBytes: BLOCK,
+  touches: blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0, chunkBytes: 0 })),
+});
+const inherited = (blocks: readonly number[], from: readonly number[], to: readonly number[]): number[] =>
+  inheritTrace(traceOf(blocks), mapOf(from), { map: mapOf(to), version: 2, root }).touches.map(
+    ({ blockIndex }) => blockIndex,
+  );
+
+describe('an inherited trace', () => {
+  it('is of the new version, in the order of the old one', () => {
+    const trace = inheritTrace(traceOf([3, 0, 2]), mapOf([1, 2, 3, 4]), { map: mapOf([1, 2, 3, 4]), version: 2, root });
+    expect(trace).toEqual({ ...traceOf([3, 0, 2]), version: 2, root });
+  });
+
+  it('follows a block to where it lies now', () => {
+    expect(inherited([1, 0], [1, 2, 3, 0], [1, 9, 3, 2])).toEqual([3, 0]);
+  });
+
+  it('keeps the place of a block that has changed', () => {
+    expect(inherited([1, 0], [1, 2], [1, 9])).toEqual([1, 0]);
+  });
+
+  it('leaves out what is all zero now, or not there any more, and names no block twice', () => {
+    expect(inherited([0, 1, 2], [1, 2, 3], [0, 2])).toEqual([1]);
+    // Block 0 lies at 1 now, where block 1 was, whose content is gone.
+    expect(inherited([0, 1], [1, 2, 3], [7, 1, 3])).toEqual([1]);
+  });
+
+  it('leaves a block where it is although another one has the same content', () => {
+    expect(inherited([2], [5, 0, 5], [5, 0, 5])).toEqual([2]);
+  });
+});

@@ -1,0 +1,48 @@
+/**
+ * One boot trace out of many (docs/formats/trace.md): what most boots touch, in the order in which they do. Pure, and robust to a strange one: a
+ * block counts when more than half of the boots touched it, at the median of its places in them.
+ */
+import { CollectiveError } from './errors.js';
+import type { BootPhase, BootTrace, TraceTouch } from './trace.js';
+
+type Seen = { readonly places: number[]; readonly times: number[]; readonly phases: number[]; chunkBytes: number };
+
+/** All of one disk. The version is that of the first. Errors: `bad-request` for none, or for traces of several disks. */
+export const mergeTraces = (traces: readonly BootTrace[]): BootTrace => {
+  const [first] = traces;
+  if (first === undefined) throw new CollectiveError('bad-request', 'no trace to merge');
+  const seen = new Map<number, Seen>();
+  for (const { root, blockBytes, touches } of traces) {
+    if (root !== first.root || blockBytes !== first.blockBytes)
+      throw new CollectiveError('bad-request', `a trace of the disk ${root} among those of ${first.root}`);
+    touches.forEach(({ blockIndex, afterMs, phase, chunkBytes }, at) => {
+      const block = seen.get(blockIndex) ?? { places: [], times: [], phases: [], chunkBytes: 0 };
+      // Machines and lines differ in speed: the place in the order says more than the time.
+      block.places.push(at / touches.length);
+      block.times.push(afterMs);
+      block.phases.push(phase);
+      block.chunkBytes ||= chunkBytes;
+      seen.set(blockIndex, block);
+    });
+  }
+  const usual = [...seen].filter(([, { places }]) => places.length * 2 > traces.length);
+  const ordered = usual
+    .map(([blockIndex, { places, times, phases, chunkBytes }]) => ({
+      blockIndex,
+      place: median(places),
+      afterMs: median(times),
+      phase: median(phases) as BootPhase,
+      chunkBytes,
+    }))
+    .sort((one, other) => one.place - other.place || one.blockIndex - other.blockIndex);
+  let latestMs = 0;
+  const touches: TraceTouch[] = ordered.map(({ blockIndex, afterMs, phase, chunkBytes }) => {
+    latestMs = Math.max(latestMs, afterMs);
+    return { blockIndex, afterMs: latestMs, phase, chunkBytes };
+  });
+  return { version: first.version, root: first.root, blockBytes: first.blockBytes, touches };
+};
+
+/** The lower one of two in the middle. */
+const median = (values: readonly number[]): number =>
+  [...values].sort((one, other) => one - other)[(values.length - 1) >> 1] ?? 0;

@@ -1,0 +1,135 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { setImmediate, setTimeout } from 'node:timers/promises';
+import { decodeBootTrace, encodeBootTrace, type BootTrace, type Digest, type TraceTouch } from '@collective/shared';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { LocalFileSystem } from '../storage/local-file-system.js';
+import { DiskTrace, QUIET_MS, type TraceFiles } from './boot-trace.js';
+import { eventually } from './testing/eventually.js';
+import { ManualClock } from './testing/manual-clock.js';
+
+const root = 'ab'.repeat(32) as Digest;
+const disk = { version: 4, root, blockBytes: 65_536 };
+const touchesOf = (blocks: readonly number[]): TraceTouch[] =>
+  blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0, chunkBytes: 0 }));
+
+let folder: string;
+beforeEach(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), 'boot-trace-'));
+});
+afterEach(() => rm(folder, { recursive: true, force: true }));
+
+/** A disk whose guest touches what the test says; block 13 is all zero. */
+const traced = (files: TraceFiles) => {
+  const clock = new ManualClock();
+  const guest = { touches: [] as TraceTouch[], waiting: [] as never[] };
+  const foreseen: number[][] = [];
+  const failures: unknown[] = [];
+  const trace = new DiskTrace({
+    ...disk,
+    files,
+    clock,
+    fileSystem: new LocalFileSystem(),
+    onFailed: (error) => failures.push(error),
+    image: {
+      foresee: (touches) => foreseen.push(touches.map(({ blockIndex }) => blockIndex)),
+      hasContent: (blockIndex) => blockIndex !== 13,
+      get waiting() {
+        return guest.waiting;
+      },
+    },
+    recorder: {
+      restart: () => void (guest.touches = []),
+      setPhase: () => undefined,
+      get touches() {
+        return guest.touches;
+      },
+    },
+  });
+  const pass = async (ms: number): Promise<void> => {
+    for (let at = 0; at < ms; at += 1_000) {
+      clock.advance(1_000);
+      await setImmediate();
+    }
+  };
+  return { trace, guest, foreseen, failures, pass };
+};
+
+const record = (): string => path.join(folder, 'system.recorded');
+const recorded = async (): Promise<BootTrace | undefined> => readFile(record()).then(decodeBootTrace, () => undefined);
+/** As long as a file takes to be written, and more. */
+const settle = (): Promise<void> => setTimeout(50);
+
+describe('the trace of this boot', () => {
+  it('is written once the guest has touched nothing new for a while', async () => {
+    const { trace, guest, pass } = traced({ record: record() });
+    trace.begin();
+    guest.touches = touchesOf([7, 13, 3]);
+    await pass(QUIET_MS);
+    guest.touches = touchesOf([7, 13, 3, 9]);
+    await pass(QUIET_MS);
+    await settle();
+    expect(await recorded()).toBeUndefined();
+    await pass(2_000);
+    await expect.poll(recorded).toBeDefined();
+    expect((await recorded())?.touches.map(({ blockIndex }) => blockIndex)).toEqual([7, 3, 9]);
+  });
+
+  it('is not over while the guest waits for a block, nor before it has touched any', async () => {
+    const { trace, guest, pass } = traced({ record: record() });
+    trace.begin();
+    await pass(3 * QUIET_MS);
+    guest.touches = touchesOf([7]);
+    guest.waiting = [undefined as never];
+    await pass(3 * QUIET_MS);
+    await settle();
+    expect(await recorded()).toBeUndefined();
+  });
+
+  it('that ends before it is over leaves no file', async () => {
+    const { trace, guest, pass } = traced({ record: record() });
+    trace.begin();
+    guest.touches = touchesOf([7]);
+    await pass(5_000);
+    trace.close();
+    await pass(3 * QUIET_MS);
+    await settle();
+    expect(await recorded()).toBeUndefined();
+  });
+
+  it('that cannot be written is said, and nothing else', async () => {
+    const { trace, guest, pass, failures } = traced({ record: path.join(folder, 'no/such/folder') });
+    trace.begin();
+    guest.touches = touchesOf([7]);
+    await pass(QUIET_MS + 3_000);
+    await eventually('the failure', () => failures.length === 1);
+  });
+});
+
+describe('the trace of earlier boots', () => {
+  const replay = (): string => path.join(folder, 'system');
+
+  it('is fetched in its order', async () => {
+    await writeFile(replay(), encodeBootTrace({ ...disk, touches: touchesOf([9, 2, 5]) }));
+    const { trace, foreseen } = traced({ replay: replay() });
+    await trace.replay();
+    expect(foreseen).toEqual([[9, 2, 5]]);
+  });
+
+  it.each([
+    ['is not there', undefined, /there is no trace/],
+    ['is damaged', Buffer.from('CTR?'), /trace/],
+    [
+      'is of another disk',
+      encodeBootTrace({ ...disk, root: 'cd'.repeat(32) as Digest, touches: [] }),
+      /of the disk cdcd/,
+    ],
+  ])('that %s is said, and nothing is fetched', async (_, bytes, message) => {
+    if (bytes !== undefined) await writeFile(replay(), bytes);
+    const { trace, foreseen, failures } = traced({ replay: replay() });
+    expect(await trace.replay()).toBe(0);
+    expect(foreseen).toEqual([]);
+    expect(String(failures[0])).toMatch(message);
+  });
+});

@@ -1,0 +1,111 @@
+/**
+ * The boot trace of one published disk (docs/formats/trace.md): that of earlier boots is fetched ahead of the guest, that of this one is written to
+ * a file when the boot is over. Both are hints: what cannot be read or written of them is said, and nothing else.
+ *
+ * A boot is over when the guest, while it waits for no block, has touched nothing new for a while. One that ends before that leaves no file.
+ */
+import { parse as parsePath } from 'node:path';
+import {
+  CollectiveError,
+  decodeBootTrace,
+  encodeBootTrace,
+  TRACE_BYTES_MAX,
+  type BootPhase,
+  type BootTrace,
+  type Digest,
+} from '@collective/shared';
+import { replaceFileDurably, type FileSystem } from '../storage/file-system.js';
+import type { Clock } from './clock.js';
+import type { ImageDevice } from './image-device.js';
+import type { Recorder } from './recorder.js';
+
+const LOOK_MS = 1_000;
+/** Longer than a guest without KVM computes between two reads of a boot. */
+export const QUIET_MS = 20_000;
+
+/** Of which disk it is. */
+export type TracedDisk = { readonly version: number; readonly root: Digest; readonly blockBytes: number };
+/** `replay`: the file with the trace of earlier boots; `record`: where that of this one goes. */
+export type TraceFiles = { readonly replay?: string | undefined; readonly record?: string | undefined };
+
+export type DiskTraceOptions = TracedDisk & {
+  readonly files: TraceFiles;
+  readonly image: Pick<ImageDevice, 'foresee' | 'hasContent' | 'waiting'>;
+  readonly recorder: Pick<Recorder, 'restart' | 'setPhase' | 'touches'>;
+  readonly fileSystem: FileSystem;
+  readonly clock: Clock;
+  readonly onFailed: (error: unknown) => void;
+};
+
+export class DiskTrace {
+  readonly #options: DiskTraceOptions;
+  #stopLooking = (): void => undefined;
+
+  constructor(options: DiskTraceOptions) {
+    this.#options = options;
+  }
+
+  /** Asks for what earlier boots touched; how many blocks of that are not at hand. */
+  async replay(): Promise<number> {
+    const { files, fileSystem, image, onFailed } = this.#options;
+    if (files.replay === undefined) return 0;
+    try {
+      const bytes = await fileSystem.readWhole(files.replay, TRACE_BYTES_MAX);
+      if (bytes === undefined) throw new CollectiveError('not-found', `there is no trace ${files.replay}`);
+      const { touches } = this.#ofThisDisk(decodeBootTrace(bytes));
+      return image.foresee(touches);
+    } catch (error) {
+      onFailed(error);
+      return 0;
+    }
+  }
+
+  /** The guest's first instruction is about to run. */
+  begin(): void {
+    const { recorder, files, clock } = this.#options;
+    recorder.restart();
+    this.#stopLooking();
+    if (files.record === undefined) return;
+    this.#lookAgain({ touches: 0, sinceMs: clock.nowMs() });
+  }
+
+  setPhase(phase: BootPhase): void {
+    this.#options.recorder.setPhase(phase);
+  }
+
+  /** First touches since the boot began, of blocks that travel. */
+  get now(): BootTrace {
+    const { version, root, blockBytes, recorder, image } = this.#options;
+    const touches = recorder.touches.filter(({ blockIndex }) => image.hasContent(blockIndex));
+    return { version, root, blockBytes, touches };
+  }
+
+  close(): void {
+    this.#stopLooking();
+  }
+
+  #lookAgain(quiet: { readonly touches: number; readonly sinceMs: number }): void {
+    const { clock, recorder, image } = this.#options;
+    this.#stopLooking = clock.after(LOOK_MS, () => {
+      const touches = recorder.touches.length;
+      const nowMs = clock.nowMs();
+      const isQuiet = touches > 0 && touches === quiet.touches && image.waiting.length === 0;
+      if (isQuiet && nowMs - quiet.sinceMs >= QUIET_MS) void this.#write();
+      else this.#lookAgain(isQuiet ? quiet : { touches, sinceMs: nowMs });
+    });
+  }
+
+  async #write(): Promise<void> {
+    const { files, fileSystem, onFailed } = this.#options;
+    if (files.record === undefined) return;
+    const { dir, base } = parsePath(files.record);
+    await replaceFileDurably(fileSystem, { folder: dir, name: base }, encodeBootTrace(this.now)).catch(onFailed);
+  }
+
+  #ofThisDisk(trace: BootTrace): BootTrace {
+    const { root, blockBytes } = this.#options;
+    if (trace.root !== root || trace.blockBytes !== blockBytes)
+      throw new CollectiveError('malformed', `the trace is of the disk ${trace.root}, not of ${root}`);
+    return trace;
+  }
+}
