@@ -79,6 +79,9 @@ export const ERROR_TABLE = {
   apart: row('Two devices went on from one state', 409, {
     hint: 'Choose: collective continue NAME --here (what is here goes on, the other stays among the snapshots) or --both (each goes on for itself). Nothing is lost.',
   }),
+  'base-lost': row('The repository no longer has what your disk lies on', 409, {
+    hint: 'Nothing of yours was dropped, and it is tried again. Stop it; then collective continue NAME --both makes what is here a subscription of its own, and NAME is what the repository has; or --here says how much of it cannot be read any more, and goes on without that with --discard.',
+  }),
   unsaved: row('Something is not saved yet', 409, {
     hint: 'Wait until the repository can be reached and try again, or take it to another place. With --discard it is lost.',
   }),

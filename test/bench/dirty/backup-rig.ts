@@ -241,6 +241,8 @@ export class BackupRig implements AsyncDisposable {
       changedBlocks: async (disk, layer, blockBytes) => counted(disks.changedBlocks(disk, layer, blockBytes)),
       rebase: async (disk, layer, base) => counted(disks.rebase(disk, layer, base)),
       replace: async (disk, base) => counted(disks.replace(disk, base)),
+      putOver: async (disk, base) => counted(disks.putOver(disk, base)),
+      liesOver: async (disk) => disks.liesOver(disk),
       sealedLayers: async (disk) => disks.sealedLayers(disk),
       heldBytes: async (disk) => counted(disks.heldBytes(disk)),
       isTouched: async (disk) => counted(disks.isTouched(disk)),

@@ -97,6 +97,7 @@ export const restoreBody = strict({ name: reference });
 export const continueBody = strict({
   name: reference,
   which: Type.Union([Type.Literal('here'), Type.Literal('both')]),
+  discard: Type.Optional(Type.Boolean()),
 });
 const versionNumber = Type.Integer({ minimum: 1, maximum: 2 ** 31 - 1 });
 const accelerator = Type.Union([Type.Literal('auto'), Type.Literal('kvm'), Type.Literal('tcg')]);

@@ -3,7 +3,7 @@ import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { backupFileName } from '../backup/backup-file.js';
-import { continueHere, keepBoth } from '../backup/continue.js';
+import { continueHere, continueWithout, keepBoth } from '../backup/continue.js';
 import { freeName, withBroughtBack, withDeleted } from '../backup/profile-subscriptions.js';
 import { undo, type Undone } from '../backup/switch-state.js';
 import type { Home } from '../home.js';
@@ -202,11 +202,20 @@ export class DataDesk implements DataCalls {
     return settings;
   }
 
-  async continue({ name, which }: ContinueRequest): Promise<ContinueReply> {
+  async continue({ name, which, discard }: ContinueRequest): Promise<ContinueReply> {
     return this.#options.inTurn(async (session, data) => {
       const backup = data.backup(name);
       if (which === 'here') {
-        await continueHere(backup, data.restoreParts(name));
+        if (backup.state.apart === null || discard === true) assertAtRest(data, name);
+        const isApart = backup.state.apart !== null;
+        if (isApart) await continueHere(backup, data.restoreParts(name));
+        if (!isApart || discard === true)
+          await data
+            .aside(name, async () => continueWithout(backup, { isDiscarded: discard === true }))
+            .catch((error: unknown) => {
+              // Nothing is lost, and the choice between the two is made.
+              if (!isApart || !hasCode(error, 'bad-request')) throw error;
+            });
         // What only the other device had lies in an overlay here from now on.
         const subscription = await Subscription.open(this.#options.home.machinesDirectory, name);
         await keepDisks(backup, subscription, backup.state.writer?.version ?? 1);

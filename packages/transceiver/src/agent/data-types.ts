@@ -92,5 +92,10 @@ export type RestoreRequest = { readonly name: string };
 /** `name`: another one when that has been given to another since. */
 export type RestoreReply = { readonly name: string };
 /** `here`: this machine's state goes on, the other's stays as a pinned snapshot. `both`: this machine's becomes a subscription of its own. */
-export type ContinueRequest = { readonly name: string; readonly which: 'here' | 'both' };
+export type ContinueRequest = {
+  readonly name: string;
+  readonly which: 'here' | 'both';
+  /** With `here`: what neither the repository nor this machine can give any more is zeroes from now on. */
+  readonly discard?: boolean;
+};
 export type ContinueReply = { readonly name: string; readonly addedName?: string };

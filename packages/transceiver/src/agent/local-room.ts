@@ -17,6 +17,7 @@ export type RoomWanted = {
   readonly folder: string;
   /** For people. */
   readonly what: string;
+  /** Looked at when `work` has failed. */
   readonly neededBytes: number;
   readonly freeBytes?: (folder: string) => Promise<number>;
 };

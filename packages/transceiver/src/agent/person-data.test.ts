@@ -204,6 +204,25 @@ describe('a suspended machine, with which another device went on', () => {
   });
 });
 
+describe('continue on a machine with which nobody else went on', () => {
+  beforeEach(async () => makeMachine('tiny', S1));
+  const wished = [{ which: 'here' }, { which: 'here', discard: true }, { which: 'both' }] as const;
+
+  it.each(wished)('%o: nothing is lost, so nothing is to be chosen', async (wish) => {
+    const data = await open();
+    const { state } = data.backup('tiny');
+    const going = deskOf(data).continue({ name: 'tiny', ...wish });
+    await expect(going).rejects.toMatchObject({ code: 'bad-request' });
+    expect(data.backup('tiny').state).toEqual(state);
+  });
+
+  it.each(wished)('%o: not of one that is suspended: its memory goes with its disks', async (wish) => {
+    await suspend('tiny');
+    const going = deskOf(await open()).continue({ name: 'tiny', ...wish });
+    await expect(going).rejects.toMatchObject({ code: 'suspended' });
+  });
+});
+
 describe('at a logout', () => {
   // Seen in review: the choice was made, the block daemon could not be reached, and everything was said to be saved.
   it('what the person has chosen to keep and nothing has sealed yet is only here', async () => {

@@ -26,7 +26,6 @@ import { statusOf } from './data-status.js';
 import type { DataStatus } from './data-types.js';
 import { DemandLook } from './demand-look.js';
 import { followNames } from './follow-names.js';
-import { START_BYTES, START_BYTES_A_DISK, withRoom, type RoomWanted } from './local-room.js';
 import type { MachinePort } from './machine-port.js';
 import { MachinePresence } from './machine-presence.js';
 import { finishMove } from './moved-machine.js';
@@ -174,7 +173,7 @@ export class PersonData implements BackupSettling {
   /**
    * A start: the newest state of the person's disks is here, the lease is this device's, and nothing of ours has the disks; then `start`, with
    * the base over which each disk is attached. What the backup was doing is broken off and goes on afterwards. Errors: those of `start`; `lease-held` (another device runs it), `apart` (the person has to choose),
-   * `rollback`, `untrusted`; an outage is none: then what is here is used; `disk-full` with what is missing.
+   * `rollback`, `untrusted`; an outage is none: then what is here is used.
    */
   async start<T>(
     wish: StartWish,
@@ -188,27 +187,21 @@ export class PersonData implements BackupSettling {
     if (user.length === 0 && !this.#backups.has(name) && !(await mayBringData(wish, context)))
       return start({ bases: new Map(), notes: context.notes });
     await this.#refuseRunning(name);
-    return withRoom(this.#roomFor(wish), async () => {
-      const backup = this.#backups.get(name) ?? (await bringData(wish, user, context));
-      try {
-        return await this.#runner.aside(name, async () => {
-          await prepareData(backup, wish, context);
-          await this.#disks.giveTo(name);
-          return start({ bases: basesOf(backup.state.disks), notes: context.notes });
-        });
-      } finally {
-        this.started(name);
-      }
-    });
+    const backup = this.#backups.get(name) ?? (await bringData(wish, user, context));
+    try {
+      return await this.#runner.aside(name, async () => {
+        await prepareData(backup, wish, context);
+        await this.#disks.giveTo(name);
+        return start({ bases: basesOf(backup.state.disks), notes: context.notes });
+      });
+    } finally {
+      this.started(name);
+    }
   }
 
-  #roomFor({ name, version: { disks } }: StartWish): RoomWanted {
-    const carried = this.#backups.get(name)?.state.disks.length ?? 0;
-    return {
-      folder: this.#options.home.machinesDirectory,
-      what: `starting ${name}`,
-      neededBytes: START_BYTES + Math.max(carried, disks.length) * START_BYTES_A_DISK,
-    };
+  /** How many disks of the person's are here of a machine: a start touches each, whatever its version has. */
+  diskCount(name: string): number {
+    return this.#backups.get(name)?.state.disks.length ?? 0;
   }
 
   #startContext(): StartContext {

@@ -83,8 +83,8 @@ export async function prepareData(backup: MachineBackup, wish: StartWish, contex
       // What the version before wrote is saved and pinned ahead of the start; in an outage that is done later.
       if ((await endVersionBefore()) && (await drain(backup, job.signal)) === 'apart') throw apart(backup);
     } catch (error) {
-      // A repository whose disk is full keeps nobody from their machine, as one that is away.
-      if (!isAway(error) && troubleOf(error) !== 'repository-full') throw error;
+      // A repository whose disk is full, or that has lost something, keeps nobody from their machine, as one that is away.
+      if (!isAway(error) && troubleOf(error) !== 'repository-full' && !hasCode(error, 'base-lost')) throw error;
       notes.push(`Your disk is as it was here: ${String(error)}`);
     }
   }

@@ -32,20 +32,24 @@ export type StartParts = {
  */
 export async function startMachines(request: StartRequest, parts: StartParts): Promise<readonly StartedMachine[]> {
   const references = request.names.map((text) => parseReference(text));
+  // Of each machine, as soon as its version is known: what is needed is looked at when something has failed.
+  const diskCounts = new Map(references.map(({ name }) => [name, Math.max(1, parts.data.diskCount(name))]));
   const room = {
     folder: parts.machinesDirectory,
     what: `starting ${references.map(({ name }) => name).join(' and ')}`,
-    neededBytes: references.length * (START_BYTES + START_BYTES_A_DISK),
+    get neededBytes() {
+      return [...diskCounts.values()].reduce((sum, count) => sum + START_BYTES + count * START_BYTES_A_DISK, 0);
+    },
   };
-  return withRoom(room, async () => startEach(references, request, parts));
+  return withRoom(room, async () => startEach(references, request, { ...parts, diskCounts }));
 }
 
 async function startEach(
   references: readonly Reference[],
   request: StartRequest,
-  parts: StartParts,
+  parts: StartParts & { readonly diskCounts: Map<string, number> },
 ): Promise<readonly StartedMachine[]> {
-  const { session, objects, machines, data, job } = parts;
+  const { session, objects, machines, data, job, diskCounts } = parts;
   if (new Set(references.map(({ name }) => name)).size !== references.length)
     throw new CollectiveError('usage', 'An appliance is named twice.');
   for (const { name } of references) await refuseMaintenance(parts.machinesDirectory, name);
@@ -87,6 +91,7 @@ async function startEach(
     );
     const { verified, disks } = found;
     const { manifest, digest } = verified;
+    diskCounts.set(name, Math.max(data.diskCount(name), disks.length));
     const mandatory = mandatoryNotes(session.trust, { ...wanted, version: manifest.version });
     if (!wanted.isOnline) await sayWhatIsMissing(appliance, manifest.version, parts);
     job.signal.throwIfAborted();

@@ -36,6 +36,7 @@ export type BackupStep =
   | 'commit-noted'
   | 'disk-rebased'
   | 'disk-begun'
+  | 'base-put'
   | 'rebase-noted'
   | 'cleaned-up'
   | 'snapshot-pinned';

@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -50,6 +50,41 @@ const overlay = async (): Promise<void> => {
   await writeFile(path.join(home, 'user', 'overlay.json'), description);
   await writeFile(path.join(home, 'user', 'layers', LAYERS[0] ?? '', 'data'), Buffer.alloc(65_536, 1));
 };
+
+describe('what the layers of a disk at rest lie over', () => {
+  const described = async (): Promise<unknown> =>
+    JSON.parse(await readFile(path.join(home, 'user', 'overlay.json'), 'utf8')) as unknown;
+
+  it('is another base from now on; layers, and what is in them, stay', async () => {
+    await overlay();
+    expect(await disks.liesOver('user')).toBe(null);
+    const before = (await described()) as object;
+    for (let times = 0; times < 2; times += 1) await disks.putOver('user', BASE);
+    expect(await described()).toEqual({ ...before, base: BASE.name });
+    expect([await disks.liesOver('user'), await disks.sealedLayers('user')]).toEqual([BASE.name, LAYERS.slice(0, 2)]);
+    expect(await disks.heldBytes('user')).toBe(65_536);
+    // Whoever had it attached let go of it first.
+    expect(methods()[0]).toBe('detach backup@debian');
+  });
+
+  it('does not change while the machine runs, or whoever else has the disk', async () => {
+    await overlay();
+    const before = await described();
+    session = 'm-debian';
+    await expect(disks.putOver('user', BASE)).rejects.toMatchObject({ code: 'in-use' });
+    session = undefined;
+    const lock = await new LocalFileSystem().lock(path.join(home, 'user', 'lock'));
+    await expect(disks.putOver('user', BASE)).rejects.toMatchObject({ code: 'in-use' });
+    await lock.release();
+    expect(await described()).toEqual(before);
+  });
+
+  it('of a disk that was never attached is what its source says', async () => {
+    await mkdir(path.join(home, 'user'));
+    await disks.putOver('user', BASE);
+    expect(await disks.liesOver('user')).toBe(null);
+  });
+});
 
 describe('the disks of a machine', () => {
   it('that runs are those of its session', async () => {

@@ -6,17 +6,23 @@
  * What needs no block path is read from the overlay's folder: which layers there are, and how much they hold.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { open, readFile, rm, stat, unlink } from 'node:fs/promises';
+import { readFile, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CollectiveError, hasCode, type EpochKeys } from '@collective/shared';
-import { DESCRIPTION_NAME, decodeStackDescription } from '../blockd/overlay/stack-description.js';
+import { CollectiveError, hasCode, type Digest, type EpochKeys } from '@collective/shared';
+import {
+  DESCRIPTION_NAME,
+  decodeStackDescription,
+  encodeStackDescription,
+  type StackDescription,
+} from '../blockd/overlay/stack-description.js';
 import { MAP_HEADER_BYTES } from '../blockd/overlay/map-file-header.js';
 import type { BlockKeys } from '../blockd/private/block-key-ring.js';
 import { NbdReader } from '../publish/nbd-reader.js';
-import { isErrno, readIfThere } from '../storage/durable-file.js';
+import { isErrno, readIfThere, writeDurably } from '../storage/durable-file.js';
 import type { FileSystem } from '../storage/file-system.js';
 import type { NamedBase } from './base-file.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
+import { dropLayers } from './drop-layers.js';
 import { ofThisMachine } from './local-failure.js';
 
 /** A control connection to blockd, as ControlClient is one; the methods of docs/adr/0020 by name. */
@@ -113,8 +119,25 @@ export class BlockdDisks implements SnapshotDisks {
     });
   }
 
-  /** The overlay is removed but for bases and maps; the next attach makes a new one over the base that its source names. */
   async replace(disk: string): Promise<void> {
+    await this.#atRest(disk, dropLayers);
+  }
+
+  async putOver(disk: string, base: NamedBase): Promise<void> {
+    await this.#atRest(disk, async (folder) => {
+      const description = await this.#description(disk);
+      // Without one the next attach makes it, over the base that its source names.
+      if (description === undefined) return;
+      await writeDurably(join(folder, DESCRIPTION_NAME), encodeStackDescription({ ...description, base: base.name }));
+    });
+  }
+
+  async liesOver(disk: string): Promise<Digest | null> {
+    return (await this.#description(disk))?.base ?? null;
+  }
+
+  /** With the overlay's folder, which nobody has meanwhile. Errors: `in-use`. */
+  async #atRest(disk: string, work: (folder: string) => Promise<void>): Promise<void> {
     if (this.#options.session(disk) !== undefined)
       throw new CollectiveError('in-use', `${this.#options.name} is running.`);
     await this.release();
@@ -122,10 +145,7 @@ export class BlockdDisks implements SnapshotDisks {
     // Whoever has the disk holds this lock.
     const lock = await this.#options.fileSystem.lock(join(folder, 'lock'));
     try {
-      await rm(join(folder, DESCRIPTION_NAME), { force: true });
-      await syncFolder(folder);
-      await rm(join(folder, 'layers'), { recursive: true, force: true });
-      await syncFolder(folder);
+      await work(folder);
     } finally {
       await lock.release();
     }
@@ -221,8 +241,12 @@ export class BlockdDisks implements SnapshotDisks {
   }
 
   async #layers(disk: string): Promise<readonly string[]> {
+    return (await this.#description(disk))?.layerIds ?? [];
+  }
+
+  async #description(disk: string): Promise<StackDescription | undefined> {
     const bytes = await readIfThere(join(this.#options.overlayOf(disk), DESCRIPTION_NAME));
-    return bytes === undefined ? [] : decodeStackDescription(bytes).layerIds;
+    return bytes === undefined ? undefined : decodeStackDescription(bytes);
   }
 
   #shortPath(what: string): string {
@@ -256,12 +280,3 @@ export const blockKeysOf = (epochs: Iterable<number>, keysOf: (epoch: number) =>
     const { blockNameKey, chunkKey } = keysOf(epoch);
     return { epoch, blockNameKey: blockNameKey.toString('base64url'), chunkKey: chunkKey.toString('base64url') };
   });
-
-const syncFolder = async (path: string): Promise<void> => {
-  const folder = await open(path, 'r');
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
-};

@@ -1,5 +1,5 @@
 /**
- * The two ways out of `apart` (docs/adr/0020). Each can be asked again after a kill or an outage in the middle, and loses
+ * The two ways out of `apart`, and of a base that the repository has lost (docs/adr/0020). Each can be asked again after a kill or an outage in the middle, and loses
  * nothing: what the other device saved stays a snapshot, what is here becomes one.
  */
 import { CollectiveError, hasCode, type Digest } from '@collective/shared';
@@ -9,6 +9,7 @@ import type { MachineBackup } from './machine-backup.js';
 import { remoteSubscription } from './remote-head.js';
 import { ascending, fetchSnapshot, type RestoreParts } from './restore.js';
 import { requireNotOlder } from './snapshot-trust.js';
+import { baseLost, giveUpLost, mendBases, unreadableOf } from './lost-base.js';
 import { sealedAgain } from './pending-seals.js';
 
 /**
@@ -55,6 +56,43 @@ export async function continueHere(backup: MachineBackup, restore: RestoreParts)
   await sealIfNothingIs(backup);
 }
 
+/**
+ * What is here continues without the blocks below it that neither the repository nor this machine has: they are zeroes from now on. What other
+ * snapshots have is found first, and may be all. Without
+ * `isDiscarded` nothing changes, and the error says how much that is. Errors: `base-lost`, `bad-request` when nothing is lost, `in-use`,
+ * `suspended`; those of the network and of the block path.
+ */
+export async function continueWithout(
+  backup: MachineBackup,
+  { isDiscarded, signal }: { readonly isDiscarded: boolean; readonly signal?: AbortSignal },
+): Promise<void> {
+  const { parts, state, name } = backup;
+  if (parts.isRunning()) throw new CollectiveError('in-use', `${name} is running: stop it first.`);
+  if ((await requireLost(backup, signal)) === 'found') return;
+  await backup.seal('request', { isOfAll: true });
+  await backup.alone(async (context) => {
+    const lost = await unreadableOf(context, (await mendBases(context, signal)).lost);
+    if (lost.size > 0 && !isDiscarded) throw baseLost(name, lost, state.disks);
+    await giveUpLost(context, lost);
+  });
+  backup.reload();
+}
+
+/** `found`: all of it is in other snapshots, and the base names those now. Errors: `bad-request` when nothing was lost. */
+async function requireLost(backup: MachineBackup, signal?: AbortSignal): Promise<'lost' | 'found'> {
+  const { lost, isMended } = await backup.alone(async (context) => mendBases(context, signal));
+  if (isMended) backup.reload();
+  if (lost.size > 0) return 'lost';
+  if (isMended) return 'found';
+  throw nothingElse();
+}
+
+const nothingElse = (): CollectiveError =>
+  new CollectiveError(
+    'bad-request',
+    'No other device went on with this machine, and nothing of what it lies on is lost in the repository.',
+  );
+
 type Theirs = Pick<BackupState, 'disks' | 'objects'>;
 
 /** Disks that a version brought which ran only on the other device: they are carried along. Errors: as fetchSnapshot. */
@@ -78,14 +116,17 @@ async function disksOnlyThere(
 /**
  * Both stay: what is here becomes a subscription of its own, with everything in it; the other one stays where it is. Gives
  * the ids. `movesTo`: the name that its folder has to get; durable in the same step, so that after a kill whoever opens the
- * machine goes on (agent/moved-machine.ts): it never stays under the name of the other one. Needs no network. Errors:
- * `bad-request` when nobody went apart.
+ * machine goes on (agent/moved-machine.ts): it never stays under the name of the other one. Needs no network where another device went on. Errors:
+ * `bad-request` when nobody did, and nothing of what is here is lost in the repository.
  */
 export async function keepBoth(
   backup: MachineBackup,
   movesTo?: string,
 ): Promise<{ readonly here: string; readonly other: string }> {
-  requireApart(backup.state);
+  if (backup.state.apart === null) {
+    // Nothing would go on under its name.
+    if (backup.state.head === null || (await requireLost(backup)) === 'found') throw nothingElse();
+  }
   const ids = await backup.alone(async ({ file }) => {
     const other = file.state.subscription;
     const here = newSubscriptionId();

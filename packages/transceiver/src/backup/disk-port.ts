@@ -2,6 +2,7 @@
  * What the backup asks of the block path: the user disks of ONE machine, running or not. The real one speaks to blockd
  * (blockd-disks.ts), the double keeps disks in memory (testing/memory-disks.double.ts).
  */
+import type { Digest } from '@collective/shared';
 import type { NamedBase } from './base-file.js';
 
 /** The disk as it was when a layer was sealed; good only while the call that gave it runs. */
@@ -30,6 +31,13 @@ export interface SnapshotDisks {
    * given up. Again is the same.
    */
   replace(disk: string, base: NamedBase): Promise<void>;
+  /**
+   * Of a machine that does not run: its layers lie over this base from now on, durably, whatever they lay over. Who asks answers for what
+   * reads differently then. Again is the same. Errors: `in-use`, `local-io`.
+   */
+  putOver(disk: string, base: NamedBase): Promise<void>;
+  /** The base file that its overlay names; null: none, or there is no overlay. */
+  liesOver(disk: string): Promise<Digest | null>;
   /** From the bottom. */
   sealedLayers(disk: string): Promise<readonly string[]>;
   /** What all layers hold, in bytes of the local disk, the open one included. */

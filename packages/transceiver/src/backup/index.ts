@@ -15,7 +15,7 @@ export { SnapshotTrust, requireNotOlder, type SnapshotName, type VerifiedSnapsho
 export { LineMeter, UploadGate, PART_BYTES_MIN } from './upload-gate.js';
 export { BackupRunner, PROFILE_EVERY_MS } from './backup-runner.js';
 export { freeName, namedSubscriptions, withBroughtBack, withDeleted, withHead } from './profile-subscriptions.js';
-export { continueHere, keepBoth } from './continue.js';
+export { continueHere, continueWithout, keepBoth } from './continue.js';
 export {
   fetchNewest,
   fetchSnapshot,

@@ -3,7 +3,7 @@
  * lost is learnt from a heartbeat or from a commit, whichever comes first; the server decides, no clock of this machine.
  */
 import { hasCode, type CollectiveError } from '@collective/shared';
-import type { BackupFile } from './backup-file.js';
+import type { BackupFile, BackupState } from './backup-file.js';
 import { signalOf, type BackupClient } from './backup-person.js';
 import { isAway } from '../agent/repository-access.js';
 import type { BackupClock } from './backup-types.js';
@@ -40,7 +40,7 @@ export class LeaseKeeper {
     const { subscription } = file.state;
     const { lease } = await client.call('takeLease', {
       params: { subscription },
-      body: { mode, basedOn: file.state.head?.number ?? null },
+      body: { mode, basedOn: basedOn(file.state) },
       ...signalOf(signal),
     });
     await file.update((state) => ({ ...state, lease }));
@@ -50,10 +50,10 @@ export class LeaseKeeper {
   /** Says that this device is at work. Resolves also when the lease is lost or the server is away. */
   async beat(signal?: AbortSignal): Promise<void> {
     const { client, file, said } = this.#options;
-    const { subscription, lease, head } = file.state;
+    const { subscription, lease } = file.state;
     if (lease === null) return;
     try {
-      const body = { ...(await said()), basedOn: head?.number ?? null };
+      const body = { ...(await said()), basedOn: basedOn(file.state) };
       await client.call('heartbeat', { params: { subscription, lease }, body, ...signalOf(signal) });
     } catch (error) {
       if (hasCode(error, 'lease-lost')) await this.lost(lease, error);
@@ -92,6 +92,12 @@ export class LeaseKeeper {
     }
   }
 }
+
+/**
+ * The snapshot that the disks here lie on, which the repository keeps for this device. While the head is another state (one that another device
+ * saved, which what is here is to follow) it is an older one: that stays what was said last.
+ */
+const basedOn = ({ head, mustCommit }: BackupState): number | null => (mustCommit ? null : (head?.number ?? null));
 
 export const deviceNameOf = (error: CollectiveError): string => {
   const name = error.data['deviceName'];

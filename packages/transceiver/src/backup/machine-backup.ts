@@ -5,6 +5,8 @@
  *                         ▲                 │                                                meanwhile)
  *                         └── pack again ───┘        lease lost, another head: apart; everything stays as it is
  *
+ * Over 400 lines, because it is one state machine with all who wait for it.
+ *
  * `step` does one arrow and is safe to repeat after a kill anywhere in it; `run` does them as they come, and waits when
  * the repository is away. Seals may come at any time; steps, and the person's decisions, come one after the other.
  */
@@ -25,6 +27,7 @@ import { beginDisks, isHere } from './begin-disks.js';
 import { CommittedDisks } from './committed-disks.js';
 import { anyHere, disksToSeal, holds } from './disks-to-seal.js';
 import { LeaseKeeper } from './lease-keeper.js';
+import { LostLook } from './lost-base.js';
 import { packPending, type StepContext } from './pack-step.js';
 import { isCrowded, isSaved, withSealed } from './pending-seals.js';
 import { pinOne } from './pin-step.js';
@@ -53,6 +56,7 @@ export class MachineBackup {
   #failures = 0;
   #packings = 0;
   #isDirty = true;
+  readonly #lostLook = new LostLook();
   /** The last seal found no place. */
   #isLeftOut = false;
   /**
@@ -214,13 +218,20 @@ export class MachineBackup {
       if (pending.kind === 'sealed') {
         // First: with each commit the repository thins, and a version end of long ago would go before it is pinned.
         if (await pinOne(context, signal)) return 'more';
-        this.#activity = 'packing';
-        if ((await packPending(context, signal)) === undefined) this.#tell({ event: 'unchanged', machine: this.name });
-        return 'more';
+        return this.#pack(context, signal);
       }
       this.#activity = 'uploading';
       return this.#take(await uploadPending(context, this.leases, signal), context);
     });
+  }
+
+  async #pack(context: StepContext, signal: AbortSignal): Promise<'more'> {
+    this.#activity = 'packing';
+    const packed = await packPending(context, signal).catch(async (error: unknown) =>
+      this.#lostLook.explain(context, error, signal),
+    );
+    if (packed === undefined) this.#tell({ event: 'unchanged', machine: this.name });
+    return 'more';
   }
 
   /**
@@ -263,14 +274,15 @@ export class MachineBackup {
         this.#packings = 0;
         throw new CollectiveError('internal', `The snapshot of ${this.name} was packed again and again.`);
       case 'apart':
-        await this.#goApart(outcome);
+        await this.goApart(outcome);
         return 'apart';
       default:
         return outcome satisfies never;
     }
   }
 
-  async #goApart({ why, head, deviceName }: Omit<Extract<UploadOutcome, { kind: 'apart' }>, 'kind'>): Promise<void> {
+  /** Nothing is sent, and nothing dropped, until the person has chosen (continue.ts). Durable when it resolves. */
+  async goApart({ why, head, deviceName }: Omit<Extract<UploadOutcome, { kind: 'apart' }>, 'kind'>): Promise<void> {
     const since = this.parts.clock.nowSeconds();
     await this.#file.update((state) =>
       state.apart === null ? { ...state, apart: { why, since, head, deviceName: deviceName.slice(0, 100) } } : state,
@@ -284,7 +296,7 @@ export class MachineBackup {
     const hasOwn =
       this.parts.isRunning() || (pending !== null && pending.kind !== 'committed') || (await this.hasLeftovers());
     // A commit that is under way may have been in time: its own answer says more.
-    if (hasOwn && pending?.kind !== 'packed') await this.#goApart({ why: 'lease-lost', head: null, deviceName });
+    if (hasOwn && pending?.kind !== 'packed') await this.goApart({ why: 'lease-lost', head: null, deviceName });
     this.kick();
   }
 

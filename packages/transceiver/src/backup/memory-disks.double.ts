@@ -25,7 +25,12 @@ const TRIMMED = Buffer.alloc(GRANULE_BYTES);
 /** A block that is not at hand. */
 export type FetchBlock = (digest: Digest, file: BaseFile) => Promise<Buffer>;
 
-type Layer = { readonly id: string; readonly granules: Map<number, Buffer> };
+type Layer = {
+  readonly id: string;
+  readonly granules: Map<number, Buffer>;
+  /** Of granules that were not written as a whole: from and to of what was. The rest of their bytes is what lies below. */
+  readonly parts: Map<number, readonly [number, number]>;
+};
 type Disk = {
   readonly overlay: string;
   /** The initial user disk. */
@@ -34,6 +39,8 @@ type Disk = {
   /** From the bottom; the last one is open. */
   layers: Layer[];
   base: Digest | undefined;
+  /** Nothing of the committed state is at hand: each read of it asks the repository. */
+  isCold: boolean;
 };
 
 export class MemoryDisks implements SnapshotDisks {
@@ -59,7 +66,7 @@ export class MemoryDisks implements SnapshotDisks {
   /** `initial`: the initial user disk's bytes. */
   add(name: string, overlay: string, initial: Buffer): void {
     this.#disks.set(name, {
-      ...{ overlay, initial, base: undefined },
+      ...{ overlay, initial, base: undefined, isCold: false },
       committed: Buffer.from(initial),
       layers: [newLayer()],
     });
@@ -78,8 +85,13 @@ export class MemoryDisks implements SnapshotDisks {
     const now = contentOf(disk, disk.layers.length);
     now.set(bytes, byteOffset);
     const last = byteOffset + bytes.length - 1;
-    for (let granule = Math.floor(byteOffset / GRANULE_BYTES); granule * GRANULE_BYTES <= last; granule += 1)
-      top?.granules.set(granule, Buffer.from(now.subarray(granule * GRANULE_BYTES, (granule + 1) * GRANULE_BYTES)));
+    for (let granule = Math.floor(byteOffset / GRANULE_BYTES); granule * GRANULE_BYTES <= last; granule += 1) {
+      const start = granule * GRANULE_BYTES;
+      const part = [Math.max(0, byteOffset - start), Math.min(GRANULE_BYTES, last + 1 - start)] as const;
+      if (part[1] - part[0] === GRANULE_BYTES) top?.parts.delete(granule);
+      else if (top?.granules.has(granule) !== true || top.parts.has(granule)) top?.parts.set(granule, part);
+      top?.granules.set(granule, Buffer.from(now.subarray(start, start + GRANULE_BYTES)));
+    }
   }
 
   /** Whole granules become zero; nothing of them is held. */
@@ -100,6 +112,11 @@ export class MemoryDisks implements SnapshotDisks {
     return this.#disk(name).base;
   }
 
+  /** The cache of private blocks is empty, and stays so. */
+  chill(name: string): void {
+    this.#disk(name).isCold = true;
+  }
+
   async seal(name: string): Promise<{ readonly layer: string }> {
     const disk = this.#disk(name);
     await requireBase(disk);
@@ -117,6 +134,7 @@ export class MemoryDisks implements SnapshotDisks {
       diskBytes: content.length,
       read: async (target, byteOffset) => {
         if (byteOffset + target.length > content.length) throw new RangeError('reads beyond the disk');
+        if (disk.isCold) await this.#requireAtHand(disk, { layer, byteOffset, byteLength: target.length });
         this.readBytes += target.length;
         content.copy(target, 0, byteOffset);
       },
@@ -151,6 +169,29 @@ export class MemoryDisks implements SnapshotDisks {
     disk.base = base.name;
   }
 
+  async putOver(name: string, base: NamedBase): Promise<void> {
+    const disk = this.#disk(name);
+    const folder = await BaseFolder.open(disk.overlay);
+    const map = await folder.state((await folder.base(base.name)).file);
+    // What the map does not name any more.
+    const { kinds, blockBytes } = map;
+    for (const [index, kind] of kinds.entries())
+      if (kind === MAP_KIND.zero) disk.committed.fill(0, index * blockBytes, (index + 1) * blockBytes);
+    for (const { granules, parts } of disk.layers)
+      for (const [granule, [from, to]] of parts) {
+        const bytes = granules.get(granule);
+        if (bytes === undefined || kinds[Math.floor((granule * GRANULE_BYTES) / blockBytes)] !== MAP_KIND.zero)
+          continue;
+        bytes.fill(0, 0, from);
+        bytes.fill(0, to);
+      }
+    disk.base = base.name;
+  }
+
+  async liesOver(name: string): Promise<Digest | null> {
+    return this.#disk(name).base ?? null;
+  }
+
   async sealedLayers(name: string): Promise<readonly string[]> {
     return this.#disk(name)
       .layers.slice(0, -1)
@@ -168,6 +209,27 @@ export class MemoryDisks implements SnapshotDisks {
 
   async release(): Promise<void> {
     this.released += 1;
+  }
+
+  /** What no layer up to that one covers of these bytes is asked of the repository. Errors: `block-unavailable`. */
+  async #requireAtHand(
+    disk: Disk,
+    of: { readonly layer: string; readonly byteOffset: number; readonly byteLength: number },
+  ): Promise<void> {
+    if (disk.base === undefined) return;
+    const folder = await BaseFolder.open(disk.overlay);
+    const { file } = await folder.base(disk.base);
+    const map = await folder.state(file);
+    const layers = disk.layers.slice(0, upTo(disk, of.layer));
+    const last = of.byteOffset + of.byteLength - 1;
+    for (let granule = Math.floor(of.byteOffset / GRANULE_BYTES); granule * GRANULE_BYTES <= last; granule += 1) {
+      const digest = map.digestAt(Math.floor((granule * GRANULE_BYTES) / map.blockBytes));
+      if (digest === undefined || layers.some(({ granules, parts }) => granules.has(granule) && !parts.has(granule)))
+        continue;
+      await this.#fetch(digest, file).catch((cause: unknown) => {
+        throw new CollectiveError('block-unavailable', String(cause), { cause });
+      });
+    }
   }
 
   /** The bytes of a committed state. `held`: what is at hand. */
@@ -233,7 +295,7 @@ const requireBase = async ({ overlay, base }: Disk): Promise<void> => {
   await folder.baseMap(file);
 };
 
-const newLayer = (): Layer => ({ id: randomBytes(16).toString('hex'), granules: new Map() });
+const newLayer = (): Layer => ({ id: randomBytes(16).toString('hex'), granules: new Map(), parts: new Map() });
 
 /** How many layers there are up to and with that one. */
 const upTo = (disk: Disk, layer: string): number => {

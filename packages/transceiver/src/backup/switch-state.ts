@@ -38,7 +38,7 @@ export async function catchUp(backup: MachineBackup, parts: RestoreParts): Promi
   if (state.apart !== null) return 'apart';
   // An undo that is on its way goes first: the start that follows would drop it.
   if ((await isCurrent(backup, parts)) && !isUndone(backup.state)) return 'current';
-  if (!(await saveHere(backup, parts.signal))) return 'apart';
+  if (!(await saveOrPart(backup, parts))) return 'apart';
   // What was saved just now is the newest, unless there was nothing to save.
   if (await isCurrent(backup, parts)) return 'current';
   await backup.alone(async (context) => {
@@ -206,6 +206,16 @@ const followArrived = async (backup: MachineBackup, signal: AbortSignal | undefi
     if (givenUp === undefined) return false;
     const head = (await remoteSubscription(context.parts.person.client, subscription, signal))?.head ?? null;
     return head !== null && followGivenUp(context, head);
+  });
+
+/** As saveHere. What cannot be saved because the repository has lost what it lies on, while another device went on, is apart from that. */
+const saveOrPart = async (backup: MachineBackup, parts: RestoreParts): Promise<boolean> =>
+  saveHere(backup, parts.signal).catch(async (error: unknown) => {
+    if (!hasCode(error, 'base-lost') || (await isCurrent(backup, parts))) throw error;
+    const { subscription, head } = backup.state;
+    const { number, manifest, deviceName } = await newestSnapshot(parts, subscription, head ?? undefined);
+    await backup.goApart({ why: 'other-head', head: { number, manifest }, deviceName });
+    return false;
   });
 
 /** Steps until nothing is on its way. Errors: those of the steps. */

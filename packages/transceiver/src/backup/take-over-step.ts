@@ -6,6 +6,7 @@
 import { CollectiveError } from '@collective/shared';
 import { removeIfThere } from '../storage/durable-file.js';
 import type { CommittedPending } from './backup-file.js';
+import { adoptBases } from './lost-base.js';
 import { removeUnfinished } from './pack-snapshot.js';
 import { objectPath, type StepContext } from './pack-step.js';
 import { withoutPending } from './pending-seals.js';
@@ -46,6 +47,8 @@ export async function cleanUp({
 }: Pick<StepContext, 'parts' | 'file' | 'committed'>): Promise<void> {
   const { pending } = file.state;
   if (pending?.kind === 'committed') return;
+  // Else a base would go that an overlay names.
+  await adoptBases({ parts, file, committed });
   if (pending?.kind !== 'packed') {
     await removeIfThere(objectPath(parts.folder));
     await removeUnfinished(objectPath(parts.folder));

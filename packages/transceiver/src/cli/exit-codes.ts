@@ -50,6 +50,7 @@ const EXIT_CODE_OF: Partial<Readonly<Record<ErrorCode, ExitCode>>> = {
   'lease-held': 6,
   'lease-lost': 6,
   apart: 6,
+  'base-lost': 1,
   unsaved: 6,
   'wrong-offset': 1,
   exists: 6,

@@ -264,9 +264,12 @@ function addDataCommands(program: Command): void {
   program
     .command('continue')
     .argument('<name>')
-    .description('two devices went on from one state: say what becomes of what is here')
+    .description(
+      'two devices went on from one state, or the repository has lost what your disk lies on: say what becomes of what is here',
+    )
     .option('--here', 'this machine goes on; what the other saved stays among the snapshots')
     .option('--both', 'what is here becomes a subscription of its own')
+    .option('--discard', 'with --here: go on without what cannot be read any more; it is zeroes from now on')
     .action(async (name: string, _options, command: Command) => (await data()).continueHere(name, all(command)));
 }
 

@@ -64,9 +64,12 @@ export async function removeIfThere(path: string): Promise<void> {
   });
 }
 
-/** The local disk, or what the person may have of it, is used up: said by the file system, or by LevelDB, which says it in words. */
+/**
+ * The local disk, what the person may have of it, or what one file may have there, is used up: said by the file system, or by LevelDB, which
+ * says it in words.
+ */
 export const isNoRoom = (error: unknown): error is Error =>
-  isErrno(error, 'ENOSPC', 'EDQUOT') ||
+  isErrno(error, 'ENOSPC', 'EDQUOT', 'EFBIG') ||
   (error instanceof Error &&
     'code' in error &&
     String(error.code).startsWith('LEVEL_') &&

@@ -18,7 +18,7 @@ import { CPU_MODEL, MACHINE_TYPES } from '../machine/qemu-arguments.js';
 import type { QemuProcess } from '../machine/qemu-process.js';
 import type { QemuUser } from '../machine/qemu-user.js';
 import { field } from '../machine/qmp-client.js';
-import { isErrno } from '../storage/durable-file.js';
+import { isNoRoom } from '../storage/durable-file.js';
 import type { DiskKey } from './disk-keys.js';
 import { layersOf, type MemoryImage, type MemoryImages } from './memory-image.js';
 import type { MachineSpec } from './machine-spec.js';
@@ -175,7 +175,7 @@ async function intoFile<T>(path: string, write: (file: FileHandle) => Promise<T>
     await file.sync();
     return result;
   } catch (error) {
-    if (isErrno(error, 'ENOSPC', 'EDQUOT', 'EFBIG'))
+    if (isNoRoom(error))
       throw new CollectiveError('disk-full', `The local disk has no room for the memory of the machine`, {
         cause: error,
       });

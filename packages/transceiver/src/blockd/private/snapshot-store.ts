@@ -76,7 +76,10 @@ export class SnapshotStore extends HttpLine implements ChunkStore {
       }
     }
     if (failure !== undefined) throw failure;
-    throw missing(digest, `none of the ${objects.length} objects of ${subscription} has it`);
+    throw missing(
+      digest,
+      `the repository has it in none of the ${objects.length} objects of ${subscription}; stop the machine, and collective continue NAME --here says how much is lost`,
+    );
   }
 }
 

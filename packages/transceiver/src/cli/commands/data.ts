@@ -181,24 +181,26 @@ export async function restoreSubscription(name: string, options: GlobalOptions):
 
 export async function continueHere(
   name: string,
-  options: GlobalOptions & { readonly here?: boolean; readonly both?: boolean },
+  options: GlobalOptions & { readonly here?: boolean; readonly both?: boolean; readonly discard?: boolean },
 ): Promise<void> {
-  if ((options.here === true) === (options.both === true))
+  const { here, both, discard } = options;
+  if ((here === true) === (both === true) || (discard === true && here !== true))
     throw new CollectiveError(
       'usage',
-      'Say --here (this machine goes on, the other state stays as a snapshot) or --both (this machine’s becomes a subscription of its own).',
+      'Say --here (this machine goes on, the other state stays as a snapshot; with --discard without what is lost) or --both (this machine’s becomes a subscription of its own).',
     );
   const { client } = await findAgent(options);
   const reply = (await client.post(AGENT_PATHS.continue, {
     name,
-    which: options.here === true ? 'here' : 'both',
+    which: here === true ? 'here' : 'both',
+    ...(discard === true ? { discard } : {}),
   })) as ContinueReply;
   printResult(
     options,
     reply,
     reply.addedName === undefined
       ? `${name} goes on here. What the other device saved stays among its snapshots.`
-      : `What was here is ${reply.addedName} now; ${name} is what the other device saved.`,
+      : `What was here is ${reply.addedName} now; ${name} is what the repository has.`,
   );
 }
 
