@@ -19,7 +19,7 @@ export interface BlockStore {
 /** The same by stored form: what a repository, a mirror or a peer hands out. Nobody has checked the bytes. */
 export interface ChunkStore {
   /** The chunk of that digest, at most `chunkBytesMax(blockBytes)` long. Errors as BlockStore's, but `block-corrupt`. */
-  getChunk(request: BlockRequest, options: GetOptions): Promise<Buffer>;
+  getChunk(request: BlockRequest, options: GetChunkOptions): Promise<Buffer>;
 }
 
 /** One block as a reader asks for it. The digest decides what is right; the rest helps to place and bound it. */
@@ -57,6 +57,11 @@ export type GetOptions = {
   readonly rank: FetchRank;
   /** The waiter's own; a joined fetch stops only when its last waiter has left. */
   readonly signal?: AbortSignal;
+};
+
+export type GetChunkOptions = GetOptions & {
+  /** So many more bytes of the answer have come. */
+  readonly onBytes?: (byteLength: number) => void;
 };
 
 const neverRaised = (fetchClass: FetchClass): FetchRank => ({ fetchClass, onRaise: () => () => undefined });

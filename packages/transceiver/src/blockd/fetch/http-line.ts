@@ -71,6 +71,8 @@ export type HttpRequestOptions = {
   /** What will come, as far as is known: the time that it may take goes by it. */
   readonly expectedBytes: number;
   readonly signal: AbortSignal | undefined;
+  /** So many more bytes of the body have come. */
+  readonly onBytes?: ((byteLength: number) => void) | undefined;
 };
 
 export class HttpLine {
@@ -230,6 +232,7 @@ export class HttpLine {
                 }),
               );
             else parts.push(part);
+            options.onBytes?.(part.length);
           },
           onResponseEnd: () => {
             this.#patience = patienceAfter(this.#patience, { patience, wholeMs, tookMs: clock.nowMs() - beganMs });

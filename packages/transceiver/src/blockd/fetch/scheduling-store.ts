@@ -3,7 +3,7 @@
  * moves to the end of the better queue; one that is outstanding counts for its better class from then on.
  */
 import { CollectiveError } from '@collective/shared';
-import type { BlockRequest, ChunkStore, FetchClass, GetOptions } from '../block-store.js';
+import type { BlockRequest, ChunkStore, FetchClass, GetChunkOptions } from '../block-store.js';
 import {
   bulkBytesMax,
   CHUNK_BYTES_UNKNOWN,
@@ -17,8 +17,8 @@ import {
 /** Requests that wait for their turn, all classes together. */
 export const QUEUE_MAX = 65_536;
 
-/** `bytes`: what will come, as far as is known. */
-type Ticket = { fetchClass: FetchClass; readonly bytes: number; isOutstanding: boolean; start: () => void };
+/** `bytesLeft`: what will come, as far as is known. */
+type Ticket = { fetchClass: FetchClass; bytesLeft: number; isOutstanding: boolean; start: () => void };
 
 export class SchedulingStore implements ChunkStore {
   readonly #next: ChunkStore;
@@ -30,7 +30,7 @@ export class SchedulingStore implements ChunkStore {
     background: new Set(),
   };
   readonly #outstanding: Record<FetchClass, number> = { demand: 0, trace: 0, hoard: 0, background: 0 };
-  /** Outstanding, of all classes but demand. */
+  /** Still to come, of all classes but demand. */
   #bulkBytes = 0;
 
   /** `line`: what is known of it now. */
@@ -48,16 +48,19 @@ export class SchedulingStore implements ChunkStore {
     return this.#outstanding;
   }
 
-  async getChunk(request: BlockRequest, options: GetOptions): Promise<Buffer> {
+  async getChunk(request: BlockRequest, options: GetChunkOptions): Promise<Buffer> {
     const { rank, signal } = options;
     signal?.throwIfAborted();
-    const bytes = request.chunkBytes ?? (this.#line().chunkBytes || CHUNK_BYTES_UNKNOWN);
-    const ticket: Ticket = { fetchClass: rank.fetchClass, bytes, isOutstanding: false, start: () => undefined };
+    const bytesLeft = request.chunkBytes ?? (this.#line().chunkBytes || CHUNK_BYTES_UNKNOWN);
+    const ticket: Ticket = { fetchClass: rank.fetchClass, bytesLeft, isOutstanding: false, start: () => undefined };
     const stopListening = rank.onRaise(() => this.#raise(ticket, rank.fetchClass));
     try {
       await this.#turn(ticket, signal);
       signal?.throwIfAborted();
-      return await this.#next.getChunk(request, options);
+      return await this.#next.getChunk(request, {
+        ...options,
+        onBytes: (byteLength) => this.#came(ticket, byteLength),
+      });
     } finally {
       stopListening();
       if (ticket.isOutstanding) {
@@ -103,9 +106,19 @@ export class SchedulingStore implements ChunkStore {
     this.#count(ticket, 1);
   }
 
-  #count({ fetchClass, bytes }: Ticket, by: 1 | -1): void {
+  #count({ fetchClass, bytesLeft }: Ticket, by: 1 | -1): void {
     this.#outstanding[fetchClass] += by;
-    if (fetchClass !== 'demand') this.#bulkBytes += by * bytes;
+    if (fetchClass !== 'demand') this.#bulkBytes += by * bytesLeft;
+  }
+
+  /** The next request goes out before the last byte of this one has come: else the line stands still for a round trip. */
+  #came(ticket: Ticket, byteLength: number): void {
+    if (!ticket.isOutstanding) return;
+    const came = Math.min(ticket.bytesLeft, byteLength);
+    ticket.bytesLeft -= came;
+    if (ticket.fetchClass === 'demand') return;
+    this.#bulkBytes -= came;
+    this.#startMore();
   }
 
   get #bulk(): Bulk {

@@ -280,6 +280,32 @@ describe('scheduler', () => {
     );
   });
 
+  it('sends the next one before the last byte of what is outstanding has come', async () => {
+    const gated = new GatedStore();
+    // A line that holds next to nothing: one chunk of any length, and another when little of that is left.
+    const store = new SchedulingStore(gated, () => ({ roundTripMs: 40, bytesPerSecond: 187_500, chunkBytes: 20_000 }));
+    for (let number = 0; number < 3; number += 1)
+      store
+        .getChunk({ ...requestFor(digestOf(number)), chunkBytes: 60_000 }, { rank: RANK.trace })
+        .catch(() => undefined);
+    await settle();
+    expect(gated.calls.length).toBe(1);
+    gated.call(0).options.onBytes?.(30_000);
+    expect(gated.calls.length).toBe(1);
+    gated.call(0).options.onBytes?.(5_000);
+    await settle();
+    expect(gated.calls.length).toBe(2);
+    // More than was said: it counts for no other.
+    gated.call(0).options.onBytes?.(100_000);
+    await settle();
+    expect(gated.calls.length).toBe(2);
+    for (const call of gated.calls) call.resolve(bytes);
+    await settle();
+    gated.calls.at(-1)?.resolve(bytes);
+    await settle();
+    expect(store.outstanding.trace).toBe(0);
+  });
+
   it('lets demand pass everything that is queued', async () => {
     const gated = new GatedStore();
     const store = new SchedulingStore(gated, () => EIGHT_CHUNKS);

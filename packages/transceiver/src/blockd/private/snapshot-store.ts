@@ -3,7 +3,7 @@
  * what a disk reads was written last. When retention has rewritten an object meanwhile (`conflict`), its index is read again.
  */
 import { CollectiveError, type ChunkPlace, type Digest } from '@collective/shared';
-import type { BlockRequest, ChunkStore, GetOptions } from '../block-store.js';
+import type { BlockRequest, ChunkStore, GetChunkOptions } from '../block-store.js';
 import { HttpLine, type HttpLineOptions, type Repository } from '../fetch/http-line.js';
 import { chunkBytesMax } from '../fetch/http-store.js';
 import { orAborted } from '../fetch/single-flight-store.js';
@@ -31,7 +31,7 @@ export class SnapshotStore extends HttpLine implements ChunkStore {
     else this.#sources.set(id, source);
   }
 
-  async getChunk(request: BlockRequest, { rank, signal }: GetOptions): Promise<Buffer> {
+  async getChunk(request: BlockRequest, { rank, signal, onBytes }: GetChunkOptions): Promise<Buffer> {
     const { digest, blockBytes } = request;
     for (let attempt = 1; attempt <= TRIES_MAX; attempt += 1) {
       const { object, place } = await this.#find(request, signal);
@@ -44,6 +44,7 @@ export class SnapshotStore extends HttpLine implements ChunkStore {
         bodyBytesMax: place.chunkBytes,
         expectedBytes: place.chunkBytes,
         signal,
+        onBytes,
       });
       if (answer.status === 206 || answer.status === 200) {
         if (answer.body.length === place.chunkBytes) return answer.body;

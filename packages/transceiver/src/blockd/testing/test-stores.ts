@@ -1,6 +1,6 @@
 /** Stores for tests: from memory, with gates, counting, failing as told. They implement the real interfaces. */
 import { CollectiveError, type Digest } from '@collective/shared';
-import type { BlockRequest, BlockStore, ChunkStore, GetOptions } from '../block-store.js';
+import type { BlockRequest, BlockStore, ChunkStore, GetChunkOptions, GetOptions } from '../block-store.js';
 
 export const requestFor = (digest: Digest, blockBytes = 65_536): BlockRequest => ({
   digest,
@@ -26,14 +26,14 @@ export class MemoryStore implements BlockStore, ChunkStore {
       : Promise.resolve(found);
   }
 
-  getChunk(request: BlockRequest, options: GetOptions): Promise<Buffer> {
+  getChunk(request: BlockRequest, options: GetChunkOptions): Promise<Buffer> {
     return this.get(request, options);
   }
 }
 
 export type GatedCall = {
   readonly request: BlockRequest;
-  readonly options: GetOptions;
+  readonly options: GetChunkOptions;
   readonly resolve: (bytes: Buffer) => void;
   readonly reject: (error: Error) => void;
 };
@@ -53,7 +53,7 @@ export class GatedStore implements BlockStore, ChunkStore {
     });
   }
 
-  getChunk(request: BlockRequest, options: GetOptions): Promise<Buffer> {
+  getChunk(request: BlockRequest, options: GetChunkOptions): Promise<Buffer> {
     return this.get(request, options);
   }
 
