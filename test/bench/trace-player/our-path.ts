@@ -5,7 +5,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { decodeBootTrace, encodeBootTrace, encodeChangedPairs } from '@collective/shared';
+import { encodeChangedPairs, type DiskDescription } from '@collective/shared';
 import { ControlClient, type BlockdStatus } from '@collective/transceiver';
 import { Child } from '../../support/child.js';
 import { ROOT } from '../../support/paths.js';
@@ -22,7 +22,7 @@ const WAIT_MS = 5_000;
 const WARM_MS = 120_000;
 /** How the agent asks for maps (agent/disk-maps.ts). */
 const MAP_ENTRY_BYTES = 33;
-const WHOLE_MAP_BYTES_MAX = 2 ** 20;
+const WHOLE_MAP_BYTES_MAX = 2 ** 21 + 2 ** 16;
 const MAP_FANOUT = 128;
 const LEAVES_A_REQUEST = 512;
 
@@ -39,34 +39,47 @@ export class OurPath implements AsyncDisposable {
     this.#version = version;
   }
 
-  /** A blockd with an empty cache, which knows where the repository is and has no disk. */
+  /** A blockd with an empty cache, which knows where the repository is and has no disk, as it is after a login. */
   static async start(version: PublishedVersion, repositoryPort: number): Promise<OurPath> {
     const home = await mkdtemp(path.join(os.tmpdir(), 'player-'));
     const child = new Child('blockd', process.execPath, [BLOCKD, '--home', home, '--cache-reserve-bytes', '0']);
     const control = await ControlClient.connect(path.join(home, 'run/blockd.sock'), { waitMs: 60_000 });
     await control.request('repository', { origin: `http://127.0.0.1:${repositoryPort}` });
+    await control.request('status', {}); // its fetching thread is there, too
     return new OurPath(home, child, control, version);
   }
 
-  /** What a first start on this machine fetches before its disks can be attached; as the agent asks for it, one after the other. */
-  async fetchDescription(client: ServerClient): Promise<void> {
+  /**
+   * What a first start on this machine fetches before its disks can be attached, as the agent asks for it: heads, manifest, then maps beside
+   * boot traces. `isTraced`: the traces are asked for, and come back.
+   */
+  async fetchDescription(client: ServerClient, { isTraced }: { readonly isTraced: boolean }): Promise<Traces> {
     const { appliance, version, disks } = this.#version;
+    const traces = new Map<string, Buffer>();
     await client.expect(200, 'heads');
     await client.expect(200, 'versionManifest', { params: { name: appliance, version } });
+    await Promise.all(
+      disks.map(async ({ name, description }) => {
+        if (description.root === null) return;
+        const params = { name: appliance, version, disk: name };
+        const asked =
+          isTraced && description.kind === 'system' ? client.expect(200, 'bootTrace', { params }) : undefined;
+        await fetchMap(client, params, description);
+        if (asked !== undefined) traces.set(name, (await asked).body);
+      }),
+    );
+    return traces;
+  }
+
+  /** Tells the repository what this boot has touched. */
+  async tellTraces(client: ServerClient): Promise<void> {
+    const { appliance, version, disks } = this.#version;
     for (const { name, description } of disks) {
-      if (description.root === null) continue;
+      if (description.root === null || description.kind !== 'system') continue;
+      const file = path.join(this.#home, `${name}.trace`);
+      await this.#control.request('trace', { session: SESSION, disk: name, path: file });
       const params = { name: appliance, version, disk: name };
-      const blockCount = Math.ceil(description.diskBytes / description.blockBytes);
-      if (blockCount * MAP_ENTRY_BYTES < WHOLE_MAP_BYTES_MAX) {
-        await client.expect(200, 'diskMap', { params, query: { part: 'all' } });
-        continue;
-      }
-      await client.expect(200, 'diskMap', { params, query: { part: 'upper' } });
-      const leaves = Math.ceil(blockCount / MAP_FANOUT);
-      for (let first = 0; first < leaves; first += LEAVES_A_REQUEST) {
-        const positions = Array.from({ length: Math.min(LEAVES_A_REQUEST, leaves - first) }, (_none, at) => first + at);
-        await client.expect(200, 'diskMap', { params, query: { part: 'leaves', positions: positions.join(',') } });
-      }
+      await client.expect(200, 'addBootTrace', { params, body: await readFile(file) });
     }
   }
 
@@ -107,20 +120,6 @@ export class OurPath implements AsyncDisposable {
     await this.#control.request('trace-start', { session: SESSION });
   }
 
-  /** Of the system disks, with the lengths that the repository adds. */
-  async traces(): Promise<Traces> {
-    const traces = new Map<string, Buffer>();
-    for (const { name, description, chunkBytes } of this.#version.disks) {
-      if (description.root === null || description.kind !== 'system') continue;
-      const file = path.join(this.#home, `${name}.trace`);
-      await this.#control.request('trace', { session: SESSION, disk: name, path: file });
-      const trace = decodeBootTrace(await readFile(file));
-      const touches = trace.touches.map((touch) => ({ ...touch, chunkBytes: chunkBytes(touch.blockIndex) ?? 0 }));
-      traces.set(name, encodeBootTrace({ ...trace, touches }));
-    }
-    return traces;
-  }
-
   /** Throws the overlays away. */
   async detach(): Promise<void> {
     await this.#control.request('detach', { session: SESSION });
@@ -145,3 +144,21 @@ export class OurPath implements AsyncDisposable {
     await rm(this.#home, { recursive: true, force: true });
   }
 }
+
+const fetchMap = async (
+  client: ServerClient,
+  params: { readonly name: string; readonly version: number; readonly disk: string },
+  { diskBytes, blockBytes }: DiskDescription,
+): Promise<void> => {
+  const blockCount = Math.ceil(diskBytes / blockBytes);
+  if (blockCount * MAP_ENTRY_BYTES < WHOLE_MAP_BYTES_MAX) {
+    await client.expect(200, 'diskMap', { params, query: { part: 'all' } });
+    return;
+  }
+  await client.expect(200, 'diskMap', { params, query: { part: 'upper' } });
+  const leaves = Math.ceil(blockCount / MAP_FANOUT);
+  for (let first = 0; first < leaves; first += LEAVES_A_REQUEST) {
+    const positions = Array.from({ length: Math.min(LEAVES_A_REQUEST, leaves - first) }, (_none, at) => first + at);
+    await client.expect(200, 'diskMap', { params, query: { part: 'leaves', positions: positions.join(',') } });
+  }
+};

@@ -12,7 +12,7 @@ import { RANGE_SERVER } from '../boot/competitors.js';
 import { bootToLogin, type BlockNode, type BootImages } from '../boot/qemu-boot.js';
 import type { PlayedLink } from './links.js';
 import { NbdPlayerClient } from './nbd-player-client.js';
-import { OurPath, type Traces } from './our-path.js';
+import { OurPath } from './our-path.js';
 import { play, type PlayResult } from './player.js';
 import type { PublishedVersion } from './published-disks.js';
 import type { ReplayPlan } from './replay-plan.js';
@@ -63,7 +63,6 @@ export class TraceRuns {
     readonly seconds: number;
     readonly recording: RequestRecordingFile;
     readonly bytes: Buffer;
-    readonly traces: Traces;
   }> {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'recording-'));
     try {
@@ -76,10 +75,12 @@ export class TraceRuns {
         },
         atLogin: () => ours.stopRecording(file),
       });
-      const traces = await ours.traces();
+      const client = await this.#client();
+      await ours.tellTraces(client);
+      await client.close();
       await ours.detach();
       const bytes = await readFile(file);
-      return { seconds, recording: decodeRequestRecording(bytes), bytes, traces };
+      return { seconds, recording: decodeRequestRecording(bytes), bytes };
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
@@ -93,17 +94,21 @@ export class TraceRuns {
     return result;
   }
 
-  /** A replay through a fresh link into an empty cache, ahead of which the traces are fetched. */
-  async replayCold(link: PlayedLink, replay: Replay, traces?: Traces): Promise<PlayedColdRun> {
-    return await this.#cold(link, traces, (sockets) => playOn(sockets, replay)).then(({ result, ...run }) => ({
+  /** A replay through a fresh link into an empty cache; `isTraced`: what the recorded boot touched is fetched ahead of it. */
+  async replayCold(
+    link: PlayedLink,
+    replay: Replay,
+    { isTraced }: { readonly isTraced: boolean },
+  ): Promise<PlayedColdRun> {
+    return await this.#cold(link, { isTraced }, (sockets) => playOn(sockets, replay)).then(({ result, ...run }) => ({
       ...run,
       play: result,
     }));
   }
 
-  /** A real guest through a fresh link into an empty cache, ahead of which the traces are fetched. */
-  async bootCold(link: PlayedLink, traces?: Traces): Promise<ColdRun> {
-    const { result: _seconds, ...run } = await this.#cold(link, traces, (sockets) =>
+  /** The same with a real guest. */
+  async bootCold(link: PlayedLink, { isTraced }: { readonly isTraced: boolean }): Promise<ColdRun> {
+    const { result: _seconds, ...run } = await this.#cold(link, { isTraced }, (sockets) =>
       bootToLogin(this.#images, nodesOn(sockets)),
     );
     return run;
@@ -133,23 +138,25 @@ export class TraceRuns {
     }
   }
 
+  /** Somebody new. */
+  async #client(): Promise<ServerClient> {
+    const account = `player-${process.pid}-${(this.#accounts += 1)}`;
+    const link = await this.#repository.invite(account, 'publisher', { appliances: [APPLIANCE] });
+    return await ServerClient.join(link, account);
+  }
+
   async #cold<T>(
     profile: PlayedLink,
-    traces: Traces | undefined,
+    { isTraced }: { readonly isTraced: boolean },
     work: (sockets: ReadonlyMap<string, string>) => Promise<T>,
   ): Promise<ColdRun & { readonly result: T }> {
     await using link = await Link.open({ toPort: this.#repository.port, profile });
     // Logged in before the clock runs: only what a start fetches is counted.
-    const account = `player-${process.pid}-${(this.#accounts += 1)}`;
-    const client = await ServerClient.join(
-      await this.#repository.invite(account, 'publisher', { appliances: [APPLIANCE] }),
-      account,
-    );
+    const client = await this.#client();
     await client.moveTo(`http://127.0.0.1:${link.port}`);
     await using ours = await OurPath.start(this.#version, link.port);
     const startedMs = performance.now();
-    await ours.fetchDescription(client);
-    const sockets = await ours.attach(traces);
+    const sockets = await ours.attach(await ours.fetchDescription(client, { isTraced }));
     const preparedMs = performance.now();
     const result = await work(sockets);
     const endedMs = performance.now();

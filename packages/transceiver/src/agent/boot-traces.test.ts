@@ -1,10 +1,15 @@
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { CollectiveError, encodeBootTrace, type Digest, type ErrorCode } from '@collective/shared';
+import {
+  CollectiveError,
+  encodeBootTrace,
+  type Digest,
+  type ErrorCode,
+  type VersionManifest,
+} from '@collective/shared';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { BootTraces, type BootTracesOptions } from './boot-traces.js';
-import type { RunnableVersion } from './runnable-version.js';
 import { writeSettings } from './settings-file.js';
 
 const root = 'ab'.repeat(32) as Digest;
@@ -15,19 +20,15 @@ const traceOf = (...blocks: number[]): Buffer =>
     blockBytes: 65_536,
     touches: blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0, chunkBytes: 0 })),
   });
-const version = {
-  verified: {
-    manifest: {
-      appliance: 'demo',
-      version: 3,
-      disks: [
-        { name: 'system', kind: 'system', root },
-        { name: 'user', kind: 'user', root },
-        { name: 'empty', kind: 'system', root: null },
-      ],
-    },
-  },
-} as unknown as RunnableVersion;
+const manifest = {
+  appliance: 'demo',
+  version: 3,
+  disks: [
+    { name: 'system', kind: 'system', root },
+    { name: 'user', kind: 'user', root },
+    { name: 'empty', kind: 'system', root: null },
+  ],
+} as unknown as VersionManifest;
 
 let folder: string;
 let logged: string[];
@@ -79,24 +80,26 @@ const left = (): Promise<string[]> => readdir(path.join(folder, 'machines/mine/t
 describe('before a start', () => {
   it('the repository is asked for each system disk that has content, and its answer is kept for an outage', async () => {
     const { traces, kept } = desk(traceOf(5, 6));
-    expect(await traces.forStart(version, start)).toEqual(new Map([['system', traceOf(5, 6)]]));
+    expect(await traces.forStart(manifest, start)).toEqual(new Map([['system', traceOf(5, 6)]]));
     expect(kept.get(root)).toEqual(traceOf(5, 6));
-    expect(await traces.forStart(version, { ...start, isOnline: false })).toEqual(new Map([['system', traceOf(5, 6)]]));
+    expect(await traces.forStart(manifest, { ...start, isOnline: false })).toEqual(
+      new Map([['system', traceOf(5, 6)]]),
+    );
   });
 
   it.each(['not-found', 'repository-unreachable', 'internal'] as const)(
     '%s is answered by what is here',
     async (code) => {
       const { traces, kept } = desk(code);
-      expect(await traces.forStart(version, start)).toEqual(new Map());
+      expect(await traces.forStart(manifest, start)).toEqual(new Map());
       kept.set(root, traceOf(7));
-      expect(await traces.forStart(version, start)).toEqual(new Map([['system', traceOf(7)]]));
+      expect(await traces.forStart(manifest, start)).toEqual(new Map([['system', traceOf(7)]]));
     },
   );
 
   it('an answer that is no trace is none', async () => {
     const { traces, kept } = desk(Buffer.from('not a trace'));
-    expect(await traces.forStart(version, start)).toEqual(new Map());
+    expect(await traces.forStart(manifest, start)).toEqual(new Map());
     expect(kept.size).toBe(0);
     expect(logged.join()).toMatch(/boot trace of demo/);
   });
@@ -104,7 +107,7 @@ describe('before a start', () => {
   it('a start that is given up is not held', async () => {
     const { traces } = desk(undefined);
     const ended = new AbortController();
-    const asked = traces.forStart(version, { isOnline: true, signal: ended.signal });
+    const asked = traces.forStart(manifest, { isOnline: true, signal: ended.signal });
     ended.abort(new Error('given up'));
     await expect(asked).rejects.toThrow('given up');
   });

@@ -7,11 +7,10 @@
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CollectiveError, decodeBootTrace, hasCode, type BootTrace } from '@collective/shared';
+import { CollectiveError, decodeBootTrace, hasCode, type BootTrace, type VersionManifest } from '@collective/shared';
 import type { RepositoryClient } from '../repository/repository-client.js';
 import { isErrno, readIfThere, removeIfThere } from '../storage/durable-file.js';
 import type { ObjectCache } from './object-cache.js';
-import type { RunnableVersion } from './runnable-version.js';
 import { readSettings } from './settings-file.js';
 import { recordedDisk } from './subscription.js';
 
@@ -43,10 +42,9 @@ export class BootTraces {
 
   /** What is to be fetched ahead of the guest, by disk. Never fails. */
   async forStart(
-    version: RunnableVersion,
+    manifest: VersionManifest,
     { isOnline, signal }: { readonly isOnline: boolean; readonly signal: AbortSignal },
   ): Promise<ReadonlyMap<string, Buffer>> {
-    const { manifest } = version.verified;
     const system = manifest.disks.filter(({ kind, root }) => kind === 'system' && root !== null);
     const traces = new Map<string, Buffer>();
     await Promise.all(

@@ -23,8 +23,8 @@ import {
 import type { RepositoryClient } from '../repository/repository-client.js';
 import type { ObjectCache } from './object-cache.js';
 
-/** A map that is smaller than this is asked for as a whole. */
-const WHOLE_BYTES_MAX = 1024 * 1024;
+/** A map that is smaller than this is asked for as a whole: of 4 GiB in blocks of 64 KiB. One batch holds it even where nothing of it can be compressed. */
+const WHOLE_BYTES_MAX = 2 * 1024 * 1024 + 65_536;
 /** Leaves of one request: 512 × 4,136 bytes stay below a batch. */
 const LEAVES_A_REQUEST = 512;
 const FANOUT = 128;

@@ -1,4 +1,5 @@
 /** A version as it can be run or exported: its manifest verified, the maps of all its disks at hand and verified. */
+import type { VersionManifest } from '@collective/shared';
 import { loadDiskMap } from './disk-maps.js';
 import type { PlannedDisk } from './machine-port.js';
 import type { ObjectCache } from './object-cache.js';
@@ -16,7 +17,13 @@ export async function runnableVersion(
     /** The version is a candidate, and who wants it publishes the appliance. */
     readonly asPublisher?: true;
   },
-  options: { readonly session: Session; readonly objects: ObjectCache; readonly signal: AbortSignal },
+  options: {
+    readonly session: Session;
+    readonly objects: ObjectCache;
+    readonly signal: AbortSignal;
+    /** Before the maps are asked for. */
+    readonly onVerified?: (manifest: VersionManifest) => void;
+  },
 ): Promise<RunnableVersion> {
   const { name, version, isOnline } = wanted;
   const { session, objects, signal } = options;
@@ -28,9 +35,13 @@ export async function runnableVersion(
         ? await session.trust.candidateAsPublisher(name, version, source)
         : await session.trust.version(name, version, source);
   const { manifest } = verified;
+  options.onVerified?.(manifest);
   const client = isOnline ? session.client : undefined;
-  const disks: PlannedDisk[] = [];
-  for (const description of manifest.disks)
-    disks.push({ description, map: await loadDiskMap({ manifest, disk: description, objects, client, signal }) });
+  const disks = await Promise.all(
+    manifest.disks.map(async (description): Promise<PlannedDisk> => {
+      const map = await loadDiskMap({ manifest, disk: description, objects, client, signal });
+      return { description, map };
+    }),
+  );
   return { verified, disks };
 }

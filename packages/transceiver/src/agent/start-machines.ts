@@ -1,5 +1,5 @@
 /** `collective start`: what is suspended goes on, the rest begins with the version that was asked for, verified here. */
-import { CollectiveError, hasCode } from '@collective/shared';
+import { CollectiveError, hasCode, type VersionManifest } from '@collective/shared';
 import type { JobContext } from './agent-server.js';
 import type { StartedMachine, StartRequest } from './agent-types.js';
 import { START_BYTES, START_BYTES_A_DISK, withRoom } from './local-room.js';
@@ -84,7 +84,12 @@ async function startEach(
     const appliance = data.applianceOf(name);
     const isOnline = source !== undefined;
     const wanted = { name: appliance, ...(version === undefined ? {} : { version }), isOnline };
-    const found = await runnableVersion(wanted, { session, objects, signal: job.signal }).catch(
+    let traces: Promise<ReadonlyMap<string, Buffer>> = Promise.resolve(new Map());
+    const onVerified = (manifest: VersionManifest): void => {
+      traces = data.traces.forStart(manifest, { isOnline, signal: job.signal });
+      traces.catch(() => undefined); // aborted: so is what is awaited first
+    };
+    const found = await runnableVersion(wanted, { session, objects, signal: job.signal, onVerified }).catch(
       async (error: unknown) => {
         throw wanted.isOnline ? error : await withAtHand(error, appliance, parts);
       },
@@ -96,12 +101,11 @@ async function startEach(
     if (!wanted.isOnline) await sayWhatIsMissing(appliance, manifest.version, parts);
     job.signal.throwIfAborted();
     job.emit({ event: 'progress', step: 'start', text: `Starting ${name}@${String(manifest.version)}` });
-    const traces = await data.traces.forStart(found, { isOnline, signal: job.signal });
     const isTakenOver = request.takeOver === true;
     const wish = { name, appliance, version: found, isOnline, isTakenOver, job };
     const notes = await data.start(wish, async ({ bases, notes: mine }) => {
       const plan = {
-        ...{ name, appliance, disks, blocks, bases, traces },
+        ...{ name, appliance, disks, blocks, bases, traces: await traces },
         // After the news: another device may have unlocked some, or have begun a new epoch.
         diskKeys: session.diskKeys,
         blockKeys: session.blockKeys,
