@@ -7,6 +7,7 @@
  *   seen.json            what this machine has seen of the repository: nothing older is accepted        0600
  *   seen-profile.json    the newest profile that it has seen: nothing older is accepted                0600
  *   device-locked-*.json devices of before a reset: they open what it locked (collective unlock)       0600
+ *   hoard.json           versions that are kept whole (agent/hoard-file.ts)                                0600
  *   settings.json        what the person has set for this machine (agent/settings-file.ts)                     0600
  *   only-for-now.json    somebody is here only for now, or is being removed (agent/temporary-home.ts)            0600
  *   agent.lock           held by the one agent of this home (storage/local-lock.ts)                     0600
@@ -46,6 +47,7 @@ export type Home = {
   readonly seenFile: string;
   readonly seenProfileFile: string;
   readonly settingsFile: string;
+  readonly hoardFile: string;
   readonly agentLock: string;
   readonly trustDirectory: string;
   readonly objectsDirectory: string;
@@ -96,6 +98,7 @@ export async function openHome(directory: string, environment: NodeJS.ProcessEnv
     seenFile: inHome('seen.json'),
     seenProfileFile: inHome('seen-profile.json'),
     settingsFile: inHome('settings.json'),
+    hoardFile: inHome('hoard.json'),
     agentLock: inHome('agent.lock'),
     trustDirectory: inHome('trust'),
     objectsDirectory: inHome('objects'),

@@ -47,6 +47,7 @@ export const stopBody = strict({
   discard: Type.Optional(Type.Boolean()),
 });
 export const suspendBody = strict({ names });
+export const hoardBody = strict({ name: reference, isOff: Type.Optional(Type.Boolean()) });
 export const settingsBody = strict({ tellTraces: Type.Optional(Type.Boolean()) });
 export const consoleQuery = strict({ name: reference });
 export const publishBody = strict({

@@ -44,6 +44,7 @@ import {
   versionBody,
   consoleQuery,
   exportBody,
+  hoardBody,
   loginBody,
   loginPrepareBody,
   logoutBody,
@@ -190,6 +191,9 @@ function serveVersions(app: LocalApi, versions: VersionsCalls): void {
     await versions.setMandatory(body);
     return {};
   });
+  app.post(AGENT_PATHS.hoard, { schema: { body: hoardBody } }, async ({ body }, reply) =>
+    runJob(reply, async (job) => versions.hoard(body, job)),
+  );
   app.post(AGENT_PATHS.updates, { schema: { body: updatesBody } }, async ({ body }) => versions.updates(body));
 }
 

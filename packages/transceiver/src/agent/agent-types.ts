@@ -31,6 +31,7 @@ export const AGENT_PATHS = {
   export: '/v1/exports',
   scrub: '/v1/scrub',
   settings: '/v1/settings',
+  hoard: '/v1/hoard',
   password: '/v1/password',
   recoveryCode: '/v1/recovery-code',
   recoveryCodeConfirm: '/v1/recovery-code/confirm',
@@ -266,6 +267,16 @@ export type BlockPathStatus = {
 
 /** `start`: go over the cache now and say how it goes. `everyDays`: how often it is gone over by itself; 0: never. */
 export type ScrubRequest = { readonly start: boolean; readonly everyDays?: number };
+
+/** Keep a version whole on this machine (NAME or NAME@VERSION), or (`isOff`) no longer. */
+export type HoardRequest = { readonly name: string; readonly isOff?: boolean };
+/** `version`: null when it is not kept any more. `bytes`: uncompressed. */
+export type HoardReply = {
+  readonly name: string;
+  readonly version: number | null;
+  readonly blocks: number;
+  readonly bytes: number;
+};
 
 export type PublishRequest = {
   readonly name: string;

@@ -39,6 +39,7 @@ const leaveEverything = async (): Promise<void> => {
     ...[
       'seen-profile.json',
       'settings.json',
+      'hoard.json',
       'supervisor-repository.json',
       'trust/1',
       'objects/000005.log',

@@ -20,7 +20,7 @@ import { isErrno, readIfThere, writeDurably } from '../storage/durable-file.js';
 const codec = documentCodec(strictObject({ format: Type.Literal(1) }), { what: 'only-for-now.json', bytesMax: 256 });
 
 /** Files of the person, with what a broken off write of them left beside them. */
-const FILES = /^(device(-locked-[0-9a-f]{16})?|seen|seen-profile|settings|supervisor-repository)\.json(\..+)?$/;
+const FILES = /^(device(-locked-[0-9a-f]{16})?|hoard|seen|seen-profile|settings|supervisor-repository)\.json(\..+)?$/;
 /** Folders that are emptied. Not `cache`: it holds published blocks by digest, and names nobody. */
 const FOLDERS = ['trust', 'objects', 'machines', 'uploads', 'exports', 'private'];
 

@@ -78,10 +78,10 @@ export const describeAtHand = ({ bytes, missingBytes }: VersionAtHand): string =
     : `missing ${megabytes(missingBytes)} of ${megabytes(bytes)}`;
 
 /** The blocks of all its disks; undefined when its manifest or a map is not at hand. */
-async function blocksOf(
+export async function blocksOf(
   name: string,
   version: number,
-  { objects, machinesDirectory }: AtHandParts,
+  { objects, machinesDirectory }: Pick<AtHandParts, 'objects' | 'machinesDirectory'>,
 ): Promise<BlockList[] | undefined> {
   try {
     const digest = objects.verifiedManifest(name, version);

@@ -2,6 +2,8 @@
 import { CollectiveError, hasCode } from '@collective/shared';
 import type { JobContext } from './agent-server.js';
 import type {
+  HoardReply,
+  HoardRequest,
   CandidateRow,
   CandidatesRequest,
   DiscardMaintenanceRequest,
@@ -23,6 +25,7 @@ import { changeCandidates, promoteCandidate } from '../publish/candidates.js';
 import { publishMaintained } from '../publish/publish-maintained.js';
 import { allowedPublishingKey } from '../publish/publishing-key.js';
 import { withdrawVersion } from '../publish/withdraw-version.js';
+import { hoard } from './hoard.js';
 import type { MachinePort } from './machine-port.js';
 import { Maintenance, maintenanceMachine } from './maintenance.js';
 import type { ObjectCache } from './object-cache.js';
@@ -40,6 +43,7 @@ export interface VersionsCalls {
   withdraw(request: WithdrawRequest, job: JobContext): Promise<WithdrawReply>;
   setMandatory(request: MandatoryRequest): Promise<void>;
   updates(request: UpdatesRequest): Promise<UpdatesReply>;
+  hoard(request: HoardRequest, job: JobContext): Promise<HoardReply>;
 }
 
 export type VersionsDeskOptions = {
@@ -77,6 +81,13 @@ export class VersionsDesk implements VersionsCalls {
       await this.#options.machines.waitForConsole(machine, { text: request.waitFor, timeoutMs, signal: job.signal });
     }
     return reply;
+  }
+
+  async hoard(request: HoardRequest, job: JobContext): Promise<HoardReply> {
+    const session = this.#options.session();
+    return this.#options.asJob(`the hoarding of ${request.name}`, async () =>
+      hoard(request, { ...this.#options, session, job }),
+    );
   }
 
   async #start(session: Session, request: MaintainRequest, job: JobContext): Promise<MaintainReply> {

@@ -23,6 +23,7 @@ import { FaultCounters, faultOfRequest, sumFaults } from './faults.js';
 import type { FetchClientEvents } from './fetch/fetch-client.js';
 import { FetchThread } from './fetch/fetch-thread.js';
 import type { FetchStatus } from './fetch/thread-messages.js';
+import { digestsOf, hoardBlocks } from './hoard-blocks.js';
 import { PrivateHalf } from './private/private-half.js';
 import { encodeRequestRecording } from './request-recording-codec.js';
 import { SessionRecordings } from './session-recordings.js';
@@ -42,6 +43,8 @@ export type BlockdOptions = {
 /** Reasons that are remembered for blocks that have not come. */
 const TROUBLES_MAX = 4096;
 const WARM_TIMEOUT_MS = 30_000;
+/** 8,192 blocks at once: whoever wants more asks again. */
+const HOARD_LIST_BYTES_MAX = 8_192 * 32;
 /** Of nearly all published disks. */
 const USUAL_BLOCK_BYTES = 65_536;
 
@@ -174,6 +177,18 @@ export class Blockd {
         const { blockBytes, path } = request.params;
         await this.#openBlockSize(blockBytes);
         return await countMissing(this.#options.fileSystem, path, this.#store.reader(blockBytes));
+      }
+      case 'hoard': {
+        const { blockBytes } = request.params;
+        await this.#openBlockSize(blockBytes);
+        await hoardBlocks(await this.#readDigests(request.params.path), { blockBytes, fetcher: this.#fetcher });
+        return {};
+      }
+      case 'release': {
+        const { blockBytes } = request.params;
+        await this.#openBlockSize(blockBytes);
+        await this.#fetcher.pin(await this.#readDigests(request.params.path), { blockBytes, isPinned: false });
+        return {};
       }
       case 'scrub':
         await this.#private.client?.scrub(request.params);
@@ -331,6 +346,12 @@ export class Blockd {
     const file = recording.stop();
     await this.#writeAnswer(path, encodeRequestRecording(file));
     return { requests: file.requests.length, truncated: file.truncated };
+  }
+
+  async #readDigests(path: string): Promise<Digest[]> {
+    const list = await this.#options.fileSystem.readWhole(path, HOARD_LIST_BYTES_MAX);
+    if (list === undefined) throw new CollectiveError('not-found', `there is no list of blocks ${path}`);
+    return digestsOf(list);
   }
 
   /** What is too long for the control socket. */

@@ -381,6 +381,14 @@ function addServiceCommands(program: Command): void {
     .option('--every <DAYS>', 'only set how often this happens by itself, in the background (default 7; 0: never)')
     .action(async (_options, command: Command) => (await import('./commands/scrub.js')).scrub(all(command)));
   program
+    .command('hoard')
+    .argument('<reference>', 'NAME or NAME@VERSION')
+    .description('bring a version in whole and keep it on this machine, so that it runs without the repository')
+    .option('--off', 'keep it no longer: it stays as long as there is room')
+    .action(async (reference: string, _options, command: Command) =>
+      (await import('./commands/hoard.js')).hoard(reference, all(command)),
+    );
+  program
     .command('settings')
     .description('what is set for this machine; without an option it is only shown')
     .option(

@@ -168,6 +168,18 @@ export class CacheWriter {
     }
   }
 
+  /** How many of the blocks are here; those are never evicted from now on, or as others again. */
+  setPinned(of: {
+    readonly digests: readonly Digest[];
+    readonly blockBytes: number;
+    readonly isPinned: boolean;
+  }): number {
+    const file = this.#files.get(of.blockBytes);
+    const found = of.digests.filter((digest) => file?.setPinned(digest, of.isPinned) === true);
+    if (found.length > 0) this.#scheduleTable();
+    return found.length;
+  }
+
   drop(request: { readonly digest: Digest; readonly blockBytes: number }): void {
     const file = this.#files.get(request.blockBytes);
     if (file === undefined || !file.has(request.digest)) return;

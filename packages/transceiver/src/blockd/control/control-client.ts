@@ -18,6 +18,7 @@ const LONG_MS: Partial<Readonly<Record<ControlMethod, number>>> = {
   seal: 300_000,
   'changed-blocks': 300_000,
   rebase: 3_600_000,
+  hoard: 3_600_000,
 };
 
 export class ControlClient {

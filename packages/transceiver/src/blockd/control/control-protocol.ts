@@ -28,6 +28,8 @@
  * | recording-start | session | from now on what is asked of the session's disks is recorded, of those too that are attached later; `exists` |
  * | recording-stop | session, path | writes the recording (docs/formats/request-recording.md) to the file; requests, truncated; `not-found` |
  * | missing | blockBytes, path | of the blocks that the file names (32-byte digests, one after the other): blocks, and how many are not in the cache |
+ * | hoard | blockBytes, path | when the blocks that the file names (as above) are in the cache, where they stay until `release`; `disk-full` when there is no room |
+ * | release | blockBytes, path | those blocks are evicted as others again |
  * | touched-blocks | session, disk, blockBytes, path | writes the numbers of the blocks that the disk's overlay touches, while nobody writes to it: u32 LE, ascending; blocks (count); `not-found` without an overlay |
  * | scrub | start, stop, everyDays | begins a pass over the cache now; stops it (it goes on slowly later); sets how often one begins by itself (0: never); ScrubStatus |
  * | events | | from now on this connection gets events |
@@ -150,6 +152,8 @@ export const CONTROL_METHODS = {
   'recording-start': strict({ session: name }),
   'recording-stop': strict({ session: name, path }),
   missing: strict({ blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), path }),
+  hoard: strict({ blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), path }),
+  release: strict({ blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), path }),
   'touched-blocks': strict({
     session: name,
     disk: name,
@@ -239,6 +243,8 @@ export type ControlResults = {
   readonly 'recording-start': Record<string, never>;
   readonly 'recording-stop': { readonly requests: number; readonly truncated: boolean };
   readonly missing: { readonly blocks: number; readonly missing: number };
+  readonly hoard: Record<string, never>;
+  readonly release: Record<string, never>;
   readonly 'touched-blocks': { readonly blocks: number };
   readonly scrub: ScrubStatus;
   readonly events: Record<string, never>;

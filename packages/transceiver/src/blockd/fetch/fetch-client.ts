@@ -105,6 +105,15 @@ export class FetchClient implements CacheFiller {
     return answer.kind === 'filled' && answer.isInCache;
   }
 
+  /** How many of the blocks are in the cache: those are never evicted from now on, or as others again. */
+  async pin(
+    digests: readonly Digest[],
+    { blockBytes, isPinned }: { readonly blockBytes: number; readonly isPinned: boolean },
+  ): Promise<number> {
+    const answer = await this.#ask({ kind: 'pin', id: this.#nextId, digests, blockBytes, isPinned });
+    return answer.kind === 'pinned' ? answer.count : 0;
+  }
+
   addKeys(blockKeys: BlockKeys): void {
     this.#requests.add({ kind: 'keys', blockKeys });
   }

@@ -125,6 +125,11 @@ export class FetchService {
       case 'fill':
         void this.#answer(message.id, () => this.#fill(message));
         return;
+      case 'pin':
+        void this.#answer(message.id, () =>
+          Promise.resolve({ kind: 'pinned', id: message.id, count: this.#cache.setPinned(message) }),
+        );
+        return;
       case 'keys':
         if ('ring' in this.#chain) this.#chain.ring.add(message.blockKeys);
         this.#chain.retrying.retryNow();

@@ -52,6 +52,14 @@ export type ToFetcher =
       readonly request: BlockRequest;
       readonly bytes: Uint8Array<ArrayBuffer>;
     }
+  /** Never evicted from now on, or as others again. */
+  | {
+      readonly kind: 'pin';
+      readonly id: number;
+      readonly digests: readonly Digest[];
+      readonly blockBytes: number;
+      readonly isPinned: boolean;
+    }
   /** Of private blocks: more keys, and what the `source` of requests stands for. */
   | { readonly kind: 'keys'; readonly blockKeys: BlockKeys }
   | { readonly kind: 'source'; readonly source: string; readonly snapshots: SnapshotSource | undefined }
@@ -98,6 +106,7 @@ export const sentError = (error: unknown): SentError =>
 export type FromFetcher =
   | { readonly kind: 'brought'; readonly id: number; readonly bytes?: Uint8Array<ArrayBuffer> }
   | { readonly kind: 'filled'; readonly id: number; readonly isInCache: boolean }
+  | { readonly kind: 'pinned'; readonly id: number; readonly count: number }
   | { readonly kind: 'failed'; readonly id: number; readonly error: SentError }
   | { readonly kind: 'opened'; readonly id: number; readonly memory: SlotMemory }
   | { readonly kind: 'status'; readonly id: number; readonly status: FetchStatus }
