@@ -33,6 +33,7 @@ import { closeShown, openedSnapshot } from './opened-snapshot.js';
 import { refuseRenamed } from './own-names.js';
 import type { PersonData } from './person-data.js';
 import type { Session } from './session.js';
+import { snapshotRows } from './snapshot-rows.js';
 import { Subscription } from './subscription.js';
 
 export type DataDeskOptions = {
@@ -53,9 +54,9 @@ export class DataDesk implements DataCalls {
 
   async snapshots(name: string, which: 'kept' | 'deleted'): Promise<SnapshotsReply> {
     return this.#options.beside(async (session, data) => {
-      const { subscription, head } = data.backup(name).state;
+      const { subscription } = data.backup(name).state;
       const rows = await session.client.call('snapshots', { params: { subscription }, query: { which } });
-      return { name, snapshots: rows.map((row) => ({ ...row, isHead: row.number === head?.number })) };
+      return { name, snapshots: snapshotRows(rows, which) };
     });
   }
 
