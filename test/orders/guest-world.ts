@@ -93,8 +93,16 @@ class GuestDevice implements OrderDevice {
     await this.person.json(['stop', this.#name]);
   }
 
+  /** Two signals to the link that come at once may be taken in either order: so this one is waited for. */
   async disconnect(): Promise<void> {
     this.#link.down();
+    const url = `http://127.0.0.1:${this.#link.port}/`;
+    await eventually('the link is down', SETTLED_MS, async () =>
+      fetch(url).then(
+        async (reply) => reply.body?.cancel(),
+        () => true,
+      ),
+    );
   }
 
   /** Which the agent learns from the first request that is answered. */

@@ -2,10 +2,10 @@
 import { CollectiveError, hasCode } from '@collective/shared';
 import { BLOCK_BYTES } from '@collective/repository-server';
 import { catchUp, continueHere, keepBoth, prepareStart } from '@collective/transceiver';
-import { DISK, INITIAL_BYTES, type BackupLab, type Transceiver } from '../backup/backup-lab.js';
+import { DISK, INITIAL_BYTES, BackupLab, type Transceiver } from '../backup/backup-lab.js';
 import { unreachable } from '../backup/injected-client.js';
 import type { History, OrderDevice, OrderWorld, Settled } from './live-through.js';
-import { WHO } from './moves.js';
+import { WHO, type Who } from './moves.js';
 import { OrderDisk, sectorOf, type Marks } from './order-disk.js';
 
 /** `at-once`: the backup does after each move all that it can; `late`: only when it is waited for. */
@@ -120,13 +120,32 @@ class MemoryDevice implements OrderDevice {
   }
 }
 
-/** Both hold the same snapshot, and nobody has the lease. */
-export const openMemoryWorld = async (
-  lab: BackupLab,
-  [first, second]: readonly [Transceiver, Transceiver],
-  pace: Pace,
-): Promise<OrderWorld> => {
-  const homes = { a: lab.emptyHome(first), b: lab.emptyHome(second) };
+export class MemoryWorlds implements AsyncDisposable {
+  readonly #lab: BackupLab;
+  readonly #of: Readonly<Record<Who, Transceiver>>;
+
+  private constructor(lab: BackupLab, of: Readonly<Record<Who, Transceiver>>) {
+    this.#lab = lab;
+    this.#of = of;
+  }
+
+  static async open(): Promise<MemoryWorlds> {
+    const lab = await BackupLab.open();
+    return new MemoryWorlds(lab, { a: await lab.transceiver(), b: await lab.transceiver() });
+  }
+
+  /** Both hold the same snapshot, and nobody has the lease. */
+  async world(pace: Pace): Promise<OrderWorld> {
+    return openWorld(this.#lab, this.#of, pace);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#lab[Symbol.asyncDispose]();
+  }
+}
+
+const openWorld = async (lab: BackupLab, of: Readonly<Record<Who, Transceiver>>, pace: Pace): Promise<OrderWorld> => {
+  const homes = { a: lab.emptyHome(of.a), b: lab.emptyHome(of.b) };
   await homes.a.create();
   await homes.a.save('start');
   await homes.a.backup.leases.release();

@@ -2,24 +2,17 @@
  * Two transceivers, one subscription: every order of moves of the small model, over disks in memory. ORDER_MOVES=n: of so many moves, each
  * order at both paces; without it each at one of them, in turn. Real guests are in guest-orders.integ.ts.
  */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { BackupLab, INITIAL_BYTES, type Transceiver } from '../backup/backup-lab.js';
+import { describe, expect, test } from 'vitest';
+import { INITIAL_BYTES } from '../backup/backup-lab.js';
 import { liveThrough, type OrderDevice, type OrderWorld } from './live-through.js';
-import { DISK_OF_ORDERS, openMemoryWorld, type Pace } from './memory-world.js';
+import { DISK_OF_ORDERS, MemoryWorlds, type Pace } from './memory-world.js';
 import { MOVES_WITH_GUESTS, ordersOf, wordsOf, type Order } from './moves.js';
 
 const LONG = process.env['ORDER_MOVES'];
 const MOVES = Number(LONG ?? 3);
+/** Its clock stands still: of one account it takes so many requests and no more. */
+const ORDERS_OF_A_SERVER = 100;
 const PACES: readonly Pace[] = ['at-once', 'late'];
-
-let lab: BackupLab;
-let devices: readonly [Transceiver, Transceiver];
-
-beforeAll(async () => {
-  lab = await BackupLab.open();
-  devices = [await lab.transceiver(), await lab.transceiver()];
-});
-afterAll(async () => lab[Symbol.asyncDispose]());
 
 test('the model has every order once: steals back and forth, of what is suspended, of what is away', () => {
   const orders = ordersOf(MOVES_WITH_GUESTS).map(wordsOf);
@@ -39,7 +32,11 @@ test.each(PACES.map((pace, turn) => ({ pace, turn })))(
   async ({ pace, turn }) => {
     const orders = ordersOf(MOVES).filter((_, index) => LONG !== undefined || index % PACES.length === turn);
     expect(orders.length).toBeGreaterThan(0);
-    for (const order of orders) await liveThrough(await openMemoryWorld(lab, devices, pace), order);
+    for (let from = 0; from < orders.length; from += ORDERS_OF_A_SERVER) {
+      await using worlds = await MemoryWorlds.open();
+      for (const order of orders.slice(from, from + ORDERS_OF_A_SERVER))
+        await liveThrough(await worlds.world(pace), order);
+    }
   },
   LONG === undefined ? 600_000 : 86_400_000,
 );
@@ -49,8 +46,10 @@ describe('the judge refuses', () => {
     { who: 'a', deed: 'starts' },
     { who: 'b', deed: 'steals' },
   ];
-  const through = async (change: (world: OrderWorld) => OrderWorld): Promise<void> =>
-    liveThrough(change(await openMemoryWorld(lab, devices, 'at-once')), ORDER);
+  const through = async (change: (world: OrderWorld) => OrderWorld): Promise<void> => {
+    await using worlds = await MemoryWorlds.open();
+    await liveThrough(change(await worlds.world('at-once')), ORDER);
+  };
   /** The device does something else there. */
   const having = ({ devices: both, histories }: OrderWorld, b: Partial<OrderDevice>): OrderWorld => ({
     devices: { ...both, b: Object.assign(both.b, b) },
