@@ -1,6 +1,5 @@
 /**
- * Two transceivers that both write: in every order of a small model nothing that one of them wrote is lost, and each
- * subscription has one history.
+ * Two transceivers that both write: when they are apart, and the ways out. Every order of their moves is in test/orders.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CollectiveError } from '@collective/shared';
@@ -29,16 +28,6 @@ const pair = async (): Promise<Pair> => {
   const { subscription } = a.backup.state;
   await b.restore(subscription);
   return { a, b, subscription };
-};
-
-/** Is this content a snapshot of one of these subscriptions? */
-const isSaved = async (content: Buffer, subscriptions: readonly string[]): Promise<boolean> => {
-  for (const subscription of new Set(subscriptions)) {
-    const head = await lab.head(subscription);
-    for (let number = head?.number ?? 0; number > 0; number -= 1)
-      if ((await lab.snapshotBytes(subscription, number)).equals(content)) return true;
-  }
-  return false;
 };
 
 describe('a lease is taken away', () => {
@@ -207,44 +196,5 @@ describe('the ways out', () => {
     const { a } = await pair();
     await expect(continueHere(a.backup, a.restoreParts)).rejects.toMatchObject({ code: 'bad-request' });
     await expect(keepBoth(a.backup)).rejects.toMatchObject({ code: 'bad-request' });
-  });
-});
-
-describe('every order of', () => {
-  const MOVES = ['a saves', 'b saves', 'a takes', 'b takes'] as const;
-  const orders = MOVES.flatMap((one) => MOVES.flatMap((two) => MOVES.map((three) => [one, two, three] as const)));
-
-  test.each(orders)('%s, %s, %s', async (...moves) => {
-    const { a, b, subscription } = await pair();
-    let seed = 40_000;
-    for (const move of moves) {
-      const who = move.startsWith('a') ? a : b;
-      who.write(move.startsWith('a') ? 10 : 20, (seed += 1));
-      // Refused while the other one is at work: that is what apart is for.
-      if (move.endsWith('takes')) await who.backup.leases.take('steal');
-      else await who.save();
-    }
-    for (const who of [a, b]) who.write(30, (seed += 1));
-    const contents = [a.content, b.content];
-    // The person chooses, at each device in turn; here the first continues, and the second keeps both.
-    await a.save();
-    if (a.backup.state.apart !== null) {
-      await continueHere(a.backup, a.restoreParts);
-      expect(await a.drain()).toBe('idle');
-    }
-    await b.save();
-    if (b.backup.state.apart !== null) {
-      await keepBoth(b.backup);
-      expect(await b.drain()).toBe('idle');
-    }
-    // What was saved of A may have been followed by B, but it is there.
-    const subscriptions = [subscription, a.backup.state.subscription, b.backup.state.subscription];
-    for (const [at, who] of [a, b].entries()) {
-      expect(who.backup.state).toMatchObject({ pending: null, next: [], apart: null });
-      expect(who.content.equals(contents[at] ?? Buffer.alloc(0))).toBe(true);
-      expect(await isSaved(who.content, subscriptions)).toBe(true);
-      expect(await who.disks.sealedLayers(DISK)).toEqual([]);
-    }
-    expect(a.backup.state.subscription === b.backup.state.subscription && a.content.equals(b.content)).toBe(false);
   });
 });

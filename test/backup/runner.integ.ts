@@ -6,6 +6,7 @@ import { CollectiveError } from '@collective/shared';
 import { BLOCK_BYTES, blockOf } from '@collective/repository-server';
 import {
   BackupRunner,
+  keepBoth,
   PROFILE_EVERY_MS,
   withBroughtBack,
   withDeleted,
@@ -316,6 +317,30 @@ describe("the profile's heads", () => {
     expect(inProfile()).toBe(4);
     await runner.close();
     expect(inProfile()).toBe(5);
+  });
+
+  // Seen with two devices that had gone apart: what one of them kept as a subscription of its own was on the server, and no device listed it
+  // for ten minutes, or until the next machine stopped. Had that one been lost, nobody would have found it.
+  test('of a subscription that the profile does not have is written at once', async () => {
+    home.isRunning = true;
+    runner.add(home.backup);
+    home.write(1, 70_001);
+    await runner.snapshot(home.name, 'request');
+    await until(() => inProfile() === 1 && isSettled());
+    const { subscription } = home.backup.state;
+    home.isRunning = false;
+    const other = lab.emptyHome(home);
+    other.clock = clock;
+    await other.restore(subscription);
+    await other.backup.leases.take('steal');
+    other.write(2, 70_002);
+    await other.save();
+    home.write(3, 70_003);
+    await home.backup.seal('request');
+    await until(() => home.backup.state.apart !== null);
+    const { here } = await keepBoth(home.backup);
+    await until(() => lab.profile.subscriptions.some(({ id, head: its }) => id === here && its?.number === 1));
+    expect(lab.profile.subscriptions).toHaveLength(2);
   });
 });
 

@@ -1,5 +1,7 @@
 /** What `npm run soak` runs, and what comes next: pure functions over a state that is kept between calls. */
 
+import { MOVES_WITH_GUESTS, ordersOf } from '../orders/moves.js';
+
 export type SoakPart = {
   readonly name: string;
   readonly what: string;
@@ -18,6 +20,8 @@ export type SoakPart = {
 };
 
 const KILLS_PER_RUN = 100;
+/** After so many the two homes begin anew. */
+const ORDERS_PER_RUN = 19;
 /** So many times the histories that `npm test` runs. */
 const SIMULATION_SCALE = 10;
 /** More than any simulation's histories of one run: runs do not overlap. */
@@ -43,6 +47,16 @@ export const SOAK_PARTS: readonly SoakPart[] = [
     runUnits: ({ units }) => Math.min(KILLS_PER_RUN, units),
     environment: (seed, units) => ({ KILLS: String(units), KILLS_SEED: String(seed) }),
     minutes: 40,
+  },
+  {
+    name: 'orders',
+    what: 'two transceivers with one subscription and real guests: every order of four moves of the small model, each once',
+    paths: ['test/orders/guest-orders'],
+    unit: 'orders',
+    goal: ordersOf(MOVES_WITH_GUESTS).length,
+    runUnits: ({ units }) => Math.min(ORDERS_PER_RUN, units),
+    environment: (seed, units) => ({ ORDERS: String(units), ORDERS_FIRST: String((seed - 1) * ORDERS_PER_RUN) }),
+    minutes: 60,
   },
   {
     name: 'outages',

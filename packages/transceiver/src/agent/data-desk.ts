@@ -34,6 +34,7 @@ import { refuseRenamed } from './own-names.js';
 import type { PersonData } from './person-data.js';
 import type { Session } from './session.js';
 import { readSettings, writeSettings, type Settings } from './settings-file.js';
+import { snapshotRows } from './snapshot-rows.js';
 import { Subscription } from './subscription.js';
 
 export type DataDeskOptions = {
@@ -54,9 +55,9 @@ export class DataDesk implements DataCalls {
 
   async snapshots(name: string, which: 'kept' | 'deleted'): Promise<SnapshotsReply> {
     return this.#options.beside(async (session, data) => {
-      const { subscription, head } = data.backup(name).state;
+      const { subscription } = data.backup(name).state;
       const rows = await session.client.call('snapshots', { params: { subscription }, query: { which } });
-      return { name, snapshots: rows.map((row) => ({ ...row, isHead: row.number === head?.number })) };
+      return { name, snapshots: snapshotRows(rows, which) };
     });
   }
 

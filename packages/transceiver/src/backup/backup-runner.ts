@@ -1,13 +1,13 @@
 /**
  * The backups of all machines of one session: their loops, periodic snapshots, heartbeats, and the heads in the person's
- * profile, which are written at most every ten minutes, and at once when a machine stops or the person logs out.
+ * profile, which are written at most every ten minutes, and at once when a subscription is new, a machine stops or the person logs out.
  */
 import { CollectiveError, type Profile, type SnapshotReason } from '@collective/shared';
 import type { BackupPerson } from './backup-person.js';
 import type { BackupClock, SettledAs } from './backup-types.js';
 import type { BackupStatus } from './backup-status.js';
 import type { MachineBackup } from './machine-backup.js';
-import { withHead } from './profile-subscriptions.js';
+import { isUnlisted, withHead } from './profile-subscriptions.js';
 
 export const PROFILE_EVERY_MS = 600_000;
 
@@ -155,7 +155,9 @@ export class BackupRunner {
 
   async #saveHeadsInTime(): Promise<void> {
     const isTime = this.#profileAtMs === undefined || this.#clock.nowMs() - this.#profileAtMs >= PROFILE_EVERY_MS;
-    if (isTime) await this.saveHeads();
+    const { profile } = this.#person;
+    const isNew = profile !== undefined && [...this.#machines.values()].some((one) => isUnlisted(profile, one.backup));
+    if (isTime || isNew) await this.saveHeads();
   }
 
   async #periodic(backup: MachineBackup, signal: AbortSignal): Promise<void> {

@@ -65,6 +65,10 @@ export const withHead = (
   };
 };
 
+/** No other device knows of this machine's subscription: were this one lost, nobody would find what it has saved. */
+export const isUnlisted = (profile: Profile, backup: Parameters<typeof withHead>[1]): boolean =>
+  withHead(profile, backup) !== profile && !profile.subscriptions.some(({ id }) => id === backup.state.subscription);
+
 /**
  * Without a subscription that the person has deleted. That it was is kept, so that no device that still has it at hand lists it again; of
  * the last ones also what it was, with the head that nobody may go back behind when it is brought back.
