@@ -10,7 +10,7 @@ import { GuestLab } from './guest-world.js';
 import { liveThrough } from './live-through.js';
 import { MOVES_WITH_GUESTS, ordersOf, wordsOf, type Order } from './moves.js';
 
-const ORDERS = Number(process.env['ORDERS'] ?? 2);
+const ORDERS = Number(process.env['ORDERS'] ?? 1);
 const FIRST = Number(process.env['ORDERS_FIRST'] ?? 0);
 const ORDER_MS = 900_000;
 
