@@ -7,7 +7,7 @@
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CollectiveError, decodeBootTrace, hasCode, type BootTrace } from '@collective/shared';
+import { CollectiveError, decodeBootTrace, hasCode, TRACE_BYTES_MAX, type BootTrace } from '@collective/shared';
 import type { RepositoryClient } from '../repository/repository-client.js';
 import { isErrno, readIfThere, removeIfThere } from '../storage/durable-file.js';
 import type { ObjectCache } from './object-cache.js';
@@ -82,7 +82,11 @@ export class BootTraces {
   ): Promise<Buffer | undefined> {
     try {
       const inTime = AbortSignal.any([signal, AbortSignal.timeout(ASK_MS)]);
-      const bytes = await this.#options.client.call('bootTrace', { params, signal: inTime });
+      const bytes = await this.#options.client.call('bootTrace', {
+        params,
+        signal: inTime,
+        responseBytesMax: TRACE_BYTES_MAX,
+      });
       decodeBootTrace(bytes);
       return bytes;
     } catch (error) {

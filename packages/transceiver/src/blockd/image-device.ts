@@ -46,8 +46,6 @@ const NEIGHBOURHOOD_BLOCKS_LOG2 = 7;
 const WORDS_PER_DIGEST = 8;
 const DIGEST_BYTES = 32;
 const WARM_BLOCKS_MAX = 8_192;
-/** 1 GiB in blocks of 64 KiB: more than any boot touches. */
-const FORESEEN_MAX = 16_384;
 
 /** By the engine's own search: at each commit the guest's requests wait for it, and a loop that is not compiled yet takes ten times as long. */
 const hasPublicOnly = (kinds: Uint8Array): boolean =>
@@ -184,7 +182,7 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   /** Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. */
   foresee(touches: readonly Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>[]): number {
     if (this.#closed) return 0;
-    const foreseen = touches.filter(({ blockIndex }) => this.hasContent(blockIndex)).slice(0, FORESEEN_MAX);
+    const foreseen = touches.filter(({ blockIndex }) => this.hasContent(blockIndex));
     for (const { blockIndex } of foreseen) this.#foreseen[blockIndex] = 1;
     const requests = foreseen.map(({ blockIndex, chunkBytes }) => ({
       ...this.#requestFor(blockIndex),
