@@ -105,6 +105,14 @@ describe('the trace of this boot', () => {
     await pass(QUIET_MS + 3_000);
     await eventually('the failure', () => failures.length === 1);
   });
+
+  it('that took longer than a trace can say is said, and nothing else', async () => {
+    const { trace, guest, pass, failures } = traced({ record: record() });
+    trace.begin();
+    guest.touches = [{ blockIndex: 7, afterMs: 2 ** 32, phase: 0, chunkBytes: 0 }];
+    await pass(QUIET_MS + 3_000);
+    await eventually('the failure', () => failures.length === 1);
+  });
 });
 
 describe('the trace of earlier boots', () => {

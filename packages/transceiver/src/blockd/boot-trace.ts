@@ -99,7 +99,11 @@ export class DiskTrace {
     const { files, fileSystem, onFailed } = this.#options;
     if (files.record === undefined) return;
     const { dir, base } = parsePath(files.record);
-    await replaceFileDurably(fileSystem, { folder: dir, name: base }, encodeBootTrace(this.now)).catch(onFailed);
+    try {
+      await replaceFileDurably(fileSystem, { folder: dir, name: base }, encodeBootTrace(this.now));
+    } catch (error) {
+      onFailed(error);
+    }
   }
 
   #ofThisDisk(trace: BootTrace): BootTrace {
