@@ -43,11 +43,7 @@ describe('merged traces', () => {
   it('of boots that agree two by two are no longer than a trace may be', () => {
     const third = (from: number) => Array.from({ length: TRACE_TOUCHES_MAX / 2 }, (_, at) => from + at);
     const [one, two, three] = [third(0), third(100_000), third(200_000)];
-    const merged = mergeTraces([
-      traceOf([...one, ...two]),
-      traceOf([...two, ...three]),
-      traceOf([...three, ...one]),
-    ]);
+    const merged = mergeTraces([traceOf([...one, ...two]), traceOf([...two, ...three]), traceOf([...three, ...one])]);
     expect(decodeBootTrace(encodeBootTrace(merged)).touches).toHaveLength(TRACE_TOUCHES_MAX);
   });
 
