@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Digest } from './brands.js';
 import { mergeTraces } from './merge-traces.js';
-import { type BootTrace, decodeBootTrace, encodeBootTrace } from './trace.js';
+import { type BootTrace, decodeBootTrace, encodeBootTrace, TRACE_TOUCHES_MAX } from './trace.js';
 
 const traceOf = (blocks: readonly number[], { everyMs = 10 } = {}): BootTrace => ({
   version: 3,
@@ -38,6 +38,13 @@ describe('merged traces', () => {
     expect(() => mergeTraces([])).toThrow(/no trace/);
     expect(() => mergeTraces([traceOf([1]), { ...traceOf([1]), root: 'cd'.repeat(32) as Digest }])).toThrow(/cdcd/);
     expect(() => mergeTraces([traceOf([1]), { ...traceOf([1]), blockBytes: 4096 }])).toThrow(/among/);
+  });
+
+  it('of boots that agree two by two are no longer than a trace may be', () => {
+    const third = (from: number) => Array.from({ length: TRACE_TOUCHES_MAX / 2 }, (_, at) => from + at);
+    const [one, two, three] = [third(0), third(100_000), third(200_000)];
+    const merged = mergeTraces([traceOf([...one, ...two]), traceOf([...two, ...three]), traceOf([...three, ...one])]);
+    expect(decodeBootTrace(encodeBootTrace(merged)).touches).toHaveLength(TRACE_TOUCHES_MAX);
   });
 
   it('of any boots are a trace that can be written and read, of blocks that most of them touched', () => {

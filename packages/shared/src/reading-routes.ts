@@ -14,6 +14,7 @@ import {
 } from './route-schemas.js';
 import { nameField, nullable, numberField, strictObject, textField, wordField } from './schema-fields.js';
 import { type RouteSpec, bytesOut, noBody } from './route-spec.js';
+import { TRACE_BYTES_MAX } from './trace.js';
 
 export const READING_ROUTES = {
   // session: reading
@@ -125,7 +126,7 @@ export const READING_ROUTES = {
     auth: 'session',
     rateClass: 'session',
     bodyKind: 'bytes',
-    bytesMax: 1_048_576,
+    bytesMax: TRACE_BYTES_MAX,
     params: diskParams,
     responseKind: 'json',
     response: nothing,

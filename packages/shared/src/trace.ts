@@ -26,7 +26,8 @@ export type BootTrace = {
   readonly touches: readonly TraceTouch[];
 };
 
-export const TRACE_TOUCHES_MAX = 2 ** 20;
+/** 1 GiB in blocks of 64 KiB: more than a boot touches, and little enough that many of them are decoded and merged while others wait. */
+export const TRACE_TOUCHES_MAX = 2 ** 14;
 
 const MAGIC = magicBytes('CTR', 1);
 const HEADER_BYTES = 48;

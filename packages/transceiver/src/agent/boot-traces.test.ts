@@ -45,7 +45,7 @@ afterEach(async () => {
 });
 
 /** A repository that answers with a trace, with an error, or, for undefined, never. */
-const desk = (answer: Buffer | ErrorCode | undefined) => {
+const desk = (answer: Buffer | ErrorCode | undefined, objects: Partial<BootTracesOptions['objects']> = {}) => {
   const kept = new Map<Digest, Buffer>();
   const told: { readonly params: unknown; readonly body: unknown }[] = [];
   const call = async (
@@ -64,7 +64,7 @@ const desk = (answer: Buffer | ErrorCode | undefined) => {
   };
   const traces = new BootTraces({
     home: { machinesDirectory: path.join(folder, 'machines'), settingsFile: path.join(folder, 'settings.json') },
-    objects: { trace: (of) => kept.get(of), putTrace: async (of, bytes) => void kept.set(of, bytes) },
+    objects: { trace: (of) => kept.get(of), putTrace: async (of, bytes) => void kept.set(of, bytes), ...objects },
     client: { call } as unknown as BootTracesOptions['client'],
     applianceOf: () => 'demo',
     log: (text) => logged.push(text),
@@ -104,6 +104,12 @@ describe('before a start', () => {
     expect(logged.join()).toMatch(/boot trace of demo/);
   });
 
+  it('an answer that cannot be kept is used, and said', async () => {
+    const { traces } = desk(traceOf(5), { putTrace: async () => Promise.reject(new Error('the disk is full')) });
+    expect(await traces.forStart(manifest, start)).toEqual(new Map([['system', traceOf(5)]]));
+    expect(logged.join()).toMatch(/the disk is full/);
+  });
+
   it('a start that is given up is not held', async () => {
     const { traces } = desk(undefined);
     const ended = new AbortController();
@@ -139,8 +145,10 @@ describe('what a boot has left', () => {
 
   it('stays for another time while the repository is away, and goes when it is refused', async () => {
     await leave(traceOf(1, 2));
-    await desk('repository-unreachable').traces.gather();
-    expect(await left()).toEqual(['system.recorded']);
+    for (const code of ['repository-unreachable', 'shutting-down', 'not-logged-in'] as const) {
+      await desk(code).traces.gather();
+      expect(await left()).toEqual(['system.recorded']);
+    }
     await desk('not-found').traces.gather();
     expect(await left()).toEqual([]);
   });

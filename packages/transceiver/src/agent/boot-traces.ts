@@ -1,13 +1,22 @@
 /**
  * Boot traces on this machine (docs/formats/trace.md). Before a start the repository is asked what most boots of each system disk touch, which the block
  * daemon then fetches ahead of the guest. What this boot touches the block daemon leaves in a file when it is over; here it is found, kept, and told to
- * the repository, without a name and a time of day, unless the person has switched that off.
+ * the repository, which keeps it without a name, unless the person has switched that off.
  *
  * Nothing here is needed: a start never fails for it, and waits no longer than it takes the repository to answer.
  */
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CollectiveError, decodeBootTrace, hasCode, type BootTrace, type VersionManifest } from '@collective/shared';
+import {
+  CollectiveError,
+  decodeBootTrace,
+  ERROR_TABLE,
+  hasCode,
+  TRACE_BYTES_MAX,
+  type BootTrace,
+  type Digest,
+  type VersionManifest,
+} from '@collective/shared';
 import type { RepositoryClient } from '../repository/repository-client.js';
 import { isErrno, readIfThere, removeIfThere } from '../storage/durable-file.js';
 import type { ObjectCache } from './object-cache.js';
@@ -40,7 +49,7 @@ export class BootTraces {
     this.#timer = setInterval(() => void this.gather(), LOOK_MS).unref();
   }
 
-  /** What is to be fetched ahead of the guest, by disk. Never fails. */
+  /** What is to be fetched ahead of the guest, by disk. Fails only when `signal` aborts. */
   async forStart(
     manifest: VersionManifest,
     { isOnline, signal }: { readonly isOnline: boolean; readonly signal: AbortSignal },
@@ -52,8 +61,10 @@ export class BootTraces {
         if (root === null) return;
         const params = { name: manifest.appliance, version: manifest.version, disk };
         const asked = isOnline ? await this.#ask(params, signal) : undefined;
-        if (asked !== undefined) await this.#options.objects.putTrace(root, asked);
-        const trace = asked ?? this.#options.objects.trace(root);
+        const trace = await this.#kept(root, asked).catch((error: unknown) => {
+          this.#options.log(`the boot trace of ${manifest.appliance}: ${String(error)}`);
+          return asked;
+        });
         if (trace !== undefined) traces.set(disk, trace);
       }),
     );
@@ -74,13 +85,24 @@ export class BootTraces {
     await this.#gathering;
   }
 
+  /** The answer, from now on the last one; without one, the last one. */
+  async #kept(root: Digest, asked: Buffer | undefined): Promise<Buffer | undefined> {
+    if (asked === undefined) return this.#options.objects.trace(root);
+    await this.#options.objects.putTrace(root, asked);
+    return asked;
+  }
+
   async #ask(
     params: { readonly name: string; readonly version: number; readonly disk: string },
     signal: AbortSignal,
   ): Promise<Buffer | undefined> {
     try {
       const inTime = AbortSignal.any([signal, AbortSignal.timeout(ASK_MS)]);
-      const bytes = await this.#options.client.call('bootTrace', { params, signal: inTime });
+      const bytes = await this.#options.client.call('bootTrace', {
+        params,
+        signal: inTime,
+        responseBytesMax: TRACE_BYTES_MAX,
+      });
       decodeBootTrace(bytes);
       return bytes;
     } catch (error) {
@@ -137,5 +159,4 @@ export class BootTraces {
 
 /** Another time it may be taken: the repository is away, or does not know the device just now. */
 const isLater = (error: unknown): boolean =>
-  !(error instanceof CollectiveError) ||
-  ['repository-unreachable', 'rate-limited', 'token-expired', 'not-logged-in', 'internal'].includes(error.code);
+  !(error instanceof CollectiveError) || ERROR_TABLE[error.code].retryable || error.code === 'not-logged-in';

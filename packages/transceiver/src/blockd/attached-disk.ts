@@ -13,6 +13,7 @@ import {
 } from '@collective/shared';
 import { AttachedViews } from './attached-views.js';
 import type { BlockDevice } from './block-device.js';
+import type { GuestReads } from './boot-trace.js';
 import { checkCommit } from './commit-check.js';
 import type { ControlParams, DiskStatus } from './control/control-protocol.js';
 import { openSnapshot, openSource, type BelowContext, type BelowOptions, type DiskBelow } from './disk-below.js';
@@ -145,8 +146,15 @@ export class AttachedDisk {
     this.#export.recording = recording?.disk(this.disk, this.byteLength);
   }
 
-  beginTrace(): void {
-    this.#below.trace?.begin();
+  beginTrace(guest: () => GuestReads): void {
+    this.#below.trace?.begin(guest);
+  }
+
+  get reads(): GuestReads {
+    return {
+      isWaiting: this.#images.some(({ waiting }) => waiting.length > 0),
+      touches: this.#below.trace?.touchCount ?? 0,
+    };
   }
 
   setPhase(phase: BootPhase): void {

@@ -4,6 +4,7 @@
  */
 import { CollectiveError, Turns } from '@collective/shared';
 import type { AttachedDisk } from './attached-disk.js';
+import type { GuestReads } from './boot-trace.js';
 
 type Name = { readonly session: string; readonly disk: string };
 
@@ -17,6 +18,18 @@ export class AttachedDisks {
 
   ofSession(session: string): readonly AttachedDisk[] {
     return this.all.filter((disk) => disk.session === session);
+  }
+
+  /** The machine starts now. */
+  beginTraces(session: string): void {
+    const guest = (): GuestReads => {
+      const reads = this.ofSession(session).map((disk) => disk.reads);
+      return {
+        isWaiting: reads.some(({ isWaiting }) => isWaiting),
+        touches: reads.reduce((sum, { touches }) => sum + touches, 0),
+      };
+    };
+    for (const disk of this.ofSession(session)) disk.beginTrace(guest);
   }
 
   /** Error: `not-found`. */

@@ -161,7 +161,7 @@ export class Blockd {
         this.#private.networkIsBack();
         return {};
       case 'trace-start':
-        for (const disk of this.#disks.ofSession(request.params.session)) disk.beginTrace();
+        this.#disks.beginTraces(request.params.session);
         return {};
       case 'phase':
         for (const disk of this.#disks.ofSession(request.params.session)) disk.setPhase(request.params.phase);

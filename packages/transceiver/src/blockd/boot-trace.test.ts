@@ -23,7 +23,8 @@ afterEach(() => rm(folder, { recursive: true, force: true }));
 /** A disk whose guest touches what the test says; block 13 is all zero. */
 const traced = (files: TraceFiles) => {
   const clock = new ManualClock();
-  const guest = { touches: [] as TraceTouch[], waiting: [] as never[] };
+  /** `elsewhere`: first touches of its other disks. */
+  const guest = { touches: [] as TraceTouch[], isWaiting: false, elsewhere: 0 };
   const foreseen: number[][] = [];
   const failures: unknown[] = [];
   const trace = new DiskTrace({
@@ -35,9 +36,6 @@ const traced = (files: TraceFiles) => {
     image: {
       foresee: (touches) => foreseen.push(touches.map(({ blockIndex }) => blockIndex)),
       hasContent: (blockIndex) => blockIndex !== 13,
-      get waiting() {
-        return guest.waiting;
-      },
     },
     recorder: {
       restart: () => void (guest.touches = []),
@@ -53,7 +51,9 @@ const traced = (files: TraceFiles) => {
       await setImmediate();
     }
   };
-  return { trace, guest, foreseen, failures, pass };
+  const begin = (): void =>
+    trace.begin(() => ({ isWaiting: guest.isWaiting, touches: guest.touches.length + guest.elsewhere }));
+  return { trace, begin, guest, foreseen, failures, pass };
 };
 
 const record = (): string => path.join(folder, 'system.recorded');
@@ -63,8 +63,8 @@ const settle = (): Promise<void> => setTimeout(50);
 
 describe('the trace of this boot', () => {
   it('is written once the guest has touched nothing new for a while', async () => {
-    const { trace, guest, pass } = traced({ record: record() });
-    trace.begin();
+    const { begin, guest, pass } = traced({ record: record() });
+    begin();
     guest.touches = touchesOf([7, 13, 3]);
     await pass(QUIET_MS);
     guest.touches = touchesOf([7, 13, 3, 9]);
@@ -77,19 +77,33 @@ describe('the trace of this boot', () => {
   });
 
   it('is not over while the guest waits for a block, nor before it has touched any', async () => {
-    const { trace, guest, pass } = traced({ record: record() });
-    trace.begin();
+    const { begin, guest, pass } = traced({ record: record() });
+    begin();
     await pass(3 * QUIET_MS);
     guest.touches = touchesOf([7]);
-    guest.waiting = [undefined as never];
+    guest.isWaiting = true;
     await pass(3 * QUIET_MS);
     await settle();
     expect(await recorded()).toBeUndefined();
   });
 
+  it('is not over while the guest touches other disks', async () => {
+    const { begin, guest, pass } = traced({ record: record() });
+    begin();
+    guest.touches = touchesOf([7]);
+    for (let at = 0; at < 3; at += 1) {
+      guest.elsewhere += 1;
+      await pass(QUIET_MS);
+    }
+    await settle();
+    expect(await recorded()).toBeUndefined();
+    await pass(2_000);
+    await expect.poll(recorded).toBeDefined();
+  });
+
   it('that ends before it is over leaves no file', async () => {
-    const { trace, guest, pass } = traced({ record: record() });
-    trace.begin();
+    const { trace, begin, guest, pass } = traced({ record: record() });
+    begin();
     guest.touches = touchesOf([7]);
     await pass(5_000);
     trace.close();
@@ -99,9 +113,17 @@ describe('the trace of this boot', () => {
   });
 
   it('that cannot be written is said, and nothing else', async () => {
-    const { trace, guest, pass, failures } = traced({ record: path.join(folder, 'no/such/folder') });
-    trace.begin();
+    const { begin, guest, pass, failures } = traced({ record: path.join(folder, 'no/such/folder') });
+    begin();
     guest.touches = touchesOf([7]);
+    await pass(QUIET_MS + 3_000);
+    await eventually('the failure', () => failures.length === 1);
+  });
+
+  it('that took longer than a trace can say is said, and nothing else', async () => {
+    const { begin, guest, pass, failures } = traced({ record: record() });
+    begin();
+    guest.touches = [{ blockIndex: 7, afterMs: 2 ** 32, phase: 0, chunkBytes: 0 }];
     await pass(QUIET_MS + 3_000);
     await eventually('the failure', () => failures.length === 1);
   });

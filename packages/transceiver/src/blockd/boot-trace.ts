@@ -2,7 +2,8 @@
  * The boot trace of one published disk (docs/formats/trace.md): that of earlier boots is fetched ahead of the guest, that of this one is written to
  * a file when the boot is over. Both are hints: what cannot be read or written of them is said, and nothing else.
  *
- * A boot is over when the guest, while it waits for no block, has touched nothing new for a while. One that ends before that leaves no file.
+ * A boot is over when the guest, while it waits for no block of any disk, has touched nothing new on any of them for a while: one that waits for its user
+ * disk leaves the others alone, and is not done with them. One that ends before that leaves no file.
  */
 import { parse as parsePath } from 'node:path';
 import {
@@ -30,11 +31,18 @@ export type TraceFiles = { readonly replay?: string | undefined; readonly record
 
 export type DiskTraceOptions = TracedDisk & {
   readonly files: TraceFiles;
-  readonly image: Pick<ImageDevice, 'foresee' | 'hasContent' | 'waiting'>;
+  readonly image: Pick<ImageDevice, 'foresee' | 'hasContent'>;
   readonly recorder: Pick<Recorder, 'restart' | 'setPhase' | 'touches'>;
   readonly fileSystem: FileSystem;
   readonly clock: Clock;
   readonly onFailed: (error: unknown) => void;
+};
+
+/** Of all disks of the machine. */
+export type GuestReads = {
+  readonly isWaiting: boolean;
+  /** First touches since the boot began. */
+  readonly touches: number;
 };
 
 export class DiskTrace {
@@ -61,12 +69,16 @@ export class DiskTrace {
   }
 
   /** The guest's first instruction is about to run. */
-  begin(): void {
+  begin(guest: () => GuestReads): void {
     const { recorder, files, clock } = this.#options;
     recorder.restart();
     this.#stopLooking();
     if (files.record === undefined) return;
-    this.#lookAgain({ touches: 0, sinceMs: clock.nowMs() });
+    this.#lookAgain(guest, { touches: 0, sinceMs: clock.nowMs() });
+  }
+
+  get touchCount(): number {
+    return this.#options.recorder.touches.length;
   }
 
   setPhase(phase: BootPhase): void {
@@ -84,14 +96,14 @@ export class DiskTrace {
     this.#stopLooking();
   }
 
-  #lookAgain(quiet: { readonly touches: number; readonly sinceMs: number }): void {
-    const { clock, recorder, image } = this.#options;
+  #lookAgain(guest: () => GuestReads, quiet: { readonly touches: number; readonly sinceMs: number }): void {
+    const { clock, recorder } = this.#options;
     this.#stopLooking = clock.after(LOOK_MS, () => {
-      const touches = recorder.touches.length;
+      const { touches, isWaiting } = guest();
       const nowMs = clock.nowMs();
-      const isQuiet = touches > 0 && touches === quiet.touches && image.waiting.length === 0;
+      const isQuiet = recorder.touches.length > 0 && touches === quiet.touches && !isWaiting;
       if (isQuiet && nowMs - quiet.sinceMs >= QUIET_MS) void this.#write();
-      else this.#lookAgain(isQuiet ? quiet : { touches, sinceMs: nowMs });
+      else this.#lookAgain(guest, isQuiet ? quiet : { touches, sinceMs: nowMs });
     });
   }
 
@@ -99,7 +111,11 @@ export class DiskTrace {
     const { files, fileSystem, onFailed } = this.#options;
     if (files.record === undefined) return;
     const { dir, base } = parsePath(files.record);
-    await replaceFileDurably(fileSystem, { folder: dir, name: base }, encodeBootTrace(this.now)).catch(onFailed);
+    try {
+      await replaceFileDurably(fileSystem, { folder: dir, name: base }, encodeBootTrace(this.now));
+    } catch (error) {
+      onFailed(error);
+    }
   }
 
   #ofThisDisk(trace: BootTrace): BootTrace {

@@ -8,7 +8,7 @@ import { eventually, settle } from './testing/eventually.js';
 import { openLocalCache, temporaryFolder } from './testing/local-cache.js';
 import { ManualClock } from './testing/manual-clock.js';
 import { testDisk } from './testing/test-disk.js';
-import { GatedStore, MemoryStore } from './testing/test-stores.js';
+import { type GatedCall, GatedStore, MemoryStore } from './testing/test-stores.js';
 
 const BLOCK = 65_536;
 // The last block is not whole.
@@ -339,6 +339,27 @@ describe('image device', () => {
     await Promise.all(reading);
     expect(gated.calls).toHaveLength(2);
     expect(device.foresee(touchesOf(8, 7))).toBe(0);
+  });
+
+  it('asks for the trace again after an outage in which it was given up', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const { device } = await open(new SingleFlightStore(gated), { clock });
+    device.foresee(touchesOf(8, 7, 6));
+    await eventually('the trace', () => gated.calls.length === 3);
+    const late = [7, 8].map((index) => device.read(Buffer.alloc(512), index * BLOCK));
+    for (const read of late) read.catch(() => undefined);
+    gated.call(2).reject(new CollectiveError('repository-unreachable', 'no'));
+    clock.advance(5_000);
+    await Promise.allSettled(late);
+    const answer = (call: GatedCall): void => call.resolve(disk.blocks.get(call.request.digest) ?? Buffer.alloc(0));
+    answer(gated.call(0));
+    await settle();
+    expect(gated.calls).toHaveLength(3); // the machine is paused still
+    answer(gated.call(1));
+    await eventually('the trace again', () => gated.calls.length === 4);
+    expect(gated.call(3).request.digest).toBe(disk.map.digestAt(6));
+    expect(gated.call(3).options.rank.fetchClass).toBe('trace');
   });
 
   it('gives reads up sooner when it is told to, those that wait already included', async () => {

@@ -41,13 +41,13 @@ export type ImageDeviceOptions = {
 
 export type ImageCounters = { reads: number; bytes: number; hits: number; misses: number; unavailable: number };
 
+type Foreseen = Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>;
+
 /** 8 MiB of disk at 64 KiB a block share their place in the cache. */
 const NEIGHBOURHOOD_BLOCKS_LOG2 = 7;
 const WORDS_PER_DIGEST = 8;
 const DIGEST_BYTES = 32;
 const WARM_BLOCKS_MAX = 8_192;
-/** 1 GiB in blocks of 64 KiB: more than any boot touches. */
-const FORESEEN_MAX = 16_384;
 
 /** By the engine's own search: at each commit the guest's requests wait for it, and a loop that is not compiled yet takes ten times as long. */
 const hasPublicOnly = (kinds: Uint8Array): boolean =>
@@ -68,6 +68,7 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   readonly #marks: Uint8Array;
   /** 1 for blocks of a trace: what goes on after them is in the trace, too. */
   readonly #foreseen: Uint8Array;
+  #trace: readonly Foreseen[] = [];
   readonly #waits: BlockWaits;
   #streams: readonly Stream[] = [];
   #closed = false;
@@ -100,7 +101,11 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
         const request = this.#requestFor(blockIndex);
         return { digest: request.digest, block: store.get(request, { rank: RANK.demand, signal }) };
       },
-      onArrived: (blockIndex, waitedMs) => options.onArrived?.(blockIndex, waitedMs),
+      onArrived: (blockIndex, waitedMs) => {
+        options.onArrived?.(blockIndex, waitedMs);
+        // An outage is over, in which what nobody waited for was given up.
+        if (!this.#waits.list.some(({ isUnavailable }) => isUnavailable)) this.#warmForeseen();
+      },
       onGivenUp: (blockIndexes) => {
         this.counters.unavailable += 1;
         for (const blockIndex of blockIndexes) options.onUnavailable?.(blockIndex);
@@ -182,15 +187,11 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   }
 
   /** Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. */
-  foresee(touches: readonly Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>[]): number {
+  foresee(touches: readonly Foreseen[]): number {
     if (this.#closed) return 0;
-    const foreseen = touches.filter(({ blockIndex }) => this.hasContent(blockIndex)).slice(0, FORESEEN_MAX);
-    for (const { blockIndex } of foreseen) this.#foreseen[blockIndex] = 1;
-    const requests = foreseen.map(({ blockIndex, chunkBytes }) => ({
-      ...this.#requestFor(blockIndex),
-      ...(chunkBytes === 0 ? {} : { chunkBytes }),
-    }));
-    return this.#store.warm(requests, RANK.trace);
+    this.#trace = touches.filter(({ blockIndex }) => this.hasContent(blockIndex));
+    for (const { blockIndex } of this.#trace) this.#foreseen[blockIndex] = 1;
+    return this.#warmForeseen();
   }
 
   /** Blocks that reads wait for, or waited for in vain, longest first. */
@@ -247,6 +248,14 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
       if (this.#kinds[block] === MAP_KIND.public && !this.#waits.has(block)) requests.push(this.#requestFor(block));
     }
     if (requests.length > 0) this.#store.warm(requests, RANK.trace);
+  }
+
+  #warmForeseen(): number {
+    const requests = this.#trace.map(({ blockIndex, chunkBytes }) => ({
+      ...this.#requestFor(blockIndex),
+      ...(chunkBytes === 0 ? {} : { chunkBytes }),
+    }));
+    return this.#store.warm(requests, RANK.trace);
   }
 
   #requestFor(index: number): BlockRequest {

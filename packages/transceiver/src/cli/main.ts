@@ -393,7 +393,7 @@ function addServiceCommands(program: Command): void {
     .description('what is set for this machine; without an option it is only shown')
     .option(
       '--tell-traces <on|off>',
-      'tell the repository, without your name, which blocks of an appliance a boot touches',
+      'tell the repository, which keeps it without your name, which blocks of an appliance a boot touches',
     )
     .action(async (_options, command: Command) => (await import('./commands/settings.js')).settings(all(command)));
   program

@@ -12,7 +12,8 @@ export class FillingStore implements CacheFiller {
   readonly #next: BlockStore;
   readonly #cache: CacheWriter;
   readonly #abort = new AbortController();
-  #warming = 0;
+  /** By class and digest: what is asked for again in a better class is raised, in the same one it is left alone. */
+  readonly #warming = new Set<string>();
 
   constructor(next: BlockStore, cache: CacheWriter) {
     this.#next = next;
@@ -32,11 +33,12 @@ export class FillingStore implements CacheFiller {
 
   warm(requests: readonly BlockRequest[], rank: FetchRank): void {
     for (const request of requests) {
-      if (this.#warming >= WARM_MAX || this.#cache.has(request)) continue;
-      this.#warming += 1;
+      const key = `${rank.fetchClass} ${request.digest}`;
+      if (this.#warming.size >= WARM_MAX || this.#warming.has(key) || this.#cache.has(request)) continue;
+      this.#warming.add(key);
       this.bring(request, { rank, signal: this.#abort.signal, wantBytes: false })
         .catch(() => undefined) // a hint: who really wants the block asks again
-        .finally(() => (this.#warming -= 1));
+        .finally(() => this.#warming.delete(key));
     }
   }
 

@@ -58,6 +58,23 @@ describe('the chain down to HTTP', () =>
     };
   }));
 
+describe('what is asked for ahead', () => {
+  it('is asked for once in each class, and again when that has failed', async () => {
+    const temporary = await temporaryFolder();
+    const gated = new GatedStore();
+    const { filling, close } = await openLocalCache(temporary.folder, gated);
+    const asked = () => gated.calls.map(({ options }) => options.rank.fetchClass);
+    for (const rank of [RANK.hoard, RANK.hoard, RANK.trace, RANK.trace]) filling.warm([requestFor(A)], rank);
+    expect(asked()).toEqual(['hoard', 'trace']);
+    gated.call(1).reject(new CollectiveError('repository-unreachable', 'no'));
+    await settle();
+    filling.warm([requestFor(A)], RANK.trace);
+    expect(asked()).toEqual(['hoard', 'trace', 'trace']);
+    await close();
+    await temporary[Symbol.asyncDispose]();
+  });
+});
+
 describe('single flight', () => {
   it('fetches once for many waiters', async () => {
     const gated = new GatedStore();

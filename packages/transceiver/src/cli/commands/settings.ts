@@ -18,7 +18,7 @@ export async function settings(options: GlobalOptions & { readonly tellTraces?: 
     options,
     set,
     set.tellTraces
-      ? 'Which blocks a boot touches is told to the repository, without your name (--tell-traces off).'
+      ? 'Which blocks a boot touches is told to the repository, which keeps it without your name (--tell-traces off).'
       : 'Nothing is told to the repository of which blocks a boot touches (--tell-traces on).',
   );
 }
