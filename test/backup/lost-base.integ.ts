@@ -387,6 +387,21 @@ describe('another device went on, and retention has taken the snapshot that the 
     expect(a.backup.state.apart).toMatchObject({ why: 'other-head', head: { number: 3 } });
     expect(blockAt(1).subarray(0, HALF).equals(blockOf(71_001).subarray(0, HALF))).toBe(true);
   });
+
+  // Seen in review: only the other device's head was, and retention took what might have come back.
+  test('what is given up stays pinned: the other state, and what the disk here lies on', async () => {
+    await lose(3);
+    writeHalf(1, 71_001);
+    expect(await catchUp(a.backup, a.restoreParts)).toBe('apart');
+    await continueHere(a.backup, a.restoreParts);
+    await continueWithout(a.backup, { isDiscarded: true });
+    expect(await a.drain()).toBe('idle');
+    await expectSaved(a);
+    const { account } = lab.subscriber.person;
+    const { subscriptions } = lab.subscriber.server.repository.catalogue;
+    const rows = await subscriptions.snapshots({ account, subscription }, ['kept']);
+    expect(rows.filter(({ pinned }) => pinned).map(({ number }) => number)).toEqual([1, 3]);
+  });
 });
 
 // Else the repository took what is here for based on that, and what it is based on went 30 days later.

@@ -135,7 +135,7 @@ async function refusedOnce(view: DiskView, { blockIndexes, blockBytes }: Blocks)
 
 /**
  * Zeroes take the place of these blocks, which may be none, below what was written here. The machine does not run. Everything is sent again
- * then, as a snapshot after the head, which is pinned. Durable when it resolves, disk by disk. Errors: `in-use`, `local-io`, `disk-full`.
+ * then, as a snapshot after the head, which is pinned, as is what the disk lay on. Durable when it resolves, disk by disk. Errors: `in-use`, `local-io`, `disk-full`.
  */
 export async function giveUpLost(context: StepContext, lost: LostBlocks): Promise<void> {
   await context.file.update((state) => {
@@ -148,6 +148,8 @@ export async function giveUpLost(context: StepContext, lost: LostBlocks): Promis
     if (blockIndexes === undefined || disk.committed === null) continue;
     const folder = await context.committed.folder(disk.name);
     const { file } = await folder.base(disk.committed.base);
+    // The head may be another device's, which has written over them.
+    await context.file.update((state) => withPin(state, file.number, file.subscription));
     const { map } = await context.committed.get(disk);
     const zeroes = mapColumns(blockIndexes.length);
     zeroes.kinds.fill(MAP_KIND.zero);
