@@ -5,7 +5,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { CollectiveError } from '@collective/shared';
 import { BLOCK_BYTES, checkRepository, blockOf, snapshotDataName } from '@collective/repository-server';
-import { catchUp, continueHere, continueWithout, keepBoth } from '@collective/transceiver';
+import { catchUp, continueHere, continueWithout, keepBoth, undo } from '@collective/transceiver';
 import { BackupLab, DISK, Killed, ManualClock, type Transceiver } from './backup-lab.js';
 
 const HALF = BLOCK_BYTES / 2;
@@ -139,6 +139,69 @@ describe('nobody else has what is lost', () => {
     await expectSaved(a);
   });
 
+  // Seen in review: the repository looks only at what changed, took the next one without them, and the cache was the last to have them.
+  test('what only the cache here has is sent again, also where the repository would do without', async () => {
+    a.write(9, 71_009);
+    await a.save();
+    await lose(1);
+    lab.fetchBlock = async () => Promise.resolve(Buffer.alloc(BLOCK_BYTES));
+    await continueWithout(a.backup, { isDiscarded: false });
+    expect(await a.drain()).toBe('idle');
+    await expectSaved(a);
+  });
+
+  // Seen in review: nobody had asked the cache, and what it had became zeroes.
+  test('nor where so many seals wait that there is no place for another', async () => {
+    await lose(1);
+    const { writer } = a.backup.state;
+    if (writer === null) throw new Error('nobody has written');
+    const layers = [{ disk: DISK, layer: '0'.repeat(32) }];
+    const seal = { reason: 'request' as const, createdAt: 1, layers, writtenBy: writer, mustPin: false };
+    await a.backup.alone(async ({ file }) =>
+      file.update((state) => ({
+        ...state,
+        pending: { kind: 'sealed', ...seal },
+        next: Array.from({ length: 48 }, () => seal),
+      })),
+    );
+    const before = a.content;
+    lab.fetchBlock = async () => Promise.resolve(Buffer.alloc(BLOCK_BYTES));
+    await continueWithout(a.backup, { isDiscarded: true });
+    expect(a.content.equals(before)).toBe(true);
+  });
+
+  // Seen in review: what was committed named what had become zero; taking it over was refused for ever, and nothing saved any more.
+  test('what was committed, and not taken over before the kill, is taken over first', async () => {
+    a.write(9, 71_009);
+    a.onStep = (at) => {
+      if (at === 'commit-noted') throw new Killed(at);
+    };
+    await expect(a.save()).rejects.toThrow(Killed);
+    await a.restart();
+    await lose(1);
+    await continueWithout(a.backup, { isDiscarded: true });
+    expect(await a.drain()).toBe('idle');
+    expect(blockAt(9).equals(blockOf(71_009))).toBe(true);
+    await expectSaved(a);
+  });
+
+  test('an undo that is on its way is not dropped for it', async () => {
+    const first = blockAt(9);
+    a.write(9, 71_009);
+    await a.save();
+    a.client.beforeCall = (name) => {
+      if (name === 'commitSnapshot') throw new CollectiveError('repository-unreachable', 'as the test wants it');
+    };
+    await expect(undo(a.backup, a.restoreParts, 1)).rejects.toMatchObject({ code: 'repository-unreachable' });
+    a.client.beforeCall = () => undefined;
+    await lose(1);
+    await continueWithout(a.backup, { isDiscarded: true });
+    expect(await a.drain()).toBe('idle');
+    expect(blockAt(9).equals(first)).toBe(true);
+    expect(blockAt(5).equals(Buffer.alloc(BLOCK_BYTES))).toBe(true);
+    await expectSaved(a);
+  });
+
   test('the object is there again: it goes on by itself', async () => {
     const { blobStore } = lab.subscriber.server.repository;
     const { account } = lab.subscriber.person;
@@ -186,6 +249,66 @@ describe('nothing is lost', () => {
       await expect(a.save()).rejects.toMatchObject({ code: 'block-unavailable' });
       expect(asked).toBe(times);
     }
+  });
+});
+
+describe('another snapshot has what is lost', () => {
+  const listing = async (listedMax: number): Promise<void> => {
+    a.objectLimits = { listedMax, left: 0, lookEvery: 1_000 };
+    await a.restart();
+  };
+
+  // Seen in review: the repository took a snapshot that listed what was gone, and no other device could read it.
+  test('the next one lists nothing that is gone', async () => {
+    for (const block of [3, 4]) {
+      a.write(block, 71_000 + block);
+      await a.save();
+      // The third one sends again what the others have.
+      await listing(1);
+    }
+    expect((await lab.manifest(subscription, 3)).objects).toEqual([3]);
+    await listing(256);
+    a.write(4, 71_014);
+    await a.save();
+    await lose(3);
+    // The block path passes over an object that is gone.
+    const fetch = lab.fetchBlock.bind(lab);
+    lab.fetchBlock = async (digest, file) =>
+      fetch(digest, { ...file, objects: file.objects.filter((number) => number !== 3) });
+    writeHalf(1, 71_001);
+    const before = a.content;
+    expect(await a.save()).toBe('idle');
+    expect(a.steps).toContain('base-put');
+    expect(a.content.equals(before)).toBe(true);
+    await expectSaved(a);
+  });
+
+  // Seen in review: what lay in an object whose own snapshot was thinned, and which the newest does not list, was given up.
+  test('which lists the object of one that is thinned', async () => {
+    const before = a.content;
+    const b = await lab.transceiver();
+    await a.backup.leases.release();
+    await b.restore(subscription);
+    const write = async (block: number, listedMax: number): Promise<void> => {
+      b.objectLimits = { listedMax, left: 0, lookEvery: 1_000 };
+      await b.restart();
+      b.write(block, 72_000 + block);
+      await b.save();
+    };
+    await write(3, 256);
+    await write(4, 1);
+    for (const block of [1, 2, 5]) await write(block, 256);
+    await write(6, 1);
+    const listed = [3, 4, 7].map(async (number) => (await lab.manifest(subscription, number)).objects);
+    expect(await Promise.all(listed)).toEqual([[3], [3, 4], [7]]);
+    const { subscriptions } = lab.subscriber.server.repository.catalogue;
+    const row = await subscriptions.snapshot({ account: lab.subscriber.person.account, subscription }, 3);
+    if (row === undefined) throw new Error('there is no snapshot 3');
+    await subscriptions.recordSnapshot({ ...row, state: 'deleted' });
+    await lose(1);
+    await continueWithout(a.backup, { isDiscarded: true });
+    expect(a.content.equals(before)).toBe(true);
+    expect(a.steps).toContain('base-put');
   });
 });
 
@@ -263,6 +386,21 @@ describe('another device went on, and retention has taken the snapshot that the 
     expect(await catchUp(a.backup, a.restoreParts)).toBe('apart');
     expect(a.backup.state.apart).toMatchObject({ why: 'other-head', head: { number: 3 } });
     expect(blockAt(1).subarray(0, HALF).equals(blockOf(71_001).subarray(0, HALF))).toBe(true);
+  });
+
+  // Seen in review: only the other device's head was, and retention took what might have come back.
+  test('what is given up stays pinned: the other state, and what the disk here lies on', async () => {
+    await lose(3);
+    writeHalf(1, 71_001);
+    expect(await catchUp(a.backup, a.restoreParts)).toBe('apart');
+    await continueHere(a.backup, a.restoreParts);
+    await continueWithout(a.backup, { isDiscarded: true });
+    expect(await a.drain()).toBe('idle');
+    await expectSaved(a);
+    const { account } = lab.subscriber.person;
+    const { subscriptions } = lab.subscriber.server.repository.catalogue;
+    const rows = await subscriptions.snapshots({ account, subscription }, ['kept']);
+    expect(rows.filter(({ pinned }) => pinned).map(({ number }) => number)).toEqual([1, 3]);
   });
 });
 

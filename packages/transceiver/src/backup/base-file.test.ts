@@ -99,6 +99,12 @@ describe('a base file', () => {
     expect((await bases.base(name)).file).toEqual(file);
   });
 
+  it('that the local disk refuses is said to be refused by that one', async () => {
+    const { file } = await written();
+    await rm(folder, { recursive: true });
+    await expect(bases.putBase(file)).rejects.toMatchObject({ code: 'local-io', data: { local: true } });
+  });
+
   it('and its maps stay as long as somebody names them', async () => {
     const { file } = await written();
     const { name } = await bases.putBase(file);

@@ -24,6 +24,7 @@ import {
   syncFolder,
   writeDurably,
 } from '../storage/durable-file.js';
+import { localFailure } from './local-failure.js';
 
 /** A base file that is on the disk. */
 export type NamedBase = { readonly name: Digest; readonly file: BaseFile };
@@ -45,13 +46,13 @@ export class BaseFolder {
     return new BaseFolder(folder);
   }
 
-  /** Durable when it resolves; gives its name. */
+  /** Durable when it resolves; gives its name. Errors: `disk-full`, `local-io`. */
   async putMap(pairs: ChangedPairs): Promise<Digest> {
     const bytes = encodeChangedPairs(pairs);
     return this.#put(bytes, (name) => join('maps', name));
   }
 
-  /** Durable when it resolves. */
+  /** Durable when it resolves. Errors: as `putMap`. */
   async putBase(file: BaseFile): Promise<NamedBase> {
     return { name: await this.#put(encodeBaseFile(file), (name) => join('bases', `${name}.json`)), file };
   }
@@ -102,10 +103,14 @@ export class BaseFolder {
   async #put(bytes: Buffer, pathOf: (name: Digest) => string): Promise<Digest> {
     const name = sha256(bytes);
     const path = join(this.folder, pathOf(name));
-    const held = await readIfThere(path);
-    if (held === undefined || sha256(held) !== name) await writeDurably(path, bytes);
-    // What is there whole was renamed into place after its bytes were durable; whoever did that may have been killed before the folder was.
-    else await syncFolder(dirname(path));
+    try {
+      const held = await readIfThere(path);
+      if (held === undefined || sha256(held) !== name) await writeDurably(path, bytes);
+      // What is there whole was renamed into place after its bytes were durable; whoever did that may have been killed before the folder was.
+      else await syncFolder(dirname(path));
+    } catch (error) {
+      throw localFailure(error, path);
+    }
     return name;
   }
 

@@ -79,6 +79,12 @@ describe('what the layers of a disk at rest lie over', () => {
     expect(await described()).toEqual(before);
   });
 
+  // Seen in review: a full disk was told as a program that is wrong.
+  it('stays what it was where the local disk refuses to write it: that is said', async () => {
+    await mkdir(path.join(home, 'user', 'overlay.json'), { recursive: true });
+    await expect(disks.putOver('user', BASE)).rejects.toMatchObject({ code: 'local-io', data: { local: true } });
+  });
+
   it('of a disk that was never attached is what its source says', async () => {
     await mkdir(path.join(home, 'user'));
     await disks.putOver('user', BASE);

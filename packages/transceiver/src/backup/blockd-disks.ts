@@ -23,7 +23,7 @@ import type { FileSystem } from '../storage/file-system.js';
 import type { NamedBase } from './base-file.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
 import { dropLayers } from './drop-layers.js';
-import { ofThisMachine } from './local-failure.js';
+import { localFailure, ofThisMachine } from './local-failure.js';
 
 /** A control connection to blockd, as ControlClient is one; the methods of docs/adr/0020 by name. */
 export interface BlockdControl {
@@ -136,7 +136,7 @@ export class BlockdDisks implements SnapshotDisks {
     return (await this.#description(disk))?.base ?? null;
   }
 
-  /** With the overlay's folder, which nobody has meanwhile. Errors: `in-use`. */
+  /** With the overlay's folder, which nobody has meanwhile. Errors: `in-use`, `disk-full`, `local-io`. */
   async #atRest(disk: string, work: (folder: string) => Promise<void>): Promise<void> {
     if (this.#options.session(disk) !== undefined)
       throw new CollectiveError('in-use', `${this.#options.name} is running.`);
@@ -146,6 +146,8 @@ export class BlockdDisks implements SnapshotDisks {
     const lock = await this.#options.fileSystem.lock(join(folder, 'lock'));
     try {
       await work(folder);
+    } catch (error) {
+      throw localFailure(error, folder);
     } finally {
       await lock.release();
     }

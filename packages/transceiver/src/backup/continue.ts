@@ -80,12 +80,19 @@ export async function continueWithout(
 
 /** `found`: all of it is in other snapshots, and the base names those now. Errors: `bad-request` when nothing was lost. */
 async function requireLost(backup: MachineBackup, signal?: AbortSignal): Promise<'lost' | 'found'> {
+  // First: until then the overlays lie over the state before, and an undo that is on its way would be dropped.
+  while (isComingTo(backup.state))
+    if ((await backup.step(signal ?? new AbortController().signal)) === 'apart') throw new CollectiveError('apart');
   const { lost, isMended } = await backup.alone(async (context) => mendBases(context, signal));
   if (isMended) backup.reload();
   if (lost.size > 0) return 'lost';
   if (isMended) return 'found';
   throw nothingElse();
 }
+
+/** What is committed is being taken over, or an undo is on its way. */
+const isComingTo = ({ pending }: BackupState): boolean =>
+  pending?.kind === 'committed' || (pending?.kind === 'packed' && pending.isAnew);
 
 const nothingElse = (): CollectiveError =>
   new CollectiveError(

@@ -4,9 +4,11 @@
  * here; one that was written in part, and one that is to be sent again, need what lies below them.
  *
  * `mendBases` looks, by the indexes of the objects alone, for what none of the base's objects holds, and finds what it can in the objects of
- * the snapshots that are still kept: the base then names those too, and reads the same. It drops nothing and asks nobody. The next snapshot
- * lists what the repository was thought to have; it is refused then, and everything is sent again (upload-step.ts). `giveUpLost`
+ * the snapshots that are still kept: the base then names those too, and reads the same. It drops nothing and asks nobody. `giveUpLost`
  * makes zeroes of what is left, and is for a person who said so.
+ *
+ * As soon as all can be read everything is sent again: the repository looks only at what a snapshot changes, so it would take one that lists
+ * what is gone, and that could be read nowhere but here.
  *
  * Order: base file, overlay (`putOver`), backup.json; `adoptBases` brings backup.json after an overlay whose agent was killed in between.
  */
@@ -54,7 +56,7 @@ const PARALLEL_READS = 256;
 export async function mendBases(context: StepContext, signal?: AbortSignal): Promise<Mended> {
   const { parts, file } = context;
   const lost = new Map<string, Uint32Array>();
-  let isMended = false;
+  const wider = new Map<string, NamedBase>();
   for (const disk of file.state.disks.filter(isHere)) {
     if (disk.committed === null) continue;
     const looked = await lookAt(context, { ...disk, committed: disk.committed }, signal);
@@ -72,27 +74,30 @@ export async function mendBases(context: StepContext, signal?: AbortSignal): Pro
       if (found.length > 0) {
         const all = ascending([...base.file.objects, ...found]);
         // Those that are gone stay named: they may come back.
-        const wider = { ...base.file, objects: all, number: Math.max(base.file.number, ...found) };
-        await putOver(context, disk.name, await folder.putBase(wider));
-        isMended = true;
+        const number = Math.max(base.file.number, ...found);
+        wider.set(disk.name, await folder.putBase({ ...base.file, objects: all, number }));
       }
     }
     if (missing.size > 0) lost.set(disk.name, indexesOf(map, missing));
   }
+  const isMended = wider.size > 0;
+  // With nothing to save here this device is to follow whoever went on meanwhile, and not to be apart from them.
+  if (isMended && lost.size === 0 && file.state.pending !== null) await file.update(withAllAgain);
+  for (const [disk, base] of wider) await putOver(context, disk, base);
   return { isMended, lost };
 }
 
-/** As many of these as nothing here can give: not the cache, and no layer. Each disk has a sealed layer. Errors: those of the view, but `block-unavailable`. */
-export async function unreadableOf({ parts, file }: StepContext, lost: LostBlocks): Promise<LostBlocks> {
+/** As many of these as nothing here can give: not the cache, and no layer. Errors: those of the view and of a seal, but `block-unavailable`. */
+export async function unreadableOf({ parts, file, inSealTurn }: StepContext, lost: LostBlocks): Promise<LostBlocks> {
   const unreadable = new Map<string, Uint32Array>();
   for (const { name, blockBytes } of file.state.disks) {
     const blockIndexes = lost.get(name);
     if (blockIndexes === undefined) continue;
-    const upper = (await parts.disks.sealedLayers(name)).at(-1);
-    const left =
-      upper === undefined
-        ? blockIndexes
-        : await parts.disks.view(name, upper, async (view) => refusedBy(view, { blockIndexes, blockBytes }));
+    // So many seals may wait that the last one was left out.
+    const upper =
+      (await parts.disks.sealedLayers(name)).at(-1) ??
+      (await inSealTurn(async () => (await parts.disks.seal(name)).layer));
+    const left = await parts.disks.view(name, upper, async (view) => refusedBy(view, { blockIndexes, blockBytes }));
     if (left.length > 0) unreadable.set(name, left);
   }
   return unreadable;
@@ -129,19 +134,22 @@ async function refusedOnce(view: DiskView, { blockIndexes, blockBytes }: Blocks)
 }
 
 /**
- * Zeroes take the place of these blocks below what was written here. The machine does not run. Everything is sent again then, as a snapshot
- * after the head, which is pinned. Durable when it resolves, disk by disk. Errors: `in-use`, `local-io`, `disk-full`.
+ * Zeroes take the place of these blocks, which may be none, below what was written here. The machine does not run. Everything is sent again
+ * then, as a snapshot after the head, which is pinned, as is what the disk lay on. Durable when it resolves, disk by disk. Errors: `in-use`, `local-io`, `disk-full`.
  */
 export async function giveUpLost(context: StepContext, lost: LostBlocks): Promise<void> {
-  // Should they be there again one day, that snapshot has them.
-  await context.file.update((state) =>
-    state.head === null || lost.size === 0 ? state : withPin(state, state.head.number),
-  );
+  await context.file.update((state) => {
+    const again = withAllAgain(state);
+    // Should they be there again one day, that snapshot has them.
+    return state.head === null || lost.size === 0 ? again : withPin(again, state.head.number);
+  });
   for (const disk of context.file.state.disks) {
     const blockIndexes = lost.get(disk.name);
     if (blockIndexes === undefined || disk.committed === null) continue;
     const folder = await context.committed.folder(disk.name);
     const { file } = await folder.base(disk.committed.base);
+    // The head may be another device's, which has written over them.
+    await context.file.update((state) => withPin(state, file.number, file.subscription));
     const { map } = await context.committed.get(disk);
     const zeroes = mapColumns(blockIndexes.length);
     zeroes.kinds.fill(MAP_KIND.zero);
@@ -249,39 +257,38 @@ async function strike(
 }
 const GONE: readonly string[] = ['not-found', 'malformed', 'digest-mismatch', 'unknown-format', 'too-large'];
 
-/** Objects of the kept snapshots, and of what the newest lists, the newest first, without those of the base. Only where to look: each block is checked by its name. */
+/**
+ * What the kept snapshots list, the newest first, without what the base names. Only where to look: each block is checked by its name. The
+ * snapshot that an object came with may be gone.
+ */
 async function otherObjects(
   client: StepContext['parts']['person']['client'],
   { subscription, objects }: { readonly subscription: string; readonly objects: readonly number[] },
   signal: AbortSignal | undefined,
 ): Promise<number[]> {
-  try {
-    const rows = await client.call('snapshots', {
-      params: { subscription },
-      query: { which: 'kept' },
-      ...signalOf(signal),
-    });
-    const newest = Math.max(0, ...rows.map(({ number }) => number));
-    if (newest === 0) return [];
-    const bytes = await client.call('snapshotManifest', {
-      params: { subscription, number: newest },
-      ...signalOf(signal),
-    });
+  const query = { which: 'kept' } as const;
+  const rows = await orNone(client.call('snapshots', { params: { subscription }, query, ...signalOf(signal) }));
+  const others = new Set<number>();
+  for (const { number } of [...(rows ?? [])].sort((a, b) => b.number - a.number)) {
+    if (others.size >= OTHERS_MAX) break;
+    const params = { subscription, number };
+    const bytes = await orNone(client.call('snapshotManifest', { params, ...signalOf(signal) }));
+    if (bytes === undefined) continue;
     const { payload } = openEnvelope(bytes, { payloadType: PAYLOAD_TYPES.snapshot });
-    const listed = decodeSnapshotManifest(payload).objects;
-    const own = rows.filter(({ addedBytes }) => addedBytes > 0).map(({ number }) => number);
-    const known = new Set(objects);
-    const isNew = (number: number): boolean => !known.has(number);
-    return ascending([...listed, ...own])
-      .filter(isNew)
-      .reverse()
-      .slice(0, OTHERS_MAX);
-  } catch (error) {
-    // The subscription is not there any more.
-    if (hasCode(error, 'not-found')) return [];
-    throw error;
+    for (const object of decodeSnapshotManifest(payload).objects) others.add(object);
   }
+  for (const object of objects) others.delete(object);
+  return ascending([...others])
+    .reverse()
+    .slice(0, OTHERS_MAX);
 }
+
+/** Undefined for what is not there any more: the subscription, or a snapshot. */
+const orNone = async <T>(asked: Promise<T>): Promise<T | undefined> =>
+  asked.catch((error: unknown) => {
+    if (hasCode(error, 'not-found')) return undefined;
+    throw error;
+  });
 
 const indexesOf = (map: DiskMap, missing: ReadonlySet<string>): Uint32Array =>
   Uint32Array.from(map.kinds.keys()).filter(
@@ -294,17 +301,23 @@ async function putOver({ parts, file }: StepContext, disk: string, base: NamedBa
   await file.update(withBase(disk, base));
 }
 
+/** What was packed lies over the base of before. */
+const withPackedAgain = (state: BackupState): BackupState =>
+  state.pending?.kind === 'packed' ? { ...state, pending: sealedAgain(state.pending) } : state;
+
+const withAllAgain = (state: BackupState): BackupState => ({
+  ...withPackedAgain(state),
+  mustResend: true,
+  mustCommit: true,
+});
+
 /** Another state than before is one that no snapshot has. */
 const withBase =
   (name: string, { name: base, file: { root } }: { readonly name: Digest; readonly file: { readonly root: Digest } }) =>
   (state: BackupState): BackupState => {
-    const { pending } = state;
     const isOther = state.disks.some((disk) => disk.name === name && disk.committed?.root !== root);
     return {
-      ...state,
+      ...(isOther ? withAllAgain(state) : withPackedAgain(state)),
       disks: state.disks.map((disk) => (disk.name === name ? { ...disk, committed: { root, base } } : disk)),
-      ...(isOther ? { mustResend: true, mustCommit: true } : {}),
-      // It was packed over the base of before.
-      pending: pending?.kind === 'packed' ? sealedAgain(pending) : pending,
     };
   };

@@ -138,8 +138,8 @@ export const withEnd = (state: BackupState): BackupState => {
   return head === null ? state : withPin(state, head.number);
 };
 
-export const withPin = (state: BackupState, number: number): BackupState => {
-  const { subscription, toPin } = state;
+export const withPin = (state: BackupState, number: number, subscription = state.subscription): BackupState => {
+  const { toPin } = state;
   const isKnown = toPin.some((one) => one.subscription === subscription && one.number === number);
   return isKnown ? state : { ...state, toPin: [...toPin, { subscription, number }] };
 };

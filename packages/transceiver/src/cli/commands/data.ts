@@ -199,7 +199,7 @@ export async function continueHere(
     options,
     reply,
     reply.addedName === undefined
-      ? `${name} goes on here. What the other device saved stays among its snapshots.`
+      ? `${name} goes on here. What the repository has stays among its snapshots.`
       : `What was here is ${reply.addedName} now; ${name} is what the repository has.`,
   );
 }
