@@ -1,10 +1,8 @@
 /** Has the block daemon keep blocks, or let go of them, in slices that it reads from a file: so it can be given up, and says how far it is. */
-import { randomBytes } from 'node:crypto';
-import { rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { ControlClient } from '../blockd/control/control-client.js';
 import type { Home } from '../home.js';
 import type { BlockList } from './machine-port.js';
+import { withListFile } from './missing-blocks.js';
 
 const DIGEST_BYTES = 32;
 /** 8 MiB of blocks of 64 KiB: some seconds of a slow line. */
@@ -22,20 +20,16 @@ export async function keepBlocks(
   },
 ): Promise<void> {
   const { isKept, client, signal, onProgress } = options;
-  const path = join(home.directory, 'run', `blocks-${randomBytes(6).toString('hex')}`);
   let done = 0;
-  try {
+  await withListFile(home, async (file) => {
     for (const { blockBytes, digests } of lists) {
       for (let at = 0; at < digests.length; at += BLOCKS_A_SLICE * DIGEST_BYTES) {
         signal.throwIfAborted();
         const slice = digests.subarray(at, at + BLOCKS_A_SLICE * DIGEST_BYTES);
-        await writeFile(path, slice, { mode: 0o600 });
-        await client.request(isKept ? 'hoard' : 'release', { blockBytes, path });
+        await client.request(isKept ? 'hoard' : 'release', await file({ blockBytes, digests: slice }));
         done += slice.length / DIGEST_BYTES;
         onProgress(done);
       }
     }
-  } finally {
-    await rm(path, { force: true });
-  }
+  });
 }

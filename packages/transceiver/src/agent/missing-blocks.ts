@@ -23,16 +23,29 @@ export async function missingBlocks(
     },
   );
   if (client === undefined) return undefined;
-  const path = join(home.directory, 'run', `blocks-${randomBytes(6).toString('hex')}`);
   try {
-    const counts: BlockCount[] = [];
-    for (const { blockBytes, digests } of lists) {
-      await writeFile(path, digests, { mode: 0o600 });
-      counts.push(await client.request('missing', { blockBytes, path }));
-    }
-    return counts;
+    return await withListFile(home, async (file) => {
+      const counts: BlockCount[] = [];
+      for (const list of lists) counts.push(await client.request('missing', await file(list)));
+      return counts;
+    });
   } finally {
     client.close();
+  }
+}
+
+/** `work` with a file that blockd reads: `file` puts a list into it and gives the request's parameters. */
+export async function withListFile<T>(
+  home: Pick<Home, 'directory'>,
+  work: (file: (list: BlockList) => Promise<{ readonly blockBytes: number; readonly path: string }>) => Promise<T>,
+): Promise<T> {
+  const path = join(home.directory, 'run', `blocks-${randomBytes(6).toString('hex')}`);
+  try {
+    return await work(async ({ blockBytes, digests }) => {
+      await writeFile(path, digests, { mode: 0o600 });
+      return { blockBytes, path };
+    });
+  } finally {
     await rm(path, { force: true });
   }
 }

@@ -1,7 +1,7 @@
 import type { Digest } from '@collective/shared';
 import { describe, expect, it } from 'vitest';
 import type { BlockRequest, GetOptions } from './block-store.js';
-import { digestsOf, hoardBlocks } from './hoard-blocks.js';
+import { hoardBlocks, readDigests } from './hoard-blocks.js';
 
 const A = 'aa'.repeat(32) as Digest;
 const B = 'bb'.repeat(32) as Digest;
@@ -41,8 +41,9 @@ describe('hoarding blocks', () => {
     await expect(hoardBlocks([A, B], { blockBytes: 65_536, fetcher })).rejects.toMatchObject({ code: 'disk-full' });
   });
 
-  it('refuses a list that is not one of digests', () => {
-    expect(digestsOf(Buffer.from(A + B, 'hex'))).toEqual([A, B]);
-    expect(() => digestsOf(Buffer.alloc(33))).toThrow(expect.objectContaining({ code: 'malformed' }) as Error);
+  it('reads the digests of a list, and refuses one that is none', async () => {
+    const listOf = (bytes: Buffer) => ({ readWhole: () => Promise.resolve(bytes) });
+    expect(await readDigests(listOf(Buffer.from(A + B, 'hex')), '/list')).toEqual([A, B]);
+    await expect(readDigests(listOf(Buffer.alloc(33)), '/list')).rejects.toMatchObject({ code: 'malformed' });
   });
 });

@@ -3,21 +3,23 @@
  * guests' reads and traces go first.
  */
 import { CollectiveError, type Digest } from '@collective/shared';
+import type { FileSystem } from '../storage/file-system.js';
 import { RANK } from './block-store.js';
+import { DIGEST_BYTES, readBlockList } from './cache/block-list.js';
 import type { FetchClient } from './fetch/fetch-client.js';
 import { neighbourhoodOf } from './image-device.js';
 
-/** The digests in a file of 32 bytes each. Errors: `malformed`. */
-export const digestsOf = (list: Buffer): Digest[] => {
-  if (list.length % DIGEST_BYTES !== 0)
-    throw new CollectiveError('malformed', `a list of blocks has ${list.length} bytes`);
-  const digests: Digest[] = [];
-  for (let at = 0; at < list.length; at += DIGEST_BYTES)
-    digests.push(list.toString('hex', at, at + DIGEST_BYTES) as Digest);
-  return digests;
-};
+/** At once: whoever wants more asks again. */
+const BLOCKS_MAX = 8_192;
 
-const DIGEST_BYTES = 32;
+/** What `hoard` and `release` of the control protocol name. Errors: those of readBlockList. */
+export const readDigests = async (fileSystem: Pick<FileSystem, 'readWhole'>, path: string): Promise<Digest[]> => {
+  const list = await readBlockList(fileSystem, path, BLOCKS_MAX);
+  return Array.from(
+    { length: list.length / DIGEST_BYTES },
+    (_, at) => list.toString('hex', at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES) as Digest,
+  );
+};
 
 /** Resolves when all of them are in the cache, and not evicted any more. Errors: `disk-full` when there is no room, those of BlockStore.get. */
 export const hoardBlocks = async (

@@ -3,14 +3,13 @@
  * content of a slot is right is seen when it is read.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { CollectiveError } from '@collective/shared';
 import type { FileSystem } from '../../storage/file-system.js';
+import { DIGEST_BYTES, readBlockList } from './block-list.js';
 import { DIGEST_WORDS } from './slot-arrays.js';
 import type { SlotReader } from './slot-reader.js';
 
-const DIGEST_BYTES = 32;
-/** 2^24 digests: 1 TiB in blocks of 64 KiB. */
-const LIST_BYTES_MAX = 2 ** 24 * DIGEST_BYTES;
+/** 1 TiB in blocks of 64 KiB. */
+const BLOCKS_MAX = 2 ** 24;
 /** Looked up in a row, about a millisecond: guests' reads come between. */
 const BLOCKS_A_TURN = 4_096;
 
@@ -20,10 +19,7 @@ export const countMissing = async (
   path: string,
   cached: Pick<SlotReader, 'find'>,
 ): Promise<{ readonly blocks: number; readonly missing: number }> => {
-  const digests = await fileSystem.readWhole(path, LIST_BYTES_MAX);
-  if (digests === undefined) throw new CollectiveError('not-found', `there is no list of blocks ${path}`);
-  if (digests.length % DIGEST_BYTES !== 0)
-    throw new CollectiveError('malformed', `a list of blocks has ${digests.length} bytes`);
+  const digests = await readBlockList(fileSystem, path, BLOCKS_MAX);
   const blocks = digests.length / DIGEST_BYTES;
   const words = new Uint32Array(DIGEST_WORDS);
   let missing = 0;
