@@ -64,8 +64,9 @@ it('the link goes down for a minute in mid-boot: status says why, the boot finis
   const lived = await liveThrough(person, link, { kind: 'reset', outageMs: OUTAGE_MS });
   expect(lived.pausedWhy).toMatch(/block \d+|repository/i);
   expect(lived.goesOnAfterMs).toBeLessThan(GOES_ON_MS_MAX);
+  using watch = person.watchGuests();
   const { code, stderr } = await starting.exit();
-  expect(code, stderr).toBe(0);
+  expect(code, `${stderr}\n${watch.text}`).toBe(0);
   expectNoDiskErrors(await inGuest(person, 'journalctl -b -k --no-pager | cat; echo kept > /home/kept; sync'));
   await person.json(['stop', DEBIAN]);
 

@@ -4,6 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import type { SpawnOptions } from 'node:child_process';
 import { Child, run, type RunResult } from './child.js';
+import { GuestWatch } from './guest-evidence.js';
 import { homeEndsWithUs, homeHasEnded } from './leftovers.js';
 import { COLLECTIVE, COLLECTIVE_REPOSITORY } from './paths.js';
 
@@ -132,10 +133,18 @@ export class Person implements AsyncDisposable {
     words: readonly string[],
     options: SpawnOptions & { readonly input?: string; readonly timeoutMs?: number } = {},
   ): Promise<Readonly<Record<string, unknown>>> {
+    using watch = this.watchGuests();
     const result = await this.run([...words, '--json'], options);
     if (result.code !== 0)
-      throw new Error(`collective ${words.join(' ')} ended with ${result.code}\n${result.stdout}\n${result.stderr}`);
+      throw new Error(
+        `collective ${words.join(' ')} ended with ${result.code}\n${result.stdout}\n${result.stderr}\n${watch.text}`,
+      );
     return JSON.parse(result.stdout) as Readonly<Record<string, unknown>>;
+  }
+
+  /** Says what the guests of this home do when something takes minutes. */
+  watchGuests(): GuestWatch {
+    return new GuestWatch(this.home, async () => (await this.run(['status', '--json'])).stdout);
   }
 
   /** A long-running command, `collective console …` or `collective export …`. */
