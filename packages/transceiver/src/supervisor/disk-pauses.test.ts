@@ -326,7 +326,23 @@ test('a machine on IDE that a former supervisor had stopped for a block goes on;
   await settle();
   expect(seen.state).toEqual({ name: 'running' });
   qemu.say('STOP');
+  await settle();
   expect(seen.state).toMatchObject({ name: 'paused', cause: 'request' });
+});
+
+test('a fault that is told before the end of the pause for another one, whose stop comes after it, is waited for too', async () => {
+  const { disks, qemu, seen } = setUp();
+  disks.lacking = [block(1)];
+  qemu.failRead();
+  await settle();
+  qemu.say('BLOCK_IO_ERROR', { action: 'stop', operation: 'read', 'node-name': 'disk-system' });
+  disks.lacking = [];
+  disks.emit('arrived', 'one');
+  await settle();
+  expect(qemu.conts).toBe(1);
+  qemu.say('STOP');
+  await expect.poll(() => qemu.conts, { interval: 5 }).toBe(2);
+  expect(seen.state).toEqual({ name: 'running' });
 });
 
 test('a machine whose going on was missed, because the control connection was lost, is found running', async () => {
@@ -342,6 +358,7 @@ test('a machine whose going on was missed, because the control connection was lo
 
 test('a machine that somebody paused over QMP is left alone', async () => {
   const { qemu, seen } = setUp();
+  qemu.qmp.queryStatus = () => Promise.resolve({ status: 'paused', running: false });
   qemu.say('STOP');
   await settle();
   expect(seen.state).toMatchObject({ name: 'paused', cause: 'request' });
@@ -352,6 +369,7 @@ test('a machine that somebody paused over QMP is left alone', async () => {
 
 test('an error that QEMU told the guest, and did not pause for, is no pause', async () => {
   const { qemu, seen } = setUp();
+  qemu.qmp.queryStatus = () => Promise.resolve({ status: 'paused', running: false });
   qemu.say('BLOCK_IO_ERROR', { action: 'report', operation: 'read' });
   qemu.say('STOP');
   await settle();

@@ -83,6 +83,8 @@ export function watchDiskPauses(options: DiskPausesOptions): DiskPauses {
 
 type Fault = { readonly why: string; readonly noSpace: boolean; readonly isWrite: boolean };
 
+const UNKNOWN_FAULT: Fault = { why: 'a disk request failed', noSpace: false, isWrite: false };
+
 class PauseWatcher {
   readonly #options: DiskPausesOptions;
   /** The failed request that paused the machine, from its event until the machine goes on. */
@@ -137,10 +139,11 @@ class PauseWatcher {
 
   async lookAgain(): Promise<void> {
     const { status, running } = await this.#options.qemu.qmp.queryStatus();
+    if (this.#closed) return;
     if (running) return this.#end();
     // Nobody but us stops such a guest, or it would have been told us: an earlier supervisor did, for a block.
     if (status === 'io-error' || (status === 'paused' && this.#options.stopsFirst === true))
-      this.#fault ??= { why: 'a disk request failed', noSpace: false, isWrite: false };
+      this.#fault ??= UNKNOWN_FAULT;
     this.#begin();
   }
 
@@ -150,12 +153,26 @@ class PauseWatcher {
         if (field(event.data, 'action') === 'stop') this.#fault = faultOf(event);
         return;
       case 'STOP':
-        this.#begin();
+        // Two faults shortly after one another: the second was told before the end of the first one's pause, and is forgotten with it.
+        if (this.#fault === undefined && !this.#held) void this.#askWhyStopped();
+        else this.#begin();
         return;
       case 'RESUME':
         this.#end();
         return;
     }
+  }
+
+  async #askWhyStopped(): Promise<void> {
+    try {
+      const { status, running } = await this.#options.qemu.qmp.queryStatus();
+      if (running) return;
+      if (status === 'io-error') this.#fault ??= UNKNOWN_FAULT;
+    } catch (error) {
+      this.#options.log(`${this.#options.machine}: ${String(error)}`);
+      this.#fault ??= UNKNOWN_FAULT; // a guest that goes on though somebody stopped it is better than one that never does
+    }
+    this.#begin();
   }
 
   async #stopFirst(): Promise<void> {
