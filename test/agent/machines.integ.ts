@@ -73,6 +73,7 @@ it('an image that does not boot is refused, says what its console showed, and is
     '--json',
   ]);
   expect(errorOf(result)).toMatchObject({ code: 'no-boot', exitCode: 9 });
+  expect(result.stderr + result.stdout).toMatch(/It is running\./);
   const { appliances } = await person.json(['appliances']);
   expect((appliances as { name: string }[]).map(({ name }) => name)).toEqual(['tiny']);
   expect((await person.json(['status']))['machines']).toEqual([]);

@@ -243,11 +243,24 @@ async function waitForConsole(
       () => undefined,
     );
     await watchConsole(console, { name, ...wanted, signal: AbortSignal.any([wanted.signal, ended.signal]) });
+  } catch (error) {
+    if (!hasCode(error, 'no-boot') || ended.signal.aborted) throw error;
+    const state = await howItIs(watcher, name).catch(() => undefined);
+    if (state === undefined) throw error;
+    throw new CollectiveError('no-boot', `${error.message}\nIt is ${state}.`, { cause: error });
   } finally {
     ended.abort();
     client.close();
     watcher.close();
   }
+}
+
+/** `running`, `paused (waits for block …)`; undefined: it is over. */
+async function howItIs(client: SupervisorClient, name: string): Promise<string | undefined> {
+  const { machines } = await client.request('status', {});
+  const state = machines.find(({ machine }) => machine === name)?.state;
+  if (state === undefined || isOver(state)) return undefined;
+  return 'why' in state && state.why !== undefined ? `${state.name} (${state.why})` : state.name;
 }
 
 async function bootTest(home: Home, plan: BootTestPlan): Promise<void> {
