@@ -54,7 +54,7 @@ export const buildPrivateFetchingHalf = (
 };
 
 const buildAboveLine = (cache: CacheWriter, line: ChunkStore, options: FetchingHalfOptions, decode?: ChunkDecoder) => {
-  const scheduling = new SchedulingStore(line, () => options.meter.line);
+  const scheduling = new SchedulingStore(line, () => options.meter.line, options.clock);
   const verifying = new VerifyingStore(scheduling, decode);
   const counting = new FaultCountingStore(verifying, options.faults);
   const retrying = new RetryingStore(counting, { clock: systemClock, ...options });

@@ -13,7 +13,8 @@ import { AttachedDisk, type AttachParams, type Listen } from './attached-disk.js
 import { AttachedDisks } from './attached-disks.js';
 import { BaseThread } from './base/base-thread.js';
 import { CachedStore } from './cache/cached-store.js';
-import { countMissing } from './cache/missing-blocks.js';
+import { DIGEST_BYTES } from './cache/block-list.js';
+import { findMissing } from './cache/missing-blocks.js';
 import type { CacheOptions } from './cache/cache-writer.js';
 import { slotFileName } from './cache/slot-file.js';
 import { SlotReader } from './cache/slot-reader.js';
@@ -24,7 +25,7 @@ import { FaultCounters, faultOfRequest, sumFaults } from './faults.js';
 import type { FetchClientEvents } from './fetch/fetch-client.js';
 import { FetchThread } from './fetch/fetch-thread.js';
 import type { FetchStatus } from './fetch/thread-messages.js';
-import { hoardBlocks, readDigests } from './hoard-blocks.js';
+import { hoardBlocks, prefetchBlocks, readDigests } from './hoard-blocks.js';
 import { PrivateHalf } from './private/private-half.js';
 import { encodeRequestRecording } from './request-recording-codec.js';
 import { SessionRecordings } from './session-recordings.js';
@@ -173,9 +174,18 @@ export class Blockd {
         return { touches: trace.touches.length };
       }
       case 'missing': {
+        const { blockBytes, path, answer } = request.params;
+        await this.#openBlockSize(blockBytes);
+        const { blocks, missing } = await findMissing(this.#options.fileSystem, path, this.#store.reader(blockBytes));
+        if (answer !== undefined) await this.#writeAnswer(answer, missing);
+        return { blocks, missing: missing.length / DIGEST_BYTES };
+      }
+      case 'prefetch': {
         const { blockBytes, path } = request.params;
         await this.#openBlockSize(blockBytes);
-        return await countMissing(this.#options.fileSystem, path, this.#store.reader(blockBytes));
+        const digests = await readDigests(this.#options.fileSystem, path);
+        await prefetchBlocks(digests, { blockBytes, fetcher: this.#fetcher });
+        return {};
       }
       case 'hoard': {
         const { blockBytes } = request.params;

@@ -1,6 +1,6 @@
 /**
- * Brings the blocks of a list into the cache and keeps them there: what `collective hoard` asks for, slice by slice. In the class *hoard*, so
- * guests' reads and traces go first.
+ * Brings the blocks of a list into the cache, slice by slice: for `collective hoard`, which keeps them there, in the class *hoard*; for a later start,
+ * in the class *background*. Guests' reads and traces go first.
  */
 import { CollectiveError, type Digest } from '@collective/shared';
 import type { FileSystem } from '../storage/file-system.js';
@@ -19,6 +19,26 @@ export const readDigests = async (fileSystem: Pick<FileSystem, 'readWhole'>, pat
     { length: list.length / DIGEST_BYTES },
     (_, at) => list.toString('hex', at * DIGEST_BYTES, (at + 1) * DIGEST_BYTES) as Digest,
   );
+};
+
+/**
+ * Brings blocks in that nobody waits for, in their order, at the pace that the line has left over. Resolves when all of them are in the cache. Errors:
+ * `disk-full` when the cache is full (nothing is evicted for them), those of BlockStore.get.
+ */
+export const prefetchBlocks = async (
+  digests: readonly Digest[],
+  { blockBytes, fetcher }: { readonly blockBytes: number; readonly fetcher: Pick<FetchClient, 'bring'> },
+): Promise<void> => {
+  const brought = await Promise.all(
+    digests.map((digest, at) =>
+      fetcher.bring(
+        { digest, blockBytes, neighbourhood: neighbourhoodOf(at) },
+        { rank: RANK.background, wantBytes: false },
+      ),
+    ),
+  );
+  if (brought.some((bytes) => bytes !== undefined))
+    throw new CollectiveError('disk-full', 'the cache has no room for what is brought in ahead');
 };
 
 /** Resolves when all of them are in the cache, and not evicted any more. Errors: `disk-full` when there is no room, those of BlockStore.get. */

@@ -104,7 +104,7 @@ describe('retry plan', () => {
 });
 
 describe('scheduler plan', () => {
-  const room = { bytes: 0, bytesMax: 1 };
+  const room = { bytes: 0, bytesMax: 1, isBackgroundDue: true };
 
   it('prefers the better class', () => {
     expect(nextClass({ demand: 1, trace: 1, hoard: 1, background: 1 }, none, room)).toBe('demand');
@@ -117,9 +117,13 @@ describe('scheduler plan', () => {
     expect(mayStart('demand', { ...none, demand: 16 }, room)).toBe(false);
     expect(mayStart('demand', { ...none, trace: 32 }, room)).toBe(true);
     expect(mayStart('trace', { ...none, trace: 20, hoard: 12 }, room)).toBe(false);
-    expect(mayStart('background', { ...none, background: 4 }, room)).toBe(false);
-    expect(mayStart('background', { ...none, demand: 2 }, room)).toBe(false);
-    const full = { bytes: 1, bytesMax: 1 };
+    expect(mayStart('background', { ...none, background: 32 }, room)).toBe(false);
+    expect(mayStart('hoard', { ...none, demand: 2 }, room)).toBe(false);
+    expect(mayStart('hoard', { ...none, demand: 1 }, room)).toBe(true);
+    for (const better of ['demand', 'trace', 'hoard'] as const)
+      expect(mayStart('background', { ...none, [better]: 1 }, room)).toBe(false);
+    expect(mayStart('background', none, { ...room, isBackgroundDue: false })).toBe(false);
+    const full = { ...room, bytes: 1 };
     expect(FETCH_CLASSES.filter((fetchClass) => mayStart(fetchClass, none, full))).toEqual(['demand']);
   });
 
@@ -127,7 +131,7 @@ describe('scheduler plan', () => {
   const outstandingOn = (line: Line, chunkBytes = line.chunkBytes): number => {
     const bytesMax = bulkBytesMax(line);
     let count = 0;
-    while (mayStart('trace', { ...none, trace: count }, { bytes: count * chunkBytes, bytesMax })) count += 1;
+    while (mayStart('trace', { ...none, trace: count }, { ...room, bytes: count * chunkBytes, bytesMax })) count += 1;
     return count;
   };
 

@@ -124,6 +124,11 @@ export class CacheWriter {
     return this.#files.get(request.blockBytes)?.has(request.digest) ?? false;
   }
 
+  /** Another block of that size fits without another one's being given up. */
+  hasRoom(blockBytes: number): boolean {
+    return this.#usedBytes() + blockBytes <= this.#allowedBytes;
+  }
+
   /** Puts a verified block into the cache; false when that could not be done. Whatever the local disk does, it does not reject. */
   async fill(request: BlockRequest, block: Buffer): Promise<boolean> {
     if (this.#closed) return false;

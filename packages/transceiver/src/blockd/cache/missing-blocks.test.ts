@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 import { RANK, type BlockStore } from '../block-store.js';
 import { LocalFileSystem } from '../../storage/local-file-system.js';
 import { openLocalCache, temporaryFolder } from '../testing/local-cache.js';
-import { countMissing } from './missing-blocks.js';
+import { findMissing } from './missing-blocks.js';
 
 const BLOCK = 65_536;
 const blocks = Array.from({ length: 9_000 }, (_, at) => Buffer.alloc(32, at % 251).fill(at >> 8, 0, 8));
@@ -22,7 +22,8 @@ test('counts what is not in the cache, each block as often as it is in the list'
   const list = path.join(folder, 'list');
   const count = async (digests: readonly Buffer[]) => {
     await writeFile(list, Buffer.concat(digests));
-    return await countMissing(new LocalFileSystem(), list, cache.reader);
+    const { blocks: all, missing } = await findMissing(new LocalFileSystem(), list, cache.reader);
+    return { blocks: all, missing: missing.length / 32 };
   };
   const [first, second] = [...stored.keys()].map((digest) => Buffer.from(digest, 'hex'));
   if (first === undefined || second === undefined) throw new Error('no blocks');
@@ -32,6 +33,8 @@ test('counts what is not in the cache, each block as often as it is in the list'
   if (digest === undefined) throw new Error('no block');
   await cache.store.get({ digest, blockBytes: BLOCK, neighbourhood: 0 }, { rank: RANK.demand });
   expect(await count([first, second, first])).toEqual({ blocks: 3, missing: 1 });
+  const { missing } = await findMissing(new LocalFileSystem(), list, cache.reader);
+  expect(missing).toEqual(second);
   // More than one turn, with the one that is there at its very end.
   expect(await count([...blocks, first])).toEqual({ blocks: 9_001, missing: 9_000 });
   await cache.close();
@@ -41,7 +44,7 @@ test('a list that is not there, or is cut, is refused', async () => {
   await using temporary = await temporaryFolder();
   const list = path.join(temporary.folder, 'list');
   const nothing = { find: () => -1 };
-  await expect(countMissing(new LocalFileSystem(), list, nothing)).rejects.toMatchObject({ code: 'not-found' });
+  await expect(findMissing(new LocalFileSystem(), list, nothing)).rejects.toMatchObject({ code: 'not-found' });
   await writeFile(list, Buffer.alloc(33));
-  await expect(countMissing(new LocalFileSystem(), list, nothing)).rejects.toMatchObject({ code: 'malformed' });
+  await expect(findMissing(new LocalFileSystem(), list, nothing)).rejects.toMatchObject({ code: 'malformed' });
 });

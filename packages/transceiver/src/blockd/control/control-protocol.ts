@@ -27,7 +27,8 @@
  * | trace | session, disk, path | writes the boot trace so far (docs/formats/trace.md) to the file; touches; `not-found` for a disk that has none |
  * | recording-start | session | from now on what is asked of the session's disks is recorded, of those too that are attached later; `exists` |
  * | recording-stop | session, path | writes the recording (docs/formats/request-recording.md) to the file; requests, truncated; `not-found` |
- * | missing | blockBytes, path | of the blocks that the file names (32-byte digests, one after the other): blocks, and how many are not in the cache |
+ * | missing | blockBytes, path, answer | of the blocks that the file names (32-byte digests, one after the other): blocks, and how many are not in the cache; these are written to the file `answer` if there is one, in the same form and order |
+ * | prefetch | blockBytes, path | when the blocks that the file names (as above) are in the cache: in the background, as fast as others leave the line idle; `disk-full` when the cache is full, nothing is evicted for them |
  * | hoard | blockBytes, path | when the blocks that the file names (as above) are in the cache, where they stay until `release`; `disk-full` when there is no room |
  * | release | blockBytes, path | those blocks are evicted as others again |
  * | touched-blocks | session, disk, blockBytes, path | writes the numbers of the blocks that the disk's overlay touches, while nobody writes to it: u32 LE, ascending; blocks (count); `not-found` without an overlay |
@@ -151,7 +152,12 @@ export const CONTROL_METHODS = {
   trace: strict({ session: name, disk: name, path }),
   'recording-start': strict({ session: name }),
   'recording-stop': strict({ session: name, path }),
-  missing: strict({ blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), path }),
+  missing: strict({
+    blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }),
+    path,
+    answer: Type.Optional(path),
+  }),
+  prefetch: strict({ blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), path }),
   hoard: strict({ blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), path }),
   release: strict({ blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), path }),
   'touched-blocks': strict({
@@ -243,6 +249,7 @@ export type ControlResults = {
   readonly 'recording-start': Record<string, never>;
   readonly 'recording-stop': { readonly requests: number; readonly truncated: boolean };
   readonly missing: { readonly blocks: number; readonly missing: number };
+  readonly prefetch: Record<string, never>;
   readonly hoard: Record<string, never>;
   readonly release: Record<string, never>;
   readonly 'touched-blocks': { readonly blocks: number };

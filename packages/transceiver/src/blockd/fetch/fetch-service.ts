@@ -95,6 +95,7 @@ export class FetchService {
       link: this.#meter.status,
       queued: this.#chain.scheduling.queued,
       outstanding: { ...this.#chain.scheduling.outstanding },
+      backgroundBytesPerSecond: Math.round(this.#chain.scheduling.backgroundBytesPerSecond),
       flights: this.#chain.singleFlight.flightCount,
       corrupt: this.#chain.verifying.corrupt,
       faults: sumFaults([this.#faults.counts, this.#cache.faults]),

@@ -1,6 +1,6 @@
 /** Fetches blocks and puts them into the cache: the CacheFiller that runs in the fetching thread. */
 import { setMaxListeners } from 'node:events';
-import type { Digest } from '@collective/shared';
+import { CollectiveError, type Digest } from '@collective/shared';
 import type { BlockRequest, BlockStore, FetchRank, GetOptions } from '../block-store.js';
 import type { CacheFiller } from '../cache/cached-store.js';
 import type { CacheWriter } from '../cache/cache-writer.js';
@@ -26,6 +26,9 @@ export class FillingStore implements CacheFiller {
     options: GetOptions & { readonly wantBytes: boolean },
   ): Promise<Buffer | undefined> {
     if (!options.wantBytes && this.#cache.has(request)) return undefined;
+    // What may be wanted some day never takes the place of what was.
+    if (options.rank.fetchClass === 'background' && !this.#cache.hasRoom(request.blockBytes))
+      throw new CollectiveError('disk-full', 'the cache is full: nothing is brought in ahead');
     const block = await this.#next.get(request, options);
     const isInCache = await this.#cache.fill(request, block);
     return isInCache && !options.wantBytes ? undefined : block;

@@ -2,14 +2,14 @@
  * Which request may go onto the line next, as a function of what is outstanding. Each class has its own bound, and what is
  * not demand shares one that fits the line: one round trip's worth of it and one chunk more, so that the line stays full
  * and a demand read finds little in front of it. It is counted in bytes: the chunks of a boot's beginning are five times as
- * long as those of its end. (Rates that adapt to how fast the answers come, halving and doubling, belong here and nowhere else.)
+ * long as those of its end. What nobody waits for has a rate of its own beside that (background-rate.ts), and the line only while no guest wants it.
  */
 import { FETCH_CLASSES, type FetchClass } from '../block-store.js';
 
 export type PerClass = Readonly<Record<FetchClass, number>>;
 
 /** Requests, of bytes see below. */
-export const OUTSTANDING_MAX: PerClass = { demand: 16, trace: 32, hoard: 16, background: 4 };
+export const OUTSTANDING_MAX: PerClass = { demand: 16, trace: 32, hoard: 16, background: 32 };
 /** All classes but demand together, whatever the line: as many connections as there are for them. */
 export const BULK_OUTSTANDING_MAX = 32;
 /** While nothing is known of the line. */
@@ -18,7 +18,7 @@ const BULK_BYTES_UNKNOWN = 128 << 10;
 export const CHUNK_BYTES_UNKNOWN = 32 << 10;
 /** The rate that was seen is at most what the bound allowed: asking for a little more finds out whether the line has more. */
 const PROBE_GAIN = 1.25;
-/** Hoard and background wait while so many better ones are outstanding. */
+/** Hoard waits while so many better ones are outstanding. */
 const BETTER_OUTSTANDING_MAX = 2;
 
 export type Line = {
@@ -32,7 +32,12 @@ export type Line = {
 export const UNKNOWN_LINE: Line = { roundTripMs: 0, bytesPerSecond: 0, chunkBytes: 0 };
 
 /** What is outstanding of all classes but demand, and from how much on nothing is added. */
-export type Bulk = { readonly bytes: number; readonly bytesMax: number };
+export type Bulk = {
+  readonly bytes: number;
+  readonly bytesMax: number;
+  /** By its rate another request of the class background may go out. */
+  readonly isBackgroundDue: boolean;
+};
 
 /** From how many outstanding bytes of all classes but demand on nothing is added on this line. */
 export const bulkBytesMax = ({ roundTripMs, bytesPerSecond, chunkBytes }: Line): number => {
@@ -46,7 +51,9 @@ export const mayStart = (fetchClass: FetchClass, outstanding: PerClass, bulk: Bu
   if (outstanding.trace + outstanding.hoard + outstanding.background >= BULK_OUTSTANDING_MAX) return false;
   if (bulk.bytes >= bulk.bytesMax) return false;
   if (fetchClass === 'trace') return true;
-  return outstanding.demand + outstanding.trace < BETTER_OUTSTANDING_MAX;
+  const better = outstanding.demand + outstanding.trace;
+  if (fetchClass === 'hoard') return better < BETTER_OUTSTANDING_MAX;
+  return better + outstanding.hoard === 0 && bulk.isBackgroundDue;
 };
 
 /** The class whose oldest request goes next; undefined when none may. */

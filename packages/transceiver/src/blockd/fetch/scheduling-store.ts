@@ -4,6 +4,8 @@
  */
 import { CollectiveError } from '@collective/shared';
 import type { BlockRequest, ChunkStore, FetchClass, GetChunkOptions } from '../block-store.js';
+import { systemClock, type Clock } from '../clock.js';
+import { FIRST_RATE, rateAfter } from './background-rate.js';
 import {
   bulkBytesMax,
   CHUNK_BYTES_UNKNOWN,
@@ -18,7 +20,14 @@ import {
 export const QUEUE_MAX = 65_536;
 
 /** `bytesLeft`: what will come, as far as is known. */
-type Ticket = { fetchClass: FetchClass; bytesLeft: number; isOutstanding: boolean; start: () => void };
+type Ticket = {
+  fetchClass: FetchClass;
+  bytesLeft: number;
+  isOutstanding: boolean;
+  /** When it went out; undefined as soon as its first byte is here. */
+  sinceMs: number | undefined;
+  start: () => void;
+};
 
 export class SchedulingStore implements ChunkStore {
   readonly #next: ChunkStore;
@@ -30,13 +39,28 @@ export class SchedulingStore implements ChunkStore {
     background: new Set(),
   };
   readonly #outstanding: Record<FetchClass, number> = { demand: 0, trace: 0, hoard: 0, background: 0 };
+  readonly #clock: Pick<Clock, 'nowMs' | 'after'>;
   /** Still to come, of all classes but demand. */
   #bulkBytes = 0;
+  #rate = FIRST_RATE;
+  /** When the next request of the class background may go out. */
+  #backgroundFromMs = Number.NEGATIVE_INFINITY;
+  #isWaitingForRate = false;
 
   /** `line`: what is known of it now. */
-  constructor(next: ChunkStore, line: () => Line = () => UNKNOWN_LINE) {
+  constructor(
+    next: ChunkStore,
+    line: () => Line = () => UNKNOWN_LINE,
+    clock: Pick<Clock, 'nowMs' | 'after'> = systemClock,
+  ) {
     this.#next = next;
     this.#line = line;
+    this.#clock = clock;
+  }
+
+  /** How fast what nobody waits for is brought in, at most. */
+  get backgroundBytesPerSecond(): number {
+    return this.#rate.bytesPerSecond;
   }
 
   get queued(): PerClass {
@@ -52,7 +76,13 @@ export class SchedulingStore implements ChunkStore {
     const { rank, signal } = options;
     signal?.throwIfAborted();
     const bytesLeft = request.chunkBytes ?? (this.#line().chunkBytes || CHUNK_BYTES_UNKNOWN);
-    const ticket: Ticket = { fetchClass: rank.fetchClass, bytesLeft, isOutstanding: false, start: () => undefined };
+    const ticket: Ticket = {
+      fetchClass: rank.fetchClass,
+      bytesLeft,
+      isOutstanding: false,
+      sinceMs: undefined,
+      start: () => undefined,
+    };
     const stopListening = rank.onRaise(() => this.#raise(ticket, rank.fetchClass));
     try {
       await this.#turn(ticket, signal);
@@ -98,12 +128,18 @@ export class SchedulingStore implements ChunkStore {
       };
       signal?.addEventListener('abort', onAbort, { once: true });
       this.#queues[ticket.fetchClass].add(ticket);
+      if (ticket.fetchClass === 'background') this.#startMore(); // or when its rate lets it
     });
   }
 
   #begin(ticket: Ticket): void {
+    const nowMs = this.#clock.nowMs();
     ticket.isOutstanding = true;
+    ticket.sinceMs = nowMs;
     this.#count(ticket, 1);
+    if (ticket.fetchClass !== 'background') return;
+    const tookMs = (ticket.bytesLeft * 1000) / this.#rate.bytesPerSecond;
+    this.#backgroundFromMs = Math.max(nowMs, this.#backgroundFromMs) + tookMs;
   }
 
   #count({ fetchClass, bytesLeft }: Ticket, by: 1 | -1): void {
@@ -114,6 +150,7 @@ export class SchedulingStore implements ChunkStore {
   /** The next request goes out before the last byte of this one has come: else the line stands still for a round trip. */
   #came(ticket: Ticket, byteLength: number): void {
     if (!ticket.isOutstanding) return;
+    this.#noteFirstByte(ticket);
     const came = Math.min(ticket.bytesLeft, byteLength);
     ticket.bytesLeft -= came;
     if (ticket.fetchClass === 'demand') return;
@@ -121,8 +158,20 @@ export class SchedulingStore implements ChunkStore {
     this.#startMore();
   }
 
+  /** What is asked for ahead comes many at once, and waits for itself: it says nothing of the line. */
+  #noteFirstByte(ticket: Ticket): void {
+    const { sinceMs, fetchClass } = ticket;
+    ticket.sinceMs = undefined;
+    if (sinceMs === undefined || fetchClass === 'trace' || fetchClass === 'hoard') return;
+    this.#rate = rateAfter(this.#rate, this.#clock.nowMs() - sinceMs, this.#line().bytesPerSecond);
+  }
+
   get #bulk(): Bulk {
-    return { bytes: this.#bulkBytes, bytesMax: bulkBytesMax(this.#line()) };
+    return {
+      bytes: this.#bulkBytes,
+      bytesMax: bulkBytesMax(this.#line()),
+      isBackgroundDue: this.#backgroundFromMs <= this.#clock.nowMs(),
+    };
   }
 
   #raise(ticket: Ticket, fetchClass: FetchClass): void {
@@ -136,9 +185,16 @@ export class SchedulingStore implements ChunkStore {
   #startMore(): void {
     for (;;) {
       const fetchClass = nextClass(this.queued, this.#outstanding, this.#bulk);
-      if (fetchClass === undefined) return;
+      if (fetchClass === undefined) break;
       const [oldest] = this.#queues[fetchClass];
       oldest?.start();
     }
+    const waitMs = this.#backgroundFromMs - this.#clock.nowMs();
+    if (this.#queues.background.size === 0 || waitMs <= 0 || this.#isWaitingForRate) return;
+    this.#isWaitingForRate = true;
+    this.#clock.after(waitMs, () => {
+      this.#isWaitingForRate = false;
+      this.#startMore();
+    });
   }
 }

@@ -371,7 +371,52 @@ describe('scheduler', () => {
     gated.call(0).resolve(bytes);
     gated.call(1).resolve(bytes);
     await settle();
-    expect(gated.calls.length).toBe(4);
+    expect(gated.calls.map(({ options }) => options.rank.fetchClass)).toEqual(['demand', 'demand', 'hoard']);
+    gated.call(2).resolve(bytes);
+    await settle();
+    expect(gated.calls.at(-1)?.options.rank.fetchClass).toBe('background');
+  });
+
+  it('sends what nobody waits for at its own rate, which follows how soon first bytes come', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS, clock);
+    const pass = async (ms: number): Promise<void> => {
+      clock.advance(ms);
+      await settle();
+    };
+    const first = store.backgroundBytesPerSecond;
+    const gapMs = (EIGHT_CHUNKS.chunkBytes * 1000) / first;
+    for (let number = 0; number < 50; number += 1) start(store, digestOf(number), 'background');
+    await settle();
+    expect(gated.calls.length).toBe(1);
+    await pass(gapMs - 1);
+    expect(gated.calls.length).toBe(1);
+    await pass(2);
+    expect(gated.calls.length).toBe(2);
+    const answer = async (waitMs: number): Promise<void> => {
+      const call = gated.calls.at(-1);
+      await pass(waitMs);
+      call?.options.onBytes?.(EIGHT_CHUNKS.chunkBytes);
+      call?.resolve(bytes);
+      await pass(10_000); // the next one goes out
+    };
+    for (let count = 0; count < 4; count += 1) await answer(20);
+    const quick = store.backgroundBytesPerSecond;
+    expect(quick).toBeGreaterThanOrEqual(2 * first);
+    for (let count = 0; count < 4; count += 1) await answer(300);
+    expect(store.backgroundBytesPerSecond).toBeLessThan(quick);
+    // A guest's read counts as well, what is asked for ahead in many requests does not.
+    const late = store.backgroundBytesPerSecond;
+    for (const fetchClass of ['trace', 'demand'] as const) {
+      start(store, fetchClass === 'trace' ? A : digestOf(99), fetchClass);
+      await settle();
+      const call = gated.calls.at(-1);
+      await pass(20);
+      call?.options.onBytes?.(10);
+      if (fetchClass === 'trace') expect(store.backgroundBytesPerSecond).toBe(late);
+      else expect(store.backgroundBytesPerSecond).not.toBe(late);
+    }
   });
 
   it('forgets a queued request whose waiter left', async () => {

@@ -84,6 +84,8 @@ export type FetchStatus = {
   readonly link: LinkStatus;
   readonly queued: PerClass;
   readonly outstanding: PerClass;
+  /** How fast what nobody waits for is brought in, at most. */
+  readonly backgroundBytesPerSecond: number;
   readonly flights: number;
   /** Chunks that did not hold what their name says. */
   readonly corrupt: number;
