@@ -73,7 +73,7 @@ function qemuArguments(scratch) {
     '-cpu',
     'max',
     '-accel',
-    options.accel === 'tcg' ? 'tcg,thread=multi' : options.accel,
+    options.accel === 'tcg' ? 'tcg,thread=single' : options.accel,
     '-m',
     `${machine.memoryBytes / 1048576}`,
     '-smp',

@@ -73,7 +73,7 @@ const inGuest = async (disks: readonly (readonly [string, 'raw' | 'qcow2', strin
       '-machine',
       'q35',
       '-accel',
-      'tcg,thread=multi',
+      'tcg,thread=single',
       '-cpu',
       'max',
       '-smp',

@@ -48,7 +48,10 @@ export const stopBody = strict({
 });
 export const suspendBody = strict({ names });
 export const hoardBody = strict({ name: reference, isOff: Type.Optional(Type.Boolean()) });
-export const settingsBody = strict({ tellTraces: Type.Optional(Type.Boolean()) });
+export const settingsBody = strict({
+  tellTraces: Type.Optional(Type.Boolean()),
+  metered: Type.Optional(Type.Union([Type.Literal('on'), Type.Literal('off'), Type.Literal('auto')])),
+});
 export const consoleQuery = strict({ name: reference });
 export const publishBody = strict({
   name: reference,

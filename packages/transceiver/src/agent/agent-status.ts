@@ -1,6 +1,6 @@
 /** What `status` says of agent, session and repository, put together with what the machine port says. */
 import { SOFTWARE } from '../software.js';
-import type { AgentStatus, Stay } from './agent-types.js';
+import type { AgentStatus, PrefetchStatus, Stay } from './agent-types.js';
 import type { DataStatus } from './data-types.js';
 import type { DeviceFile } from './device-file.js';
 import type { PathStatus } from './machine-port.js';
@@ -19,11 +19,21 @@ export type StatusParts = {
   readonly device: DeviceFile | undefined;
   readonly stay: Stay;
   readonly path: PathStatus;
+  readonly prefetch: PrefetchStatus | undefined;
   /** By machine. */
   readonly data: ReadonlyMap<string, DataStatus>;
 };
 
-export const agentStatus = ({ homeDirectory, since, session, device, stay, path, data }: StatusParts): AgentStatus => ({
+export const agentStatus = ({
+  homeDirectory,
+  since,
+  session,
+  device,
+  stay,
+  path,
+  prefetch,
+  data,
+}: StatusParts): AgentStatus => ({
   agent: { pid: process.pid, since, home: homeDirectory, software: SOFTWARE },
   session:
     session === undefined
@@ -48,6 +58,7 @@ export const agentStatus = ({ homeDirectory, since, session, device, stay, path,
   device: device !== undefined,
   supervisor: path.supervisor,
   blockd: path.blockd,
+  prefetch: prefetch ?? null,
   machines: withData(path.machines, data),
   notes: [
     ...(session?.isRevoked === true ? [REVOKED] : []),

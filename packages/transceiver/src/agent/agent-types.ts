@@ -248,8 +248,22 @@ export type AgentStatus = {
     readonly blockdSoftware?: string;
   };
   readonly blockd: BlockPathStatus;
+  /** Null: nobody is logged in. */
+  readonly prefetch: PrefetchStatus | null;
   readonly machines: readonly MachineStatus[];
   readonly notes: readonly string[];
+};
+
+/** What is brought in before anybody asks for it (prefetcher.ts). */
+export type PrefetchStatus = {
+  /** `metered`: the link is; `away`: the repository is; `full`: the cache is. */
+  readonly state: 'idle' | 'working' | 'metered' | 'away' | 'full';
+  /** While working: `appliance@version`, and how much of what it lacks is here; whole blocks. */
+  readonly what?: string;
+  readonly doneBytes?: number;
+  readonly bytes?: number;
+  /** Else: when it was looked last; absent: not yet. */
+  readonly lookedAt?: number;
 };
 
 export type BlockPathStatus = {

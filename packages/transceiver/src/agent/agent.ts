@@ -96,6 +96,7 @@ export class Agent implements AgentCalls {
       inTurn: async (work) => this.#inTurn(async () => work(this.#requireSession())),
       session: () => this.#requireSession(),
       asJob: async (name, work) => this.#asJob(name, work),
+      onNews: () => this.#data?.prefetcher.wake(),
     });
     this.keys = new KeysDesk({
       offers: this.#offers,
@@ -117,6 +118,7 @@ export class Agent implements AgentCalls {
       machines: options.machines,
       inTurn: async (work) => this.#inTurn(async () => withData(work)),
       beside: withData,
+      onSettings: () => this.#data?.prefetcher.wake(),
     });
   }
 
@@ -151,6 +153,7 @@ export class Agent implements AgentCalls {
       device: this.#device,
       stay: this.#stay,
       path: await this.#machines.status(),
+      prefetch: this.#data?.prefetcher.status,
       data: (await this.#data?.status()) ?? new Map(),
     });
   }

@@ -45,7 +45,11 @@ afterEach(async () => {
 });
 
 /** A repository that answers with a trace, with an error, or, for undefined, never. */
-const desk = (answer: Buffer | ErrorCode | undefined, objects: Partial<BootTracesOptions['objects']> = {}) => {
+const desk = (
+  answer: Buffer | ErrorCode | undefined,
+  objects: Partial<BootTracesOptions['objects']> = {},
+  { isMetered = false } = {},
+) => {
   const kept = new Map<Digest, Buffer>();
   const told: { readonly params: unknown; readonly body: unknown }[] = [];
   const call = async (
@@ -67,6 +71,7 @@ const desk = (answer: Buffer | ErrorCode | undefined, objects: Partial<BootTrace
     objects: { trace: (of) => kept.get(of), putTrace: async (of, bytes) => void kept.set(of, bytes), ...objects },
     client: { call } as unknown as BootTracesOptions['client'],
     applianceOf: () => 'demo',
+    isMetered: () => Promise.resolve(isMetered),
     log: (text) => logged.push(text),
   });
   open.push(traces);
@@ -85,6 +90,12 @@ describe('before a start', () => {
     expect(await traces.forStart(manifest, { ...start, isOnline: false })).toEqual(
       new Map([['system', traceOf(5, 6)]]),
     );
+  });
+
+  it('nothing is asked for ahead on a link that is metered', async () => {
+    const { traces, kept } = desk(traceOf(5, 6), {}, { isMetered: true });
+    expect(await traces.forStart(manifest, start)).toEqual(new Map());
+    expect(kept.size).toBe(0);
   });
 
   it.each(['not-found', 'repository-unreachable', 'internal'] as const)(
@@ -135,7 +146,7 @@ describe('what a boot has left', () => {
 
   it('is not told when the person does not want that', async () => {
     const { traces, kept, told } = desk(Buffer.alloc(0));
-    await writeSettings(path.join(folder, 'settings.json'), { tellTraces: false });
+    await writeSettings(path.join(folder, 'settings.json'), { tellTraces: false, metered: 'auto' });
     await leave(traceOf(1, 2));
     await traces.gather();
     expect(told).toEqual([]);

@@ -32,6 +32,8 @@ export type BootTracesOptions = {
   readonly objects: Pick<ObjectCache, 'trace' | 'putTrace'>;
   readonly client: Pick<RepositoryClient, 'call'>;
   readonly applianceOf: (machine: string) => string;
+  /** Then nothing is fetched ahead. */
+  readonly isMetered: () => Promise<boolean>;
   readonly log: (text: string) => void;
 };
 
@@ -54,6 +56,8 @@ export class BootTraces {
     manifest: VersionManifest,
     { isOnline, signal }: { readonly isOnline: boolean; readonly signal: AbortSignal },
   ): Promise<ReadonlyMap<string, Buffer>> {
+    if (await this.#options.isMetered()) return new Map();
+    signal.throwIfAborted();
     const system = manifest.disks.filter(({ kind, root }) => kind === 'system' && root !== null);
     const traces = new Map<string, Buffer>();
     await Promise.all(

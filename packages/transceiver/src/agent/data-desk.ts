@@ -44,6 +44,8 @@ export type DataDeskOptions = {
   readonly inTurn: <T>(work: (session: Session, data: PersonData) => Promise<T>) => Promise<T>;
   /** Beside the turns, for what takes long. Errors: `not-logged-in`. */
   readonly beside: <T>(work: (session: Session, data: PersonData) => Promise<T>) => Promise<T>;
+  /** They are others now. */
+  readonly onSettings: () => void;
 };
 
 export class DataDesk implements DataCalls {
@@ -199,7 +201,9 @@ export class DataDesk implements DataCalls {
   async settings(change: Partial<Settings>): Promise<Settings> {
     const { settingsFile } = this.#options.home;
     const settings = { ...(await readSettings(settingsFile)), ...change };
-    if (Object.keys(change).length > 0) await writeSettings(settingsFile, settings);
+    if (Object.keys(change).length === 0) return settings;
+    await writeSettings(settingsFile, settings);
+    this.#options.onSettings();
     return settings;
   }
 

@@ -103,11 +103,13 @@ async function mapByChanges(options: LoadOptions, client: MapSource): Promise<Di
 }
 
 /** The disk in the newest version before this one that was verified here and whose pages are still at hand. */
-async function olderMap({
+export async function olderMap({
   disk,
   manifest,
   objects,
-}: LoadOptions): Promise<{ readonly map: DiskMap; readonly version: number } | undefined> {
+}: Pick<LoadOptions, 'disk' | 'manifest' | 'objects'>): Promise<
+  { readonly map: DiskMap; readonly version: number } | undefined
+> {
   const all = await objects.verifiedVersions(manifest.appliance);
   const versions = all.filter((version) => version < manifest.version);
   for (const version of versions.reverse().slice(0, OLDER_TRIED_MAX)) {

@@ -1,6 +1,6 @@
 /** Asks the block daemon which of many blocks it has, by a file that it reads. */
 import { randomBytes } from 'node:crypto';
-import { rm, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ControlClient } from '../blockd/control/control-client.js';
 import type { Home } from '../home.js';
@@ -32,6 +32,24 @@ export async function missingBlocks(
   } finally {
     client.close();
   }
+}
+
+/** Those of a list that are not in the cache, in its order. Errors: those of blockd's `missing`, `local-io`. */
+export async function listMissing(
+  home: Pick<Home, 'directory'>,
+  list: BlockList,
+  client: Pick<ControlClient, 'request'>,
+): Promise<Buffer> {
+  return withListFile(home, async (file) => {
+    const asked = await file(list);
+    const answer = `${asked.path}.answer`;
+    try {
+      await client.request('missing', { ...asked, answer });
+      return await readFile(answer);
+    } finally {
+      await rm(answer, { force: true });
+    }
+  });
 }
 
 /** `work` with a file that blockd reads: `file` puts a list into it and gives the request's parameters. */

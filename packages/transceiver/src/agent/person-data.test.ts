@@ -87,7 +87,7 @@ const open = async (): Promise<PersonData> => {
 };
 const deskOf = (data: PersonData): DataDesk => {
   const turn = async <T>(work: (of: Session, mine: PersonData) => Promise<T>): Promise<T> => work(session, data);
-  return new DataDesk({ home, machines, inTurn: turn, beside: turn });
+  return new DataDesk({ home, machines, inTurn: turn, beside: turn, onSettings: () => undefined });
 };
 const WRITER = { appliance: 'tiny', version: 1, manifest: digest('4') };
 const folderOf = (name: string): string => join(home.machinesDirectory, name);

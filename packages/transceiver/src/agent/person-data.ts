@@ -33,7 +33,9 @@ import type { ObjectCache } from './object-cache.js';
 import { clearOpened } from './opened-snapshot.js';
 import type { OwnMachine, Renaming } from './own-names.js';
 import { blockdStatus } from './path-status.js';
+import { MeteredLink } from './metered-link.js';
 import { PersonDisks } from './person-disks.js';
+import { Prefetcher } from './prefetcher.js';
 import { bringData, mayBringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
 import type { Session } from './session.js';
 import { settleBackups } from './settle-backups.js';
@@ -66,6 +68,7 @@ export class PersonData implements BackupSettling {
   readonly #courier: TokenCourier;
   readonly trust: SnapshotTrust;
   readonly traces: BootTraces;
+  readonly prefetcher: Prefetcher;
   readonly #ended = new AbortController();
 
   private constructor(options: PersonDataOptions) {
@@ -81,7 +84,10 @@ export class PersonData implements BackupSettling {
       onError: (error) => log(String(error)),
     });
     // Whichever request finds it back: a heartbeat, another machine's upload, a look for a new version.
-    session.client.onBack(() => this.#runner.networkBack());
+    session.client.onBack(() => {
+      this.#runner.networkBack();
+      this.prefetcher.wake();
+    });
     this.#presence = new MachinePresence(home, (name) => this.#isOver(name));
     this.#disks = new PersonDisks({
       ...options,
@@ -90,10 +96,19 @@ export class PersonData implements BackupSettling {
       applianceOf: (name) => this.applianceOf(name),
     });
     this.trust = new SnapshotTrust(this.#person);
+    const link = new MeteredLink(home.settingsFile);
     this.traces = new BootTraces({
       ...options,
+      isMetered: async () => link.isMetered(),
       client: session.client,
       applianceOf: (name) => this.applianceOf(name),
+    });
+    this.prefetcher = new Prefetcher({
+      ...options,
+      traces: this.traces,
+      blockd: async () => options.machines.blockd(async () => session.blocks()),
+      applianceOf: (name) => this.applianceOf(name),
+      isMetered: async () => link.isMetered(),
     });
     this.#courier = new TokenCourier({
       ...options,
@@ -121,7 +136,10 @@ export class PersonData implements BackupSettling {
     this.#ended.abort();
     this.#presence.close();
     // In an outage each of them may wait for the repository. What it is not told at last is told at the next login.
-    await within(CLOSE_MS, Promise.all([this.#courier.close(), this.#runner.close(), this.traces.close()]));
+    await within(
+      CLOSE_MS,
+      Promise.all([this.#courier.close(), this.#runner.close(), this.prefetcher.close(), this.traces.close()]),
+    );
     // Nobody will go on here: another device need not wait for the lease to expire.
     if (isForGood)
       await within(

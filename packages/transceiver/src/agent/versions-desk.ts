@@ -56,6 +56,8 @@ export type VersionsDeskOptions = {
   readonly session: () => Session;
   /** Long work that writes into the home, of which a logout that removes everything knows. */
   readonly asJob: <T>(name: string, work: () => Promise<T>) => Promise<T>;
+  /** There may be a newer version of something. */
+  readonly onNews: () => void;
 };
 
 const DEFAULT_WAIT_MS = 600_000;
@@ -206,6 +208,7 @@ export class VersionsDesk implements VersionsCalls {
   async updates({ name }: UpdatesRequest): Promise<UpdatesReply> {
     const session = this.#options.session();
     const { source, note } = await session.refresh();
+    if (source !== undefined) this.#options.onNews();
     const { trust } = session;
     const { machines } = await this.#options.machines.status();
     const known = source === undefined ? undefined : await session.client.call('appliances', {});

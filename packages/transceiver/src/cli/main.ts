@@ -395,6 +395,10 @@ function addServiceCommands(program: Command): void {
       '--tell-traces <on|off>',
       'tell the repository, which keeps it without your name, which blocks of an appliance a boot touches',
     )
+    .option(
+      '--metered <on|off|auto>',
+      'what travels over the link costs something: only what a machine needs now is fetched, and your data saved; auto asks the system',
+    )
     .action(async (_options, command: Command) => (await import('./commands/settings.js')).settings(all(command)));
   program
     .command('agent')

@@ -2,7 +2,7 @@
 import { CollectiveError } from '@collective/shared/errors';
 import type { ScrubStatus } from '../../blockd/cache/scrubber.js';
 import { FAULTS, isFaultName, type FaultCounts } from '../../blockd/faults.js';
-import { AGENT_PATHS, type AgentStatus, type StartedMachine } from '../../agent/agent-types.js';
+import { AGENT_PATHS, type AgentStatus, type PrefetchStatus, type StartedMachine } from '../../agent/agent-types.js';
 import { findAgent, runningAgent } from '../agent-process.js';
 import { interruptSignal, megabytes, note, printResult, progressView, timeOf, type GlobalOptions } from '../output.js';
 import { dataText } from '../data-text.js';
@@ -96,6 +96,19 @@ export async function status(options: GlobalOptions): Promise<void> {
   for (const text of options.json ? [] : reply.notes) note(text);
 }
 
+const NOT_PREFETCHING = {
+  idle: 'what the next starts are known to want is here',
+  metered: 'nothing is brought in: the link is metered',
+  away: 'nothing is brought in: the repository cannot be reached',
+  full: 'nothing is brought in: the cache is full',
+} as const;
+
+function prefetchText({ state, what = '', doneBytes = 0, bytes = 0, lookedAt }: PrefetchStatus): string {
+  if (state === 'working') return `${what}: ${megabytes(doneBytes)} of ${megabytes(bytes)} brought in`;
+  if (lookedAt === undefined) return 'not looked yet';
+  return `${NOT_PREFETCHING[state]} (looked ${timeOf(lookedAt)})`;
+}
+
 function statusText(status: AgentStatus): string {
   const { session, repository, blockd } = status;
   const lines = [
@@ -125,6 +138,7 @@ function statusText(status: AgentStatus): string {
       }${blockd.waitingFor === undefined ? '' : `; waits for ${blockd.waitingFor}`}`,
     );
   }
+  if (status.prefetch !== null) lines.push(`ahead       ${prefetchText(status.prefetch)}`);
   lines.push(...faultLines(blockd.faults ?? {}));
   if (blockd.scrub !== undefined) lines.push(`checked     ${scrubText(blockd.scrub)}`);
   if (status.machines.length === 0) lines.push('machines    none');

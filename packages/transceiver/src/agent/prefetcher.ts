@@ -1,0 +1,191 @@
+/**
+ * The background prefetcher: looks now and then whether there is a newer version of what the person uses on this machine, and brings in what its
+ * next start will want (prefetch-order.ts), in the class *background* of the block path: at the pace that others leave of the line, and never in the
+ * place of what is in the cache. What it has brought in it does not ask for again, so it may be ended at any time.
+ *
+ * On a link that is metered it does nothing, and without the repository neither. Nothing waits for it.
+ */
+import { readdir } from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import { decodeBootTrace, hasCode, type DiskMap } from '@collective/shared';
+import type { ControlClient } from '../blockd/control/control-client.js';
+import { orAborted } from '../blockd/fetch/single-flight-store.js';
+import type { Home } from '../home.js';
+import type { PrefetchStatus } from './agent-types.js';
+import type { BootTraces } from './boot-traces.js';
+import { olderMap } from './disk-maps.js';
+import { listMissing, withListFile } from './missing-blocks.js';
+import type { ObjectCache } from './object-cache.js';
+import { changedBlocks, digestOf, prefetchOrder } from './prefetch-order.js';
+import { runnableVersion, type RunnableVersion } from './runnable-version.js';
+import type { Session } from './session.js';
+import { Subscription } from './subscription.js';
+
+const DIGEST_BYTES = 32;
+/** A login is followed by a start, often: that goes first. */
+const FIRST_LOOK_MS = 60_000;
+const LOOK_MS = 10 * 60_000;
+/** Few: a slice is asked for as a whole, and the line may become metered meanwhile. */
+const BLOCKS_A_SLICE = 32;
+
+export type PrefetcherOptions = {
+  readonly home: Pick<Home, 'directory' | 'machinesDirectory'>;
+  readonly objects: ObjectCache;
+  readonly session: Session;
+  readonly traces: Pick<BootTraces, 'forStart'>;
+  readonly blockd: () => Promise<Pick<ControlClient, 'request'>>;
+  readonly applianceOf: (machine: string) => string;
+  readonly isMetered: () => Promise<boolean>;
+  readonly log: (text: string) => void;
+  readonly firstLookMs?: number;
+};
+
+const now = (): number => Math.floor(Date.now() / 1000);
+
+type Wanted = { readonly blockBytes: number; readonly digests: Buffer };
+
+export class Prefetcher {
+  readonly #options: PrefetcherOptions;
+  readonly #ended = new AbortController();
+  #status: PrefetchStatus = { state: 'idle' };
+  /** Ends the wait for the next look. */
+  #wake: () => void = () => undefined;
+  #isWoken = false;
+  readonly #running: Promise<void>;
+
+  constructor(options: PrefetcherOptions) {
+    this.#options = options;
+    this.#running = this.#run();
+  }
+
+  get status(): PrefetchStatus {
+    return this.#status;
+  }
+
+  /** There may be news: looks now. */
+  wake(): void {
+    this.#isWoken = true;
+    this.#wake();
+  }
+
+  async close(): Promise<void> {
+    this.#ended.abort();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    await this.#sleep(this.#options.firstLookMs ?? FIRST_LOOK_MS);
+    while (!this.#ended.signal.aborted) {
+      this.#isWoken = false;
+      try {
+        this.#status = { state: await this.#look(), lookedAt: now() };
+      } catch (error) {
+        if (this.#ended.signal.aborted) return;
+        const state = hasCode(error, 'disk-full') ? 'full' : hasCode(error, 'repository-unreachable') ? 'away' : 'idle';
+        if (state === 'idle') this.#options.log(`bringing in ahead: ${String(error)}`);
+        this.#status = { state, lookedAt: now() };
+      }
+      await this.#sleep(LOOK_MS);
+    }
+  }
+
+  async #sleep(ms: number): Promise<void> {
+    if (this.#isWoken) return;
+    const woken = new AbortController();
+    this.#wake = () => woken.abort();
+    const signal = AbortSignal.any([this.#ended.signal, woken.signal]);
+    await delay(ms, undefined, { signal, ref: false }).catch(() => undefined);
+    this.#wake = () => undefined;
+  }
+
+  async #look(): Promise<PrefetchStatus['state']> {
+    const { session, objects, isMetered } = this.#options;
+    const { signal } = this.#ended;
+    if (await isMetered()) return 'metered';
+    const names = await this.#used();
+    if (names.length === 0) return 'idle';
+    const { source } = await session.refresh(signal);
+    if (source === undefined) return 'away';
+    for (const name of names) {
+      const found = await runnableVersion({ name, isOnline: true }, { session, objects, signal }).catch(
+        (error: unknown) => {
+          // One that is withdrawn, or not this person's any more, keeps nobody from another.
+          if (signal.aborted || hasCode(error, 'repository-unreachable')) throw error;
+          return undefined;
+        },
+      );
+      if (found === undefined) continue;
+      const { appliance, version } = found.verified.manifest;
+      if (!(await this.#bring(`${appliance}@${String(version)}`, await this.#wantedOf(found)))) return 'metered';
+    }
+    return 'idle';
+  }
+
+  /** The appliances that are used on this machine. */
+  async #used(): Promise<readonly string[]> {
+    const { home, applianceOf } = this.#options;
+    const names = new Set<string>();
+    for (const machine of await readdir(home.machinesDirectory))
+      if ((await Subscription.read(home.machinesDirectory, machine)) !== undefined) names.add(applianceOf(machine));
+    return [...names].sort();
+  }
+
+  /** What is not here yet of what the next start wants, disk by disk. */
+  async #wantedOf({ verified, disks }: RunnableVersion): Promise<readonly Wanted[]> {
+    const { manifest } = verified;
+    const { objects } = this.#options;
+    const { signal } = this.#ended;
+    const traces = await this.#options.traces.forStart(manifest, { isOnline: true, signal });
+    const wanted: Wanted[] = [];
+    for (const { description, map } of disks) {
+      if (description.kind !== 'system') continue;
+      const trace = traces.get(description.name);
+      const traced = trace === undefined ? [] : decodeBootTrace(trace).touches.map(({ blockIndex }) => blockIndex);
+      const before = (await olderMap({ manifest, disk: description, objects }))?.map;
+      const here = before === undefined ? undefined : await this.#usedOf(map, before);
+      const digests = prefetchOrder({
+        ...{ map, traced },
+        ...(before === undefined || here === undefined ? {} : { before: { map: before, isHere: here } }),
+      });
+      const missing = await this.#missing({ blockBytes: map.blockBytes, digests });
+      if (missing.length > 0) wanted.push({ blockBytes: map.blockBytes, digests: missing });
+    }
+    return wanted;
+  }
+
+  /** Which of the blocks that have been replaced are in the cache. */
+  async #usedOf(map: DiskMap, before: DiskMap): Promise<(digest: Buffer) => boolean> {
+    const replaced = Buffer.concat(changedBlocks(map, before).map((block) => digestOf(before, block)));
+    const missing = await this.#missing({ blockBytes: before.blockBytes, digests: replaced });
+    const lacking = new Set<string>();
+    for (let at = 0; at < missing.length; at += DIGEST_BYTES)
+      lacking.add(missing.toString('latin1', at, at + DIGEST_BYTES));
+    return (digest) => !lacking.has(digest.toString('latin1'));
+  }
+
+  async #missing(list: Wanted): Promise<Buffer> {
+    if (list.digests.length === 0) return list.digests;
+    return listMissing(this.#options.home, list, await this.#options.blockd());
+  }
+
+  /** False: the line is metered meanwhile. Errors: those of blockd's `prefetch`. */
+  async #bring(what: string, lists: readonly Wanted[]): Promise<boolean> {
+    const { home, blockd, isMetered } = this.#options;
+    const { signal } = this.#ended;
+    const bytes = lists.reduce((sum, { digests, blockBytes }) => sum + (digests.length / DIGEST_BYTES) * blockBytes, 0);
+    let doneBytes = 0;
+    return withListFile(home, async (file) => {
+      for (const { blockBytes, digests } of lists) {
+        for (let at = 0; at < digests.length; at += BLOCKS_A_SLICE * DIGEST_BYTES) {
+          if (await isMetered()) return false;
+          this.#status = { state: 'working', what, doneBytes, bytes };
+          const slice = digests.subarray(at, at + BLOCKS_A_SLICE * DIGEST_BYTES);
+          const client = await blockd();
+          await orAborted(client.request('prefetch', await file({ blockBytes, digests: slice })), signal);
+          doneBytes += (slice.length / DIGEST_BYTES) * blockBytes;
+        }
+      }
+      return true;
+    });
+  }
+}
