@@ -2,7 +2,7 @@
  * The background prefetcher by the command line: of a new version comes what took the place of what was used here, before anybody starts it, and
  * nothing on a link that is metered, or while the repository is away.
  */
-import { copyFile, mkdtemp, open, rm } from 'node:fs/promises';
+import { copyFile, mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -94,24 +94,26 @@ it('of a new version comes what took the place of what was used here, before it 
   await publishChanged(0xe5);
   await ben.json(['settings', '--metered', 'on']);
   const before = await filled();
-  await ben.json(['updates']);
+  await ben.json(['update']);
   await looked('metered');
   expect(await filled()).toBe(before);
   expect(await atHand(2)).toBeUndefined();
 
   await ben.json(['settings', '--metered', 'off']);
   const second = await eventually('version 2 brought in', BROUGHT_MS, async () => {
+    const { state } = await prefetch();
     const now = await atHand(2);
-    return now !== undefined && (await prefetch()).state === 'idle' ? now : undefined;
+    return state === 'idle' ? now : undefined;
   });
   const brought = (await filled()) - before;
+  expect(await readFile(path.join(ben.home, 'log/agent.log'), 'utf8')).not.toMatch(/bringing in ahead/);
   // The user disk's beginning is the same in both, and not brought in.
   expect(Math.abs(brought - used)).toBeLessThan(10);
   expect(second.missingBlocks).toBeLessThan(second.blocks - used + 10);
   expect(second.missingBlocks).toBeGreaterThan(10);
   // What is here is not asked for again.
   const { lookedAt } = await prefetch();
-  await ben.json(['updates']);
+  await ben.json(['update']);
   await eventually('another look', BROUGHT_MS, async () =>
     (await prefetch()).lookedAt === lookedAt ? undefined : true,
   );
@@ -126,7 +128,7 @@ it('without the repository it waits, and goes on when that is back', async () =>
   await publishChanged(0xe6);
   const before = await filled();
   // Whichever request finds the repository back.
-  await ben.json(['updates']);
+  await ben.json(['update']);
   await eventually('version 3 brought in', BROUGHT_MS, async () =>
     (await prefetch()).state === 'idle' && (await filled()) > before + 10 ? true : undefined,
   );

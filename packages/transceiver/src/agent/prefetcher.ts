@@ -26,7 +26,7 @@ const DIGEST_BYTES = 32;
 const FIRST_LOOK_MS = 60_000;
 const LOOK_MS = 10 * 60_000;
 /** Few: a slice is asked for as a whole, and the line may become metered meanwhile. */
-const BLOCKS_A_SLICE = 32;
+const BLOCKS_A_SLICE = 16;
 
 export type PrefetcherOptions = {
   readonly home: Pick<Home, 'directory' | 'machinesDirectory'>;

@@ -19,6 +19,7 @@ const LONG_MS: Partial<Readonly<Record<ControlMethod, number>>> = {
   'changed-blocks': 300_000,
   rebase: 3_600_000,
   hoard: 3_600_000,
+  prefetch: 3_600_000,
 };
 
 export class ControlClient {
