@@ -356,6 +356,15 @@ test('a machine whose going on was missed, because the control connection was lo
   expect(seen.state).toEqual({ name: 'running' });
 });
 
+test('a machine that goes on while QEMU is asked why it stopped is not said to stand still', async () => {
+  const { qemu, seen } = setUp();
+  qemu.qmp.queryStatus = () => Promise.resolve({ status: 'paused', running: false });
+  qemu.say('STOP');
+  qemu.say('RESUME'); // in one piece with the answer, which is taken after it
+  await settle();
+  expect(seen.state).toEqual({ name: 'running' });
+});
+
 test('a machine that somebody paused over QMP is left alone', async () => {
   const { qemu, seen } = setUp();
   qemu.qmp.queryStatus = () => Promise.resolve({ status: 'paused', running: false });

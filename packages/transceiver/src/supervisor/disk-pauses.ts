@@ -92,6 +92,8 @@ class PauseWatcher {
   /** Aborted when the machine goes on. */
   #pause: { readonly sinceMs: number; readonly over: AbortController } | undefined;
   #closed = false;
+  /** How often it has gone on. */
+  #ends = 0;
   /** Reads of the guest, which stands still, are given up at once. */
   #isWaitShort = false;
   #held = false;
@@ -164,11 +166,13 @@ class PauseWatcher {
   }
 
   async #askWhyStopped(): Promise<void> {
+    const ends = this.#ends;
     try {
       const { status, running } = await this.#options.qemu.qmp.queryStatus();
-      if (running) return;
+      if (running || ends !== this.#ends) return; // the answer may be taken after a RESUME that came after it
       if (status === 'io-error') this.#fault ??= UNKNOWN_FAULT;
     } catch (error) {
+      if (this.#closed || ends !== this.#ends) return;
       this.#options.log(`${this.#options.machine}: ${String(error)}`);
       this.#fault ??= UNKNOWN_FAULT; // a guest that goes on though somebody stopped it is better than one that never does
     }
@@ -211,6 +215,7 @@ class PauseWatcher {
   }
 
   #end(): void {
+    this.#ends += 1;
     void this.#restoreWait();
     const pause = this.#pause;
     this.#fault = undefined;
