@@ -29,7 +29,8 @@ export const prefetchBlocks = async (
   digests: readonly Digest[],
   { blockBytes, fetcher }: { readonly blockBytes: number; readonly fetcher: Pick<FetchClient, 'bring'> },
 ): Promise<void> => {
-  const brought = await Promise.all(
+  // All of them, also when one is not to be had: whoever asks for the next list is not to queue what is left of this one.
+  const ends = await Promise.allSettled(
     digests.map((digest, at) =>
       fetcher.bring(
         { digest, blockBytes, neighbourhood: neighbourhoodOf(at) },
@@ -37,8 +38,8 @@ export const prefetchBlocks = async (
       ),
     ),
   );
-  if (brought.some((bytes) => bytes !== undefined))
-    throw new CollectiveError('disk-full', 'the cache has no room for what is brought in ahead');
+  const failed = ends.find((end) => end.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
 };
 
 /** Resolves when all of them are in the cache, and not evicted any more. Errors: `disk-full` when there is no room, those of BlockStore.get. */

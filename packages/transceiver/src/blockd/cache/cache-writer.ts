@@ -129,12 +129,12 @@ export class CacheWriter {
     return this.#usedBytes() + blockBytes <= this.#allowedBytes;
   }
 
-  /** Puts a verified block into the cache; false when that could not be done. Whatever the local disk does, it does not reject. */
-  async fill(request: BlockRequest, block: Buffer): Promise<boolean> {
+  /** Puts a verified block into the cache; false when that could not be done. Without `mayEvict` also when another one would have to be given up for it. Whatever the local disk does, it does not reject. */
+  async fill(request: BlockRequest, block: Buffer, { mayEvict = true } = {}): Promise<boolean> {
     if (this.#closed) return false;
     this.#filling += 1;
     try {
-      const isThere = await this.#fill(request, block).catch(this.#noteFailure);
+      const isThere = await this.#fill(request, block, mayEvict).catch(this.#noteFailure);
       if (!isThere) this.#unfilled += 1;
       return isThere;
     } finally {
@@ -143,12 +143,12 @@ export class CacheWriter {
     }
   }
 
-  async #fill(request: BlockRequest, block: Buffer): Promise<boolean> {
+  async #fill(request: BlockRequest, block: Buffer, mayEvict: boolean): Promise<boolean> {
     const file = await this.file(request.blockBytes);
     if (this.#isSpaceCheckDue()) await this.#checkSpace();
-    if (!(await this.#makeRoom(file))) return false;
+    if (mayEvict ? !(await this.#makeRoom(file)) : !this.hasRoom(file.blockBytes)) return false;
     let result = await file.fill(block, request);
-    if (result === 'no-room' && file.evict(EVICT_BATCH_MAX) > 0) result = await file.fill(block, request);
+    if (result === 'no-room' && mayEvict && file.evict(EVICT_BATCH_MAX) > 0) result = await file.fill(block, request);
     switch (result) {
       case 'filled':
         this.#filled += 1;

@@ -22,12 +22,16 @@ export const findMissing = async (
   const digests = await readBlockList(fileSystem, path, BLOCKS_MAX);
   const blocks = digests.length / DIGEST_BYTES;
   const words = new Uint32Array(DIGEST_WORDS);
-  const missing: Buffer[] = [];
+  // Put together in the list's own memory: an object for each block of a large disk would take more than the guests have.
+  let missingBytes = 0;
   for (let block = 0; block < blocks; block += 1) {
     if (block > 0 && block % BLOCKS_A_TURN === 0) await nextTurn();
     for (let word = 0; word < DIGEST_WORDS; word += 1)
       words[word] = digests.readUInt32LE(block * DIGEST_BYTES + word * Uint32Array.BYTES_PER_ELEMENT);
-    if (cached.find(words, 0) < 0) missing.push(digests.subarray(block * DIGEST_BYTES, (block + 1) * DIGEST_BYTES));
+    if (cached.find(words, 0) < 0) {
+      digests.copyWithin(missingBytes, block * DIGEST_BYTES, (block + 1) * DIGEST_BYTES);
+      missingBytes += DIGEST_BYTES;
+    }
   }
-  return { blocks, missing: Buffer.concat(missing) };
+  return { blocks, missing: digests.subarray(0, missingBytes) };
 };

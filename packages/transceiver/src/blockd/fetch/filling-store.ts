@@ -27,10 +27,11 @@ export class FillingStore implements CacheFiller {
   ): Promise<Buffer | undefined> {
     if (!options.wantBytes && this.#cache.has(request)) return undefined;
     // What may be wanted some day never takes the place of what was.
-    if (options.rank.fetchClass === 'background' && !this.#cache.hasRoom(request.blockBytes))
-      throw new CollectiveError('disk-full', 'the cache is full: nothing is brought in ahead');
+    const mayEvict = options.rank.fetchClass !== 'background';
+    if (!mayEvict && !this.#cache.hasRoom(request.blockBytes)) throw cacheIsFull();
     const block = await this.#next.get(request, options);
-    const isInCache = await this.#cache.fill(request, block);
+    const isInCache = await this.#cache.fill(request, block, { mayEvict });
+    if (!isInCache && !mayEvict) throw cacheIsFull(); // others have filled it meanwhile
     return isInCache && !options.wantBytes ? undefined : block;
   }
 
@@ -59,3 +60,6 @@ export class FillingStore implements CacheFiller {
     this.#abort.abort(new Error('closing'));
   }
 }
+
+const cacheIsFull = (): CollectiveError =>
+  new CollectiveError('disk-full', 'the cache is full: nothing is brought in ahead');

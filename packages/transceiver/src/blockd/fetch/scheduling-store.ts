@@ -183,16 +183,19 @@ export class SchedulingStore implements ChunkStore {
   }
 
   #startMore(): void {
+    // As it was at the last look: its time may come before the next one, and then nobody else would start it.
+    let isBackgroundDue: boolean;
     for (;;) {
-      const fetchClass = nextClass(this.queued, this.#outstanding, this.#bulk);
+      const bulk = this.#bulk;
+      ({ isBackgroundDue } = bulk);
+      const fetchClass = nextClass(this.queued, this.#outstanding, bulk);
       if (fetchClass === undefined) break;
       const [oldest] = this.#queues[fetchClass];
       oldest?.start();
     }
-    const waitMs = this.#backgroundFromMs - this.#clock.nowMs();
-    if (this.#queues.background.size === 0 || waitMs <= 0 || this.#isWaitingForRate) return;
+    if (this.#queues.background.size === 0 || isBackgroundDue || this.#isWaitingForRate) return;
     this.#isWaitingForRate = true;
-    this.#clock.after(waitMs, () => {
+    this.#clock.after(Math.max(0, this.#backgroundFromMs - this.#clock.nowMs()), () => {
       this.#isWaitingForRate = false;
       this.#startMore();
     });

@@ -62,7 +62,10 @@ export const orAborted = <T>(promise: Promise<T>, signal: AbortSignal | undefine
   if (signal === undefined) return promise;
   return new Promise<T>((resolve, reject) => {
     const onAbort = (): void => reject(asError(signal.reason));
-    if (signal.aborted) return onAbort();
+    if (signal.aborted) {
+      promise.catch(() => undefined); // nobody waits for it
+      return onAbort();
+    }
     signal.addEventListener('abort', onAbort, { once: true });
     promise.then(
       (value) => {

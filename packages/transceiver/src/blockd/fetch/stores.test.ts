@@ -419,6 +419,31 @@ describe('scheduler', () => {
     }
   });
 
+  it('sends what nobody waits for also when its time comes between two looks at the clock', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    // Each look is a little later than the one before, and a timer ends a little early: so it is with a real clock.
+    let dueAtMs = Infinity;
+    let looks = 0;
+    const late = {
+      nowMs: () => (clock.nowMs() < dueAtMs ? clock.nowMs() : dueAtMs + (looks++ === 0 ? -0.001 : 0.001)),
+      after: (ms: number, callback: () => void) => clock.after(ms - 0.5, callback),
+    };
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS, late);
+    const gapMs = (EIGHT_CHUNKS.chunkBytes * 1000) / store.backgroundBytesPerSecond;
+    start(store, A, 'background');
+    start(store, B, 'background');
+    await settle();
+    gated.call(0).resolve(bytes);
+    await settle();
+    dueAtMs = gapMs;
+    for (let count = 0; count < 5; count += 1) {
+      clock.advance(count === 0 ? gapMs : 1);
+      await settle();
+    }
+    expect(gated.calls.length).toBe(2);
+  });
+
   it('forgets a queued request whose waiter left', async () => {
     const gated = new GatedStore();
     const store = new SchedulingStore(gated, () => EIGHT_CHUNKS);
