@@ -256,8 +256,8 @@ export type AgentStatus = {
 
 /** What is brought in before anybody asks for it (prefetcher.ts). */
 export type PrefetchStatus = {
-  /** `metered`: the link is; `away`: the repository is; `full`: the cache is. */
-  readonly state: 'idle' | 'working' | 'metered' | 'away' | 'full';
+  /** `metered`: the link is; `away`: the repository is; `full`: the cache is; `failed`: the agent's log says why. */
+  readonly state: 'idle' | 'working' | 'metered' | 'away' | 'full' | 'failed';
   /** While working: `appliance@version`, and how much of what it lacks is here; whole blocks. */
   readonly what?: string;
   readonly doneBytes?: number;

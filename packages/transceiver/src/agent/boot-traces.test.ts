@@ -48,7 +48,7 @@ afterEach(async () => {
 const desk = (
   answer: Buffer | ErrorCode | undefined,
   objects: Partial<BootTracesOptions['objects']> = {},
-  { isMetered = false } = {},
+  { isMetered = async () => Promise.resolve(false) }: { readonly isMetered?: () => Promise<boolean> } = {},
 ) => {
   const kept = new Map<Digest, Buffer>();
   const told: { readonly params: unknown; readonly body: unknown }[] = [];
@@ -71,7 +71,7 @@ const desk = (
     objects: { trace: (of) => kept.get(of), putTrace: async (of, bytes) => void kept.set(of, bytes), ...objects },
     client: { call } as unknown as BootTracesOptions['client'],
     applianceOf: () => 'demo',
-    isMetered: () => Promise.resolve(isMetered),
+    isMetered,
     log: (text) => logged.push(text),
   });
   open.push(traces);
@@ -93,9 +93,19 @@ describe('before a start', () => {
   });
 
   it('nothing is asked for ahead on a link that is metered', async () => {
-    const { traces, kept } = desk(traceOf(5, 6), {}, { isMetered: true });
+    const { traces, kept } = desk(traceOf(5, 6), {}, { isMetered: async () => Promise.resolve(true) });
     expect(await traces.forStart(manifest, start)).toEqual(new Map());
     expect(kept.size).toBe(0);
+  });
+
+  it('settings that cannot be read keep nobody from starting: nothing is fetched ahead, and it is said', async () => {
+    const { traces } = desk(
+      traceOf(5),
+      {},
+      { isMetered: async () => Promise.reject(new CollectiveError('malformed')) },
+    );
+    expect(await traces.forStart(manifest, start)).toEqual(new Map());
+    expect(logged.join()).toMatch(/boot trace of demo/);
   });
 
   it.each(['not-found', 'repository-unreachable', 'internal'] as const)(

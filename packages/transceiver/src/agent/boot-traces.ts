@@ -56,8 +56,12 @@ export class BootTraces {
     manifest: VersionManifest,
     { isOnline, signal }: { readonly isOnline: boolean; readonly signal: AbortSignal },
   ): Promise<ReadonlyMap<string, Buffer>> {
-    if (await this.#options.isMetered()) return new Map();
+    const isMetered = await this.#options.isMetered().catch((error: unknown) => {
+      this.#options.log(`no boot trace of ${manifest.appliance} is used: ${String(error)}`);
+      return true;
+    });
     signal.throwIfAborted();
+    if (isMetered) return new Map();
     const system = manifest.disks.filter(({ kind, root }) => kind === 'system' && root !== null);
     const traces = new Map<string, Buffer>();
     await Promise.all(

@@ -1,6 +1,6 @@
 import { MAP_KIND } from '@collective/shared';
 import { describe, expect, it } from 'vitest';
-import { changedBlocks, prefetchOrder } from './prefetch-order.js';
+import { blocksHere, changedBlocks, digestsOf, prefetchOrder } from './prefetch-order.js';
 
 /** A map of one letter a block; "." is a block of zeros. */
 const mapOf = (letters: string, blockBytes = 65_536) => ({
@@ -11,29 +11,43 @@ const mapOf = (letters: string, blockBytes = 65_536) => ({
 });
 const lettersOf = (digests: Buffer): string =>
   Array.from({ length: digests.length / 32 }, (_none, at) => String.fromCharCode(digests[at * 32] ?? 0)).join('');
-const here = (letters: string) => (digest: Buffer) => letters.includes(String.fromCharCode(digest[0] ?? 0));
+type Mapped = ReturnType<typeof mapOf>;
+/** Of the version before, the blocks of these letters are in the cache. */
+const orderOf = async (
+  map: Mapped,
+  traced: readonly number[],
+  [before, here]: readonly [Mapped, string],
+): Promise<string> => {
+  const changed = await changedBlocks(map, before);
+  const missing = [...lettersOf(digestsOf(before, changed))].filter((letter) => !here.includes(letter)).join('');
+  const used = blocksHere(before, changed, missing === '' ? Buffer.alloc(0) : mapOf(missing).digestBytes);
+  return lettersOf(prefetchOrder({ map, traced, used }));
+};
 
 describe('what is brought in ahead', () => {
-  it('is what boots touch, in their order, then what took the place of what was used', () => {
-    const before = { map: mapOf('abcdef'), isHere: here('bdf') };
-    expect(lettersOf(prefetchOrder({ map: mapOf('aBCDEF'), traced: [5, 0, 2], before }))).toBe('FaCBD');
+  it('is what boots touch, in their order, then what took the place of what was used', async () => {
+    expect(await orderOf(mapOf('aBCDEF'), [5, 0, 2], [mapOf('abcdef'), 'bdf'])).toBe('FaCBD');
   });
 
-  it('is each block once, and none without content', () => {
-    const before = { map: mapOf('ab.d'), isHere: here('abd') };
-    expect(lettersOf(prefetchOrder({ map: mapOf('XX.X'), traced: [2, 9, 1], before }))).toBe('X');
+  it('is each block once, and none without content', async () => {
+    const before = [mapOf('ab.d'), 'abd'] as const;
+    expect(await orderOf(mapOf('XX.X'), [2, 9, 1], before)).toBe('X');
     // Where there was nothing nobody has used anything.
-    expect(lettersOf(prefetchOrder({ map: mapOf('abXd'), traced: [], before }))).toBe('');
+    expect(await orderOf(mapOf('abXd'), [], before)).toBe('');
   });
 
-  it('is what boots touch alone where no version before is known, or its disk had other blocks', () => {
-    expect(lettersOf(prefetchOrder({ map: mapOf('ab'), traced: [1] }))).toBe('b');
-    const before = { map: mapOf('cd', 4_096), isHere: here('cd') };
-    expect(lettersOf(prefetchOrder({ map: mapOf('ab'), traced: [1], before }))).toBe('b');
+  it('is what boots touch alone where no version before is known, or its disk had other blocks', async () => {
+    expect(lettersOf(prefetchOrder({ map: mapOf('ab'), traced: [1], used: [] }))).toBe('b');
+    expect(await orderOf(mapOf('ab'), [1], [mapOf('cd', 4_096), 'cd'])).toBe('b');
   });
 
-  it('a disk may have grown or shrunk', () => {
-    expect(changedBlocks(mapOf('abcde'), mapOf('aXc'))).toEqual([1]);
-    expect(changedBlocks(mapOf('aX'), mapOf('abcde'))).toEqual([1]);
+  it('a block that was there several times is here or missing everywhere', async () => {
+    expect(await orderOf(mapOf('ABCDE'), [], [mapOf('xyxyz'), 'x'])).toBe('AC');
+    expect(await orderOf(mapOf('ABCDE'), [], [mapOf('xyxyz'), 'yz'])).toBe('BDE');
+  });
+
+  it('a disk may have grown or shrunk', async () => {
+    expect(await changedBlocks(mapOf('abcde'), mapOf('aXc'))).toEqual([1]);
+    expect(await changedBlocks(mapOf('aX'), mapOf('abcde'))).toEqual([1]);
   });
 });

@@ -16,15 +16,16 @@ import type { BootTraces } from './boot-traces.js';
 import { olderMap } from './disk-maps.js';
 import { listMissing, withListFile } from './missing-blocks.js';
 import type { ObjectCache } from './object-cache.js';
-import { changedBlocks, digestOf, prefetchOrder } from './prefetch-order.js';
+import { blocksHere, changedBlocks, DIGEST_BYTES, digestsOf, prefetchOrder } from './prefetch-order.js';
 import { runnableVersion, type RunnableVersion } from './runnable-version.js';
 import type { Session } from './session.js';
 import { Subscription } from './subscription.js';
 
-const DIGEST_BYTES = 32;
 /** A login is followed by a start, often: that goes first. */
 const FIRST_LOOK_MS = 60_000;
 const LOOK_MS = 10 * 60_000;
+/** Between two looks, whatever is said meanwhile: a look itself finds the repository back, and may lose it again at once. */
+const REST_MS = 10_000;
 /** Few: a slice is asked for as a whole, and the line may become metered meanwhile. */
 const BLOCKS_A_SLICE = 16;
 
@@ -40,6 +41,7 @@ export type PrefetcherOptions = {
   readonly firstLookMs?: number;
 };
 
+const isAway = (error: unknown): boolean => hasCode(error, 'repository-unreachable');
 const now = (): number => Math.floor(Date.now() / 1000);
 
 type Wanted = { readonly blockBytes: number; readonly digests: Buffer };
@@ -81,10 +83,11 @@ export class Prefetcher {
         this.#status = { state: await this.#look(), lookedAt: now() };
       } catch (error) {
         if (this.#ended.signal.aborted) return;
-        const state = hasCode(error, 'disk-full') ? 'full' : hasCode(error, 'repository-unreachable') ? 'away' : 'idle';
-        if (state === 'idle') this.#options.log(`bringing in ahead: ${String(error)}`);
+        const state = hasCode(error, 'disk-full') ? 'full' : isAway(error) ? 'away' : 'failed';
+        if (state === 'failed') this.#options.log(`bringing in ahead: ${String(error)}`);
         this.#status = { state, lookedAt: now() };
       }
+      await delay(REST_MS, undefined, { signal: this.#ended.signal, ref: false }).catch(() => undefined);
       await this.#sleep(LOOK_MS);
     }
   }
@@ -106,19 +109,27 @@ export class Prefetcher {
     if (names.length === 0) return 'idle';
     const { source } = await session.refresh(signal);
     if (source === undefined) return 'away';
+    let state: 'idle' | 'failed' = 'idle';
     for (const name of names) {
       const found = await runnableVersion({ name, isOnline: true }, { session, objects, signal }).catch(
         (error: unknown) => {
           // One that is withdrawn, or not this person's any more, keeps nobody from another.
-          if (signal.aborted || hasCode(error, 'repository-unreachable')) throw error;
+          if (signal.aborted || isAway(error)) throw error;
           return undefined;
         },
       );
       if (found === undefined) continue;
       const { appliance, version } = found.verified.manifest;
-      if (!(await this.#bring(`${appliance}@${String(version)}`, await this.#wantedOf(found)))) return 'metered';
+      const what = `${appliance}@${String(version)}`;
+      try {
+        if (!(await this.#bring(what, await this.#wantedOf(found)))) return 'metered';
+      } catch (error) {
+        if (signal.aborted || isAway(error) || hasCode(error, 'disk-full')) throw error;
+        this.#options.log(`bringing in ${what} ahead: ${String(error)}`);
+        state = 'failed';
+      }
     }
-    return 'idle';
+    return state;
   }
 
   /** The appliances that are used on this machine. */
@@ -142,11 +153,8 @@ export class Prefetcher {
       const trace = traces.get(description.name);
       const traced = trace === undefined ? [] : decodeBootTrace(trace).touches.map(({ blockIndex }) => blockIndex);
       const before = (await olderMap({ manifest, disk: description, objects }))?.map;
-      const here = before === undefined ? undefined : await this.#usedOf(map, before);
-      const digests = prefetchOrder({
-        ...{ map, traced },
-        ...(before === undefined || here === undefined ? {} : { before: { map: before, isHere: here } }),
-      });
+      const used = before === undefined ? [] : await this.#usedOf(map, before);
+      const digests = prefetchOrder({ map, traced, used });
       const missing = await this.#missing({ blockBytes: map.blockBytes, digests });
       if (missing.length > 0) wanted.push({ blockBytes: map.blockBytes, digests: missing });
     }
@@ -154,23 +162,28 @@ export class Prefetcher {
   }
 
   /** Which of the blocks that have been replaced are in the cache. */
-  async #usedOf(map: DiskMap, before: DiskMap): Promise<(digest: Buffer) => boolean> {
-    const replaced = Buffer.concat(changedBlocks(map, before).map((block) => digestOf(before, block)));
-    const missing = await this.#missing({ blockBytes: before.blockBytes, digests: replaced });
-    const lacking = new Set<string>();
-    for (let at = 0; at < missing.length; at += DIGEST_BYTES)
-      lacking.add(missing.toString('latin1', at, at + DIGEST_BYTES));
-    return (digest) => !lacking.has(digest.toString('latin1'));
+  async #usedOf(map: DiskMap, before: DiskMap): Promise<readonly number[]> {
+    const replaced = await changedBlocks(map, before);
+    const digests = digestsOf(before, replaced);
+    return blocksHere(before, replaced, await this.#missing({ blockBytes: before.blockBytes, digests }));
   }
 
   async #missing(list: Wanted): Promise<Buffer> {
     if (list.digests.length === 0) return list.digests;
-    return listMissing(this.#options.home, list, await this.#options.blockd());
+    const client = await this.#blockd();
+    return orAborted(listMissing(this.#options.home, list, client), this.#ended.signal);
+  }
+
+  /** Not when it is to end: what somebody ends just now would be started again. */
+  async #blockd(): Promise<Pick<ControlClient, 'request'>> {
+    const { signal } = this.#ended;
+    signal.throwIfAborted();
+    return orAborted(this.#options.blockd(), signal);
   }
 
   /** False: the line is metered meanwhile. Errors: those of blockd's `prefetch`. */
   async #bring(what: string, lists: readonly Wanted[]): Promise<boolean> {
-    const { home, blockd, isMetered } = this.#options;
+    const { home, isMetered } = this.#options;
     const { signal } = this.#ended;
     const bytes = lists.reduce((sum, { digests, blockBytes }) => sum + (digests.length / DIGEST_BYTES) * blockBytes, 0);
     let doneBytes = 0;
@@ -180,8 +193,10 @@ export class Prefetcher {
           if (await isMetered()) return false;
           this.#status = { state: 'working', what, doneBytes, bytes };
           const slice = digests.subarray(at, at + BLOCKS_A_SLICE * DIGEST_BYTES);
-          const client = await blockd();
-          await orAborted(client.request('prefetch', await file({ blockBytes, digests: slice })), signal);
+          const client = await this.#blockd();
+          const asked = await file({ blockBytes, digests: slice });
+          signal.throwIfAborted();
+          await orAborted(client.request('prefetch', asked), signal);
           doneBytes += (slice.length / DIGEST_BYTES) * blockBytes;
         }
       }

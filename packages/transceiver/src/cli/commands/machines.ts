@@ -101,6 +101,7 @@ const NOT_PREFETCHING = {
   metered: 'nothing is brought in: the link is metered',
   away: 'nothing is brought in: the repository cannot be reached',
   full: 'nothing is brought in: the cache is full',
+  failed: 'not all that the next starts want could be brought in: the log of the agent says why',
 } as const;
 
 function prefetchText({ state, what = '', doneBytes = 0, bytes = 0, lookedAt }: PrefetchStatus): string {
