@@ -3,9 +3,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Child, runOrThrow } from '../support/child.js';
+import { Child } from '../support/child.js';
 import { PASSWORD, Person, repositoryCommand } from '../support/collective.js';
 import { COLLECTIVE_REPOSITORY } from '../support/paths.js';
+import { selfSigned, type CertificateFiles } from '../support/self-signed.js';
 import { homeHash } from './home-hash.js';
 import { errorOf } from './repository-fixture.js';
 
@@ -15,28 +16,7 @@ let link: string;
 const words = ['--account', 'admin', '--password-stdin', '--no-recovery-code-check', '--json'];
 const input = `${PASSWORD}\n`;
 
-/** A key and a certificate that it signs itself. */
-const certificate = async (name: string): Promise<{ readonly certificate: string; readonly key: string }> => {
-  const files = { certificate: path.join(folder, `${name}.crt`), key: path.join(folder, `${name}.key`) };
-  await runOrThrow('openssl', [
-    'req',
-    '-x509',
-    '-newkey',
-    'ec',
-    '-pkeyopt',
-    'ec_paramgen_curve:prime256v1',
-    '-nodes',
-    '-days',
-    '1',
-    '-subj',
-    '/CN=repository',
-    '-keyout',
-    files.key,
-    '-out',
-    files.certificate,
-  ]);
-  return files;
-};
+const certificate = async (name: string): Promise<CertificateFiles> => selfSigned(folder, name);
 
 const serve = async (files: { readonly certificate: string; readonly key: string }, port: number): Promise<Child> => {
   const child = new Child('repository', process.execPath, [

@@ -14,6 +14,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),
   restore: () => import('./restore/bench.js'),
+  storm: () => import('./storm/bench.js'),
   trace: () => import('./trace-player/bench.js'),
 };
 

@@ -115,6 +115,11 @@ export class ServerClient {
     return client;
   }
 
+  /** Of its session, for other clients of the same person. */
+  get token(): string {
+    return this.#token;
+  }
+
   async request(name: RouteName, { params, query, body }: Options = {}): Promise<Reply> {
     const isBytes = body instanceof Uint8Array;
     const response = await this.#pool.request({

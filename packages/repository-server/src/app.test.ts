@@ -44,6 +44,21 @@ describe('the application', () => {
     expect(statuses).toEqual([200, 200, 200, 200, 200, 429, 429]);
     expect((await server.request('health', { address: '192.0.2.77' })).status).toBe(200);
   });
+  test('counts by the address that a proxy says, when it is the one that is believed, and nobody else', async () => {
+    const ask = async (of: TestRepository, address: string, forwarded: string): Promise<number> =>
+      (await of.request('health', { address, headers: { 'x-forwarded-for': forwarded } })).status;
+    const behind = await TestRepository.open({ limits: { openRequests: 1 }, proxyAddress: '127.0.0.1' });
+    expect(await ask(behind, '127.0.0.1', '192.0.2.1')).toBe(200);
+    expect(await ask(behind, '127.0.0.1', '192.0.2.1')).toBe(429);
+    expect(await ask(behind, '127.0.0.1', '192.0.2.2')).toBe(200);
+    // What a caller has put there himself stands before what the proxy knows.
+    expect(await ask(behind, '127.0.0.1', '192.0.2.9, 192.0.2.2')).toBe(429);
+    expect(await ask(behind, '192.0.2.3', '192.0.2.4')).toBe(200);
+    expect(await ask(behind, '192.0.2.3', '192.0.2.5')).toBe(429);
+    await behind.close();
+    for (let count = 0; count < 5; count += 1) await ask(server, '127.0.0.1', `192.0.2.${count}`);
+    expect(await ask(server, '127.0.0.1', '192.0.2.99')).toBe(429);
+  });
   test('tells strangers nothing about its own failures', async () => {
     server.repository.blobStore.read = () => Promise.reject(new Error('/secret/path is broken'));
     const reply = await server.request('trust', { params: { number: 1 } });

@@ -19,6 +19,7 @@ import {
   ROUTES,
 } from '@collective/shared';
 import { BodyBudget } from './body-budget.js';
+import { ChunkConnections } from './chunk-connections.js';
 import { RateLimiter } from './rate-limiter.js';
 import { assembleRepository, type Repository, type RepositoryParts } from './repository/repository.js';
 import { registerAccountRoutes } from './routes/account-routes.js';
@@ -40,6 +41,8 @@ export type AppOptions = RepositoryParts & {
   readonly logger?: FastifyBaseLogger;
   /** Certificate chain and key, PEM. */
   readonly tls?: { readonly certificate: string; readonly key: string };
+  /** Address of a proxy that is believed when it says whom it asks for (X-Forwarded-For). */
+  readonly proxyAddress?: string;
 };
 
 export type App = { readonly app: FastifyInstance; readonly repository: Repository };
@@ -63,6 +66,7 @@ export const buildApp = async (options: AppOptions): Promise<App> => {
     requestTimeout: limits.requestMsMax,
     keepAliveTimeout: KEEP_ALIVE_MS,
     bodyLimit: 1,
+    trustProxy: options.proxyAddress ?? false,
     routerOptions: { maxParamLength: 128 },
     // Errors before a route is found: a path that cannot be decoded.
     frameworkErrors: (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
@@ -106,6 +110,17 @@ export const buildApp = async (options: AppOptions): Promise<App> => {
   registerSnapshotRoutes(app, context);
   registerSnapshotDataRoute(app, context);
   registerAdminRoutes(app, context);
+  const chunks = new ChunkConnections({
+    server: app.server,
+    isTls: tls !== undefined,
+    blobStore: repository.blobStore,
+    firstBytesMs: socketOptions.headersTimeout,
+    keepAliveMs: KEEP_ALIVE_MS,
+  });
+  app.addHook('preClose', (done) => {
+    chunks.close();
+    done();
+  });
   for (const problem of repository.problems) app.log.error({ problem }, 'the repository is damaged: run check');
   return { app, repository };
 };

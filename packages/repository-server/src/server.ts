@@ -26,6 +26,8 @@ export type ServeOptions = {
   /** Paths of PEM files. */
   readonly tls?: { readonly certificate: string; readonly key: string };
   readonly insecureHttp: boolean;
+  /** The IP address of a proxy in front; by what it says of its callers attempts are counted, instead of by its own address. */
+  readonly proxyAddress?: string;
   /** Scheme, host and port as people reach the server; by default what `init` was given, or where it listens. */
   readonly origin?: string;
   readonly limits: Limits;
@@ -48,6 +50,9 @@ export const startServer = async (options: ServeOptions): Promise<RunningServer>
       `HTTP without TLS is served on loopback only, not on ${options.host}: give --tls-cert and --tls-key, or --insecure-http behind a proxy that has TLS`,
     );
   }
+  if (options.proxyAddress !== undefined && isIP(options.proxyAddress) === 0) {
+    throw new CollectiveError('usage', `${options.proxyAddress} is not the IP address of a proxy`);
+  }
   const tls = options.tls === undefined ? undefined : await readTls(options.tls);
   const open = await openRepository(options.folder);
   const serving = FileLock.open(repositoryPaths(options.folder).serving, { waitMsMax: 0 });
@@ -66,6 +71,7 @@ export const startServer = async (options: ServeOptions): Promise<RunningServer>
       clock,
       ...(logger === undefined ? {} : { logger }),
       ...(tls === undefined ? {} : { tls }),
+      ...(options.proxyAddress === undefined ? {} : { proxyAddress: options.proxyAddress }),
     });
     app = built.app;
     await housekeeping(built.repository);

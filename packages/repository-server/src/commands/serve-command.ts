@@ -18,6 +18,7 @@ type ServeFlags = CommonOptions & {
   readonly tlsKey?: string;
   readonly publicUrl?: string;
   readonly insecureHttp?: true;
+  readonly behindProxy?: string;
   readonly logLevel: string;
   readonly collectEvery: string;
   readonly grace?: string;
@@ -37,6 +38,10 @@ export const addServeCommand = (program: Command): void => {
     .option('--tls-key <file>', 'private key, PEM')
     .option('--public-url <url>', 'where people reach the server, when that is not where it listens')
     .option('--insecure-http', 'allow HTTP beyond loopback (only behind a proxy that has TLS)')
+    .option(
+      '--behind-proxy <address>',
+      'IP address of a proxy in front, which is believed when it says who asks (X-Forwarded-For)',
+    )
     .option(
       '--collect-every <time>',
       'how often what no version names is deleted (as gc does): 1d, 12h; 0s: never',
@@ -60,6 +65,7 @@ export const addServeCommand = (program: Command): void => {
         ...(tls === undefined ? {} : { tls }),
         ...(flags.publicUrl === undefined ? {} : { origin: parseOrigin(flags.publicUrl) }),
         insecureHttp: flags.insecureHttp === true,
+        ...(flags.behindProxy === undefined ? {} : { proxyAddress: flags.behindProxy }),
         limits: DEFAULT_LIMITS,
         clock: systemClock,
         logger,

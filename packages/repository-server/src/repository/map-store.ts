@@ -19,6 +19,10 @@ import { type BlobStore } from '../storage/blob-store.js';
 import { forEachAtOnce } from '../storage/durable-file.js';
 
 const PAGES_AT_ONCE = 16;
+/** Lists of pages that are kept between requests: a new version's map is asked for by everybody at the same time. */
+const LISTS_MAX = 4;
+/** As long as one answer may be. */
+const LIST_BYTES_MAX = 4 << 20;
 const BYTES_PER_BLOCK = 33;
 
 export type MapRoot = DiskShape & { readonly root: Digest | null };
@@ -35,6 +39,8 @@ export class MapStore {
   /** In the order of use, the last one newest. */
   readonly #loaded = new Map<string, DiskMap>();
   #loadedBytes = 0;
+  /** By root, shape and lowest level, the last one used newest. Their pages were checked, and are immutable under the root. */
+  readonly #lists = new Map<string, readonly StoredPage[]>();
 
   constructor(blobStore: BlobStore, limits: { readonly diskBlocksMax: number; readonly mapCacheBytesMax: number }) {
     this.#blobStore = blobStore;
@@ -83,6 +89,25 @@ export class MapStore {
     const found: StoredPage[] = [];
     await this.#walk(map, options, ({ page: _page, ...stored }) => void found.push(stored));
     return found.sort((a, b) => b.level - a.level || a.position - b.position);
+  }
+
+  /**
+   * The same, to be sent to somebody: of the maps that were asked for last from memory. So it says nothing of what is stored now, and a commit or a
+   * collection may not go by it.
+   */
+  async pagesToSend(
+    map: DiskShape & { readonly root: Digest },
+    options: { readonly lowestLevel: number },
+  ): Promise<readonly StoredPage[]> {
+    const key = `${map.root} ${map.diskBytes} ${map.blockBytes} ${options.lowestLevel}`;
+    const found = this.#lists.get(key) ?? (await this.storedPages(map, options));
+    this.#lists.delete(key);
+    if (found.reduce((sum, { chunk }) => sum + chunk.length, 0) <= LIST_BYTES_MAX) this.#lists.set(key, found);
+    for (const oldest of this.#lists.keys()) {
+      if (this.#lists.size <= LISTS_MAX) break;
+      this.#lists.delete(oldest);
+    }
+    return found;
   }
 
   /** The stored leaves at these positions, those that exist, in the order asked. */

@@ -1,5 +1,5 @@
 /**
- * Chunks by digest: the hot path. No schema, no logging, no per-request allocation but the reply; whoever knows a public
+ * Chunks by digest: the hot path, behind the short way that most requests take (chunk-connections.ts). No schema, no logging, no per-request allocation but the reply; whoever knows a public
  * digest may read the chunk. The name says the content, so it never changes under a URL and may be cached for ever (a
  * smaller payload of the same block may replace it; a strong ETag of the digest names the block, which stays).
  */
@@ -8,6 +8,12 @@ import { CollectiveError, isDigest, ROUTES } from '@collective/shared';
 import { type RouteContext } from './register-route.js';
 
 const CACHE_CONTROL = 'public, max-age=31536000, immutable';
+
+/** Of every chunk that is sent; beside them its ETag. */
+export const CHUNK_HEADERS: Readonly<Record<string, string>> = {
+  'cache-control': CACHE_CONTROL,
+  'content-type': 'application/octet-stream',
+};
 
 export const registerChunkRoute = (app: FastifyInstance, { repository }: RouteContext): void => {
   const { blobStore } = repository;
@@ -29,7 +35,7 @@ export const registerChunkRoute = (app: FastifyInstance, { repository }: RouteCo
           reply.code(304).send();
           return;
         }
-        reply.header('content-type', 'application/octet-stream');
+        reply.headers(CHUNK_HEADERS);
         reply.send(chunk);
       };
       const found = blobStore.readChunk(digest);

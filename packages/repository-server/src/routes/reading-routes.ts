@@ -88,7 +88,7 @@ const registerMapRoutes = (app: FastifyInstance, context: RouteContext): void =>
     if (query.positions !== undefined) {
       return pageBatch(await maps.storedLeaves(map, query.positions.split(',').map(Number)));
     }
-    return pageBatch(await maps.storedPages(map, { lowestLevel: query.part === 'upper' ? 1 : 0 }));
+    return pageBatch(await maps.pagesToSend(map, { lowestLevel: query.part === 'upper' ? 1 : 0 }));
   });
 
   registerRoute(app, context, 'diskChanges', async ({ caller, params, query }) => {

@@ -86,6 +86,7 @@ export class TestRepository {
       readonly blobStore?: BlobStore;
       readonly catalogue?: Catalogue;
       readonly readRetention?: RepositoryParts['readRetention'];
+      readonly proxyAddress?: string;
     } = {},
   ): Promise<TestRepository> {
     const clock = new TestClock();
@@ -111,6 +112,7 @@ export class TestRepository {
       limits: { ...DEFAULT_LIMITS, ...options.limits },
       clock,
       ...(options.readRetention === undefined ? {} : { readRetention: options.readRetention }),
+      ...(options.proxyAddress === undefined ? {} : { proxyAddress: options.proxyAddress }),
     });
     return new TestRepository(app, repository, clock, rootKeys);
   }

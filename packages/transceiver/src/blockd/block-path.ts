@@ -38,8 +38,14 @@ export type FetchingHalfOptions = HttpLineOptions & {
 
 /** The fetching thread's half of public blocks, from the line up. */
 export const buildFetchingHalf = (cache: CacheWriter, repository: Repository, options: FetchingHalfOptions) => {
+  const source = buildPublicSource(repository, options);
+  return { ...source, filling: new FillingStore(source.singleFlight, cache) };
+};
+
+/** The same without a cache: whole blocks of published disks, verified, each fetched once however many ask for it. */
+export const buildPublicSource = (repository: Repository, options: FetchingHalfOptions) => {
   const http = new HttpStore(repository, options);
-  return { http, ...buildAboveLine(cache, http, options) };
+  return { http, ...buildAboveLine(http, options) };
 };
 
 /** The same of private blocks. `ring` may get more keys later. */
@@ -50,17 +56,17 @@ export const buildPrivateFetchingHalf = (
 ) => {
   const { ring } = options;
   const http = new SnapshotStore(repository, options);
-  return { http, ring, ...buildAboveLine(cache, http, options, privateDecoder(ring)) };
+  const source = buildAboveLine(http, options, privateDecoder(ring));
+  return { http, ring, ...source, filling: new FillingStore(source.singleFlight, cache) };
 };
 
-const buildAboveLine = (cache: CacheWriter, line: ChunkStore, options: FetchingHalfOptions, decode?: ChunkDecoder) => {
+const buildAboveLine = (line: ChunkStore, options: FetchingHalfOptions, decode?: ChunkDecoder) => {
   const scheduling = new SchedulingStore(line, () => options.meter.line, options.clock);
   const verifying = new VerifyingStore(scheduling, decode);
   const counting = new FaultCountingStore(verifying, options.faults);
   const retrying = new RetryingStore(counting, { clock: systemClock, ...options });
   const singleFlight = new SingleFlightStore(retrying);
-  const filling = new FillingStore(singleFlight, cache);
-  return { filling, singleFlight, retrying, verifying, scheduling };
+  return { singleFlight, retrying, verifying, scheduling };
 };
 
 export type FetchingHalf = ReturnType<typeof buildFetchingHalf>;

@@ -37,12 +37,21 @@ export type {
   DiskStatus,
 } from './control/control-protocol.js';
 export { systemClock, type Clock } from './clock.js';
-export { FAULTS, faultOfRequest, isFaultName, sumFaults, type FaultCounts, type FaultName } from './faults.js';
+export {
+  FAULTS,
+  FaultCounters,
+  faultOfRequest,
+  isFaultName,
+  sumFaults,
+  type FaultCounts,
+  type FaultName,
+} from './faults.js';
 export { FetchClient } from './fetch/fetch-client.js';
 export { FetchService } from './fetch/fetch-service.js';
 export { FetchThread } from './fetch/fetch-thread.js';
 export type { ConnectionPool, Repository } from './fetch/http-line.js';
-export { buildServingHalf, type ServingHalf } from './block-path.js';
+export { LinkMeter } from './fetch/link-meter.js';
+export { buildPublicSource, buildServingHalf, type ServingHalf } from './block-path.js';
 export { NbdExport } from './nbd/nbd-export.js';
 export { COMMAND, COMMAND_FLAG } from './nbd/nbd-protocol.js';
 export { NbdServer } from './nbd/nbd-server.js';
