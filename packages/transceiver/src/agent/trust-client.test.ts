@@ -258,6 +258,47 @@ describe('TrustClient', () => {
     expect(await readFile(paths().seenFile, 'utf8')).toBe(seen);
   });
 
+  it('of two refreshes at a time the one whose answer is the older one comes after the other sees no rollback', async () => {
+    repository.publish(1);
+    await joined();
+    const client = await open();
+    repository.publish(2);
+    repository.headsNumber += 1;
+    // The prefetcher's: asked before the next version was there, answered after a start has taken that.
+    const early = await repository.heads();
+    let answer: (() => void) | undefined;
+    let asked = 0;
+    const slow: TrustSource = {
+      trustFile: async (number) => repository.trustFile(number),
+      manifest: async (appliance, version) => repository.manifest(appliance, version),
+      promotion: async (appliance, version) => repository.promotion(appliance, version),
+      letters: async () => repository.letters(),
+      heads: async () => {
+        asked += 1;
+        if (asked > 1) return repository.heads();
+        await new Promise<void>((resolve) => (answer = resolve));
+        return early;
+      },
+    };
+    const late = client.refresh(slow);
+    while (answer === undefined) await new Promise((resolve) => setImmediate(resolve));
+    repository.publish(3);
+    repository.headsNumber += 1;
+    await client.refresh(repository);
+    answer();
+    await late;
+    expect(client.seenVersion('demo')).toBe(3);
+  });
+
+  it('two refreshes at a time take a new trust file once', async () => {
+    await joined();
+    const client = await open();
+    repository.addTrust({});
+    repository.addTrust({});
+    await Promise.all([1, 2, 3].map(async () => client.refresh(repository)));
+    expect(client.trust.number).toBe(3);
+  });
+
   it('an appliance that disappears keeps its last version as the floor', async () => {
     repository.publish(1);
     repository.publish(2);

@@ -71,6 +71,7 @@ export class TrustClient {
   #trust: TrustFile;
   #seen: SeenHeads | undefined;
   #heads: (Heads & { readonly digest: Digest }) | undefined;
+  #turn: Promise<unknown> = Promise.resolve();
 
   private constructor(options: {
     identity: Digest;
@@ -135,13 +136,40 @@ export class TrustClient {
   /** Takes the newest trust files and heads. Errors: `rollback`, `untrusted`, `repository-unreachable`; then nothing older was taken. */
   async refresh(source: TrustSource): Promise<void> {
     for (let steps = 0; steps < TRUST_FILES_MAX; steps += 1) {
-      const next = await source.trustFile(this.#trust.number + 1);
+      const wanted = this.#trust.number + 1;
+      const next = await source.trustFile(wanted);
       if (next === undefined) break;
-      const followed = followTrust(this.#trust, next);
-      await writeDurably(join(this.#paths.trustDirectory, String(followed.number)), next);
-      this.#trust = followed;
+      await this.#inTurn(async () => {
+        if (this.#trust.number >= wanted) return;
+        const followed = followTrust(this.#trust, next);
+        await writeDurably(join(this.#paths.trustDirectory, String(followed.number)), next);
+        this.#trust = followed;
+      });
     }
-    const bytes = await source.heads();
+    for (let isTaken = false; !isTaken;) {
+      const before = this.#heads;
+      const bytes = await source.heads();
+      isTaken = await this.#inTurn(async () => {
+        // What another refresh took meanwhile may be newer: this answer would look like a rollback.
+        if (this.#heads !== before) return false;
+        await this.#takeHeads(bytes);
+        return true;
+      });
+    }
+    const letters = await source.letters();
+    const kept = encodeLetters(letters);
+    if (this.#objects.letters()?.equals(kept) !== true) await this.#objects.putLetters(kept);
+    this.#letters = letters;
+  }
+
+  /** Refreshes may overlap, a start's and the prefetcher's: they ask beside each other, none waits for another one's line, and take one after the other. */
+  async #inTurn<T>(take: () => Promise<T>): Promise<T> {
+    const turn = this.#turn.then(take);
+    this.#turn = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #takeHeads(bytes: Buffer): Promise<void> {
     const heads = openHeads(bytes, this.#trust);
     const seen = compareHeads(this.#seen, heads, this.#trust);
     if (this.#seen === undefined || JSON.stringify(seen) !== JSON.stringify(this.#seen)) {
@@ -149,12 +177,9 @@ export class TrustClient {
       await writeSeen(this.#paths.seenFile, seen);
       this.#seen = seen;
     }
-    if (this.#heads?.digest !== heads.digest) await this.#objects.putHeads(bytes);
+    if (this.#heads?.digest === heads.digest) return;
+    await this.#objects.putHeads(bytes);
     this.#heads = heads;
-    const letters = await source.letters();
-    const kept = encodeLetters(letters);
-    if (this.#objects.letters()?.equals(kept) !== true) await this.#objects.putLetters(kept);
-    this.#letters = letters;
   }
 
   /**
