@@ -57,7 +57,7 @@ it('a boot is told to the repository once it is over', async () => {
 });
 
 it('the next boot has its blocks fetched while its guest stands still; who does not tell does not', async () => {
-  expect(await ben.json(['settings', '--tell-traces', 'off'])).toEqual({ tellTraces: false });
+  expect(await ben.json(['settings', '--tell-traces', 'off'])).toMatchObject({ tellTraces: false });
   await ben.json(START);
   const qemu = await qemuOf(ben);
   process.kill(qemu, 'SIGSTOP');
