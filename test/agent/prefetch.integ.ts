@@ -2,55 +2,32 @@
  * The background prefetcher by the command line: of a new version comes what took the place of what was used here, before anybody starts it, and
  * nothing on a link that is metered, or while the repository is away.
  */
-import { copyFile, mkdtemp, open, readFile, rm } from 'node:fs/promises';
-import os from 'node:os';
+import { copyFile, open, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { ControlClient } from '@collective/transceiver';
-import { runOrThrow } from '../support/child.js';
-import { Person } from '../support/collective.js';
+import type { Person } from '../support/collective.js';
 import { eventually } from '../support/eventually.js';
-import { Link } from '../support/link.js';
-import { BUILD, ROOT } from '../support/paths.js';
-import { RepositoryFixture } from './repository-fixture.js';
+import { TinyPublished } from './tiny-published.js';
 
 const BLOCK_BYTES = 65_536;
 /** A look is begun at once; the line is a fast one. */
 const BROUGHT_MS = 120_000;
 
-let fixture: RepositoryFixture;
-let folder: string;
-let image: string;
+let tiny: TinyPublished;
 let pat: Person;
 let ben: Person;
-let link: Link;
 
 beforeAll(async () => {
-  image = path.join(BUILD, 'images', 'tiny');
-  await runOrThrow('bash', [path.join(ROOT, 'images', 'tiny', 'build.sh'), image], { timeoutMs: 280_000 });
-  fixture = await RepositoryFixture.open();
-  folder = await mkdtemp(path.join(os.tmpdir(), 'prefetch-'));
-  pat = await Person.temporary();
-  ben = await Person.temporary();
-  await pat.login(await fixture.server.invite('pat', 'publisher'), 'pat');
-  await fixture.server.allow('pat', 'tiny');
-  await pat.json(['publish', 'tiny', '--machine', path.join(image, 'appliance.json'), '--no-boot-test']);
-  link = await Link.open({ toPort: fixture.server.port, profile: 'lan' });
-  const invitation = { appliances: ['tiny'], throughPort: link.port };
-  await ben.login(await fixture.server.invite('ben', 'user', invitation), 'ben');
+  tiny = await TinyPublished.open();
+  ({ pat, ben } = tiny);
 });
-afterAll(async () => {
-  await pat[Symbol.asyncDispose]();
-  await ben[Symbol.asyncDispose]();
-  await link.close();
-  await fixture[Symbol.asyncDispose]();
-  await rm(folder, { recursive: true, force: true });
-});
+afterAll(async () => tiny[Symbol.asyncDispose]());
 
 /** The system disk with another byte at the end of each block that has any content. */
 const publishChanged = async (mark: number): Promise<void> => {
-  const changed = path.join(folder, `system-${mark}.raw`);
-  await copyFile(path.join(image, 'system.raw'), changed);
+  const changed = path.join(tiny.folder, `system-${mark}.raw`);
+  await copyFile(path.join(tiny.image, 'system.raw'), changed);
   const file = await open(changed, 'r+');
   const { size } = await file.stat();
   const block = Buffer.alloc(BLOCK_BYTES);
@@ -62,13 +39,6 @@ const publishChanged = async (mark: number): Promise<void> => {
   await pat.json(['publish', 'tiny', '--disk', `system=${changed}`, '--no-boot-test']);
 };
 
-type AtHand = { readonly version: number; readonly blocks: number; readonly missingBlocks: number };
-const atHand = async (version: number): Promise<AtHand | undefined> => {
-  const { appliances } = (await ben.json(['appliances'])) as {
-    readonly appliances: readonly { readonly atHand?: readonly AtHand[] }[];
-  };
-  return appliances[0]?.atHand?.find((each) => each.version === version);
-};
 const filled = async (): Promise<number> => {
   const blockd = await ControlClient.connect(path.join(ben.home, 'run/blockd.sock'));
   const { cache } = await blockd.request('status', {});
@@ -86,7 +56,7 @@ const looked = async (state: string): Promise<void> => {
 it('of a new version comes what took the place of what was used here, before it is started', async () => {
   await ben.json(['start', 'tiny', '--accel', 'tcg', '--wait-for', 'TINY READY', '--wait-seconds', '240']);
   await ben.json(['stop', 'tiny', '--force']);
-  const first = await atHand(1);
+  const first = await tiny.atHand(1);
   const used = (first?.blocks ?? 0) - (first?.missingBlocks ?? 0);
   expect(used).toBeGreaterThan(20);
   expect(first?.missingBlocks).toBeGreaterThan(20); // else it would not show that the rest stays away
@@ -97,12 +67,12 @@ it('of a new version comes what took the place of what was used here, before it 
   await ben.json(['update']);
   await looked('metered');
   expect(await filled()).toBe(before);
-  expect(await atHand(2)).toBeUndefined();
+  expect(await tiny.atHand(2)).toBeUndefined();
 
   await ben.json(['settings', '--metered', 'off']);
   const second = await eventually('version 2 brought in', BROUGHT_MS, async () => {
     const { state } = await prefetch();
-    const now = await atHand(2);
+    const now = await tiny.atHand(2);
     return state === 'idle' ? now : undefined;
   });
   const brought = (await filled()) - before;
@@ -121,10 +91,10 @@ it('of a new version comes what took the place of what was used here, before it 
 });
 
 it('without the repository it waits, and goes on when that is back', async () => {
-  link.down();
+  tiny.link.down();
   await ben.json(['settings', '--metered', 'auto']);
   await looked('away');
-  link.up();
+  tiny.link.up();
   await publishChanged(0xe6);
   const before = await filled();
   // Whichever request finds the repository back.
