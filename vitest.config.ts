@@ -1,17 +1,18 @@
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
-/**
- * What is promised within a time is measured with the machine to itself, one file after the other, and so are the long rows of kills, whose
- * guests take more than a core. The other integration tests run two at a time.
- */
-const ALONE = [
-  'test/outages/**/*.integ.ts',
-  'test/end-to-end/**/*.integ.ts',
-  'test/kills/**/*.integ.ts',
-  'test/machine/machine-faults.integ.ts',
-  'test/machine/suspend.integ.ts',
-];
+/** Long rows of guests begin first: what is left for the end is short, and no core stands idle beside the last file. */
+const LONGEST = ['test/kills/', 'test/outages/', 'test/end-to-end/', 'test/machine/'];
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const sorted = await super.sort(files);
+    const isLong = ({ moduleId }: TestSpecification): boolean => LONGEST.some((folder) => moduleId.includes(folder));
+    return [...sorted.filter(isLong), ...sorted.filter((file) => !isLong(file))];
+  }
+}
+
 const INTEG = { testTimeout: 600_000, hookTimeout: 600_000, expect: { poll: { timeout: 120_000 } } };
 
 const source = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
@@ -30,6 +31,7 @@ export default defineConfig({
     // A hang ends by these; on a machine that others use, or that stood still for a while, nothing else does.
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    sequence: { sequencer: LongestFirst },
     // Half of them by itself: 1 on a machine with 2 cores.
     maxWorkers: '100%',
     expect: { poll: { timeout: 20_000 } },
@@ -60,20 +62,10 @@ export default defineConfig({
           ...INTEG,
           name: 'integ',
           include: ['test/**/*.integ.ts'],
-          exclude: ['**/dist/**', '**/node_modules/**', ...ALONE],
+          exclude: ['**/dist/**', '**/node_modules/**'],
+          // A guest computes on one core.
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
-        },
-      },
-      {
-        extends: true,
-        test: {
-          ...INTEG,
-          name: 'alone',
-          include: ALONE,
-          exclude: ['**/dist/**', '**/node_modules/**'],
-          fileParallelism: false,
-          sequence: { groupOrder: 2 },
         },
       },
     ],

@@ -5,7 +5,7 @@ import type { Person } from '../support/collective.js';
 import { debianOf } from '../support/debian.js';
 import { eventually } from '../support/eventually.js';
 import type { Link } from '../support/link.js';
-import { awakeMs, crowding } from '../support/promise-time.js';
+import { awakeMs, machineNow, type MachineNow } from '../support/promise-time.js';
 import { Probes, type Answers } from './probes.js';
 
 export type Outage = { readonly kind: 'reset' | 'silence'; readonly outageMs: number };
@@ -16,8 +16,8 @@ export type Lived = {
   /** How long `collective status` took. */
   readonly commandMs: number;
   readonly goesOnAfterMs: number;
-  /** As crowding(), the larger of before and after. */
-  readonly crowded: number;
+  readonly before: MachineNow;
+  readonly after: MachineNow;
 };
 
 /** The link goes away, stays away, and comes back; resolves when the machine, which was paused all the while, runs again. */
@@ -26,7 +26,7 @@ export const liveThrough = async (person: Person, link: Link, { kind, outageMs }
   const client = await SupervisorClient.connect(home);
   try {
     const machine = (await client.request('status', {})).machines[0]?.machine ?? '';
-    const crowded = crowding();
+    const before = machineNow();
     if (kind === 'reset') link.down();
     else link.silence();
     const cutAtMs = performance.now();
@@ -47,7 +47,7 @@ export const liveThrough = async (person: Person, link: Link, { kind, outageMs }
     const backAtMs = awakeMs();
     await running;
     const goesOnAfterMs = Math.round(awakeMs() - backAtMs);
-    return { answers, pausedWhy: paused?.pausedWhy, commandMs, goesOnAfterMs, crowded: Math.max(crowded, crowding()) };
+    return { answers, pausedWhy: paused?.pausedWhy, commandMs, goesOnAfterMs, before, after: machineNow() };
   } finally {
     client.close();
   }

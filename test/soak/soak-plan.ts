@@ -65,7 +65,7 @@ export const SOAK_PARTS: readonly SoakPart[] = [
     unit: 'matrices',
     goal: 1,
     runUnits: () => 1,
-    environment: () => ({ OUTAGES: 'full' }),
+    environment: () => ({ OUTAGES: 'full', PROMISES: 'strict' }),
     ownState: 'outages.json',
     minutes: 120,
   },
