@@ -45,6 +45,7 @@ export * from './subscription-routes.js';
 export * from './trace.js';
 export * from './inherit-trace.js';
 export * from './merge-traces.js';
+export * from './boot-object.js';
 export * from './trust-file.js';
 export * from './turns.js';
 export * from './zstd.js';

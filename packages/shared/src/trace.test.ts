@@ -24,7 +24,42 @@ describe('boot trace', () => {
   it('has the documented layout', () => {
     const bytes = encodeBootTrace({ ...trace, touches: [{ blockIndex: 258, afterMs: 3, phase: 2, chunkBytes: 515 }] });
     expect(bytes.toString('hex')).toBe(
-      `43545201${'07000000'}${'ab'.repeat(32)}${'00000100'}${'01000000'}${'02010000'}${'03000000'}02${'03020000'}`,
+      `43545202${'07000000'}${'ab'.repeat(32)}${'00000100'}${'01000000'}${'00000000'}${'02010000'}${'03000000'}02${'03020000'}`,
+    );
+  });
+
+  it('says how its object is divided', () => {
+    const divided = {
+      ...trace,
+      object: {
+        digest: 'cd'.repeat(32) as Digest,
+        segments: [
+          { touches: 1, byteLength: 70 },
+          { touches: 2, byteLength: 131_072 },
+        ],
+      },
+    };
+    const bytes = encodeBootTrace(divided);
+    expect(decodeBootTrace(bytes)).toEqual(divided);
+    expect(bytes.subarray(-44).toString('hex')).toBe(`${'cd'.repeat(32)}${'0100'}${'46000000'}${'0200'}${'00000200'}`);
+  });
+
+  it.each([
+    ['segments that leave a touch out', [{ touches: 2, byteLength: 9 }]],
+    ['segments of more touches than there are', [{ touches: 4, byteLength: 9 }]],
+    [
+      'a segment of nothing',
+      [
+        { touches: 0, byteLength: 9 },
+        { touches: 3, byteLength: 9 },
+      ],
+    ],
+    ['a segment without bytes', [{ touches: 3, byteLength: 0 }]],
+    ['a segment that is longer than its blocks', [{ touches: 3, byteLength: 3 * 65_536 + 4_097 }]],
+  ])('refuses %s', (_, segments) => {
+    const bad = { ...trace, object: { digest: 'cd'.repeat(32) as Digest, segments } };
+    expect(() => decodeBootTrace(encodeBootTrace(bad))).toThrow(
+      expect.objectContaining({ code: 'malformed' }) as Error,
     );
   });
 

@@ -1,5 +1,5 @@
 /**
- * One small valid file of every format: the source of the golden files (scripts/write-golden.mjs wrote them once) and
+ * One small valid file of every format: the source of the golden files and
  * the seed of the fuzz tests. A decoder that is in this table is fuzzed. Keys are counting bytes: they protect nothing.
  */
 import { type Digest } from '../brands.js';
@@ -275,6 +275,17 @@ const bootTrace: BootTrace = {
     { blockIndex: 17, afterMs: 812, phase: 2, chunkBytes: 1234 },
   ],
 };
+/** The same as a server gives it that has its blocks in one object. */
+const bootTraceWithObject: BootTrace = {
+  ...bootTrace,
+  object: {
+    digest: digestOf('a boot object'),
+    segments: [
+      { touches: 2, byteLength: 66_000 },
+      { touches: 1, byteLength: 1_200 },
+    ],
+  },
+};
 
 /** Two files' worth of rules in one line: verify, then parse. */
 const openSigned = <T>(
@@ -440,7 +451,11 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     },
     codes: SIGNED_CODES,
   },
-  document('boot-trace-v1/three.trace', bootTrace, { encode: encodeBootTrace, decode: decodeBootTrace }),
+  document('boot-trace-v2/three.trace', bootTrace, { encode: encodeBootTrace, decode: decodeBootTrace }),
+  document('boot-trace-v2/with-object.trace', bootTraceWithObject, {
+    encode: encodeBootTrace,
+    decode: decodeBootTrace,
+  }),
   document<JoinLink>('join-link-v1/link.txt', joinLink, {
     encode: (value) => Buffer.from(formatJoinLink(value), 'utf8'),
     decode: (bytes) => parseJoinLink(Buffer.from(bytes).toString('utf8')),
