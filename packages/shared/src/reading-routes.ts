@@ -6,6 +6,7 @@ import { HEADS_MAX } from './heads.js';
 import {
   accessField,
   applianceParams,
+  bootObjectParams,
   diskParams,
   letterTextField,
   nothing,
@@ -117,6 +118,16 @@ export const READING_ROUTES = {
     rateClass: 'session',
     ...noBody,
     params: diskParams,
+    ...bytesOut,
+  },
+  /** The blocks of that trace, by Range, under the name that the trace says; gone when it has been packed anew. */
+  bootObject: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions/:version/disks/:disk/trace/:object',
+    auth: 'session',
+    rateClass: 'bulk',
+    ...noBody,
+    params: bootObjectParams,
     ...bytesOut,
   },
   /** The trace of one boot. */

@@ -1,7 +1,8 @@
-/** `check DIR` and `gc DIR`: verify everything, delete what nothing names. Both work beside a running server. */
+/** `check DIR`, `gc DIR`, `pack-boots DIR`: verify everything, delete what nothing names, pack what boots read. All work beside a running server. */
 import { type Command } from 'commander';
 import { parseSeconds } from '../duration.js';
 import { DEFAULT_LIMITS, GRACE_SECONDS_DEFAULT } from '../limits.js';
+import { packBoots } from '../repository/boot-objects.js';
 import { checkRepository } from '../repository/check-repository.js';
 import { collectGarbage } from '../repository/collector.js';
 import { MapStore } from '../repository/map-store.js';
@@ -31,6 +32,20 @@ export const addCareCommands = (program: Command): void => {
           isWhole ? 'Everything is as it should be.' : `${problems.length} problems.`,
         ]);
         if (!isWhole) process.exitCode = EXIT.damaged;
+      });
+    });
+  program
+    .command('pack-boots')
+    .description('pack the blocks that boots of the newest versions read, so that a start brings fewer bytes')
+    .argument('<dir>', 'repository folder')
+    .option('--json', 'print JSON')
+    .action(async (dir: string, flags: CommonOptions) => {
+      await withRepository(dir, async (repository) => {
+        const result = await packBoots(repository);
+        print(flags, result, [
+          `Packed ${result.packed} (${result.objectBytes} bytes instead of ${result.chunkBytes}), ${result.kept} are as they should be.`,
+          ...result.problems,
+        ]);
       });
     });
   program

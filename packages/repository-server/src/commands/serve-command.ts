@@ -7,7 +7,7 @@ import { pino } from 'pino';
 import { systemClock } from '../clock.js';
 import { parseSeconds } from '../duration.js';
 import { DEFAULT_LIMITS } from '../limits.js';
-import { collectPeriodically, type PeriodicCollection } from '../periodic-collection.js';
+import { runPeriodically, type PeriodicCommand } from '../periodic-command.js';
 import { parseOrigin } from '../repository/settings.js';
 import { startServer } from '../server.js';
 import { type CommonOptions, print } from './command-io.js';
@@ -25,6 +25,10 @@ type ServeFlags = CommonOptions & {
 };
 
 const TIMER_SECONDS_MAX = 2_000_000;
+const COLLECT_NICENESS = 10;
+const PACK_EVERY_MS = 600_000;
+/** Nobody waits for it, and it takes a processor for some seconds. */
+const PACK_NICENESS = 19;
 
 const LOG_LEVELS = ['silent', 'error', 'warn', 'info', 'debug'];
 
@@ -77,22 +81,39 @@ export const addServeCommand = (program: Command): void => {
         `Serving ${resolve(dir)} at ${server.origin}`,
         `Join link without an invitation: ${server.joinLink}`,
       ]);
+      const packer = startPacking(resolve(dir), logger);
       await stopped;
-      await collector?.stop();
+      await Promise.all([collector?.stop(), packer?.stop()]);
       await server.close();
     });
+};
+
+const startPacking = (folder: string, logger: FastifyBaseLogger): PeriodicCommand | undefined => {
+  const [, program] = process.argv;
+  if (program === undefined) return undefined;
+  return runPeriodically([process.execPath, program, 'pack-boots', folder, '--json'], {
+    what: 'packing what boots read',
+    everyMs: PACK_EVERY_MS,
+    niceness: PACK_NICENESS,
+    logger,
+  });
 };
 
 const startCollector = (
   folder: string,
   options: { readonly collectSeconds: number; readonly grace: string | undefined; readonly logger: FastifyBaseLogger },
-): PeriodicCollection | undefined => {
+): PeriodicCommand | undefined => {
   const [, program] = process.argv;
   if (options.collectSeconds === 0 || program === undefined) return undefined;
   const grace = options.grace === undefined ? [] : ['--grace', options.grace];
   const words = [program, 'gc', folder, ...grace, '--json'];
   const everyMs = options.collectSeconds * 1_000;
-  return collectPeriodically([process.execPath, ...words], { everyMs, logger: options.logger });
+  return runPeriodically([process.execPath, ...words], {
+    what: 'collecting garbage',
+    everyMs,
+    niceness: COLLECT_NICENESS,
+    logger: options.logger,
+  });
 };
 
 const tlsFlags = ({

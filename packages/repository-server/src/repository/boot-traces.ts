@@ -14,10 +14,18 @@ import {
   type DiskDescription,
   encodeBootTrace,
   inheritTrace,
+  isDigest,
   isDiskName,
   mergeTraces,
 } from '@collective/shared';
-import { isId, tracesFolder, traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
+import {
+  bootObjectName,
+  bootObjectTraceName,
+  isId,
+  tracesFolder,
+  traceVoteName,
+  traceVotesFolder,
+} from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
 import { type Repository } from './repository.js';
 import { readVersionFile } from './version-file.js';
@@ -27,6 +35,7 @@ export const TRACE_VOTES_MAX = 32;
 /** So many versions back an ancestor with votes is looked for. */
 const ANCESTORS_MAX = 8;
 const SECONDS_PER_DAY = 86_400;
+const OBJECT_PREFIX = 'object-';
 
 export type TracedDisk = { readonly name: string; readonly version: number; readonly disk: DiskDescription };
 type Parts = Pick<Repository, 'blobStore' | 'catalogue' | 'maps'>;
@@ -38,7 +47,7 @@ export const addTraceVote = async (
   { account, bytes }: { readonly account: string; readonly bytes: Uint8Array },
 ): Promise<void> => {
   const { name, version, disk } = of;
-  const trace = decodeBootTrace(bytes);
+  const { object: _object, ...trace } = decodeBootTrace(bytes);
   if (trace.root !== disk.root || trace.blockBytes !== disk.blockBytes || trace.version !== version)
     throw new CollectiveError('bad-request', `the trace is not of disk ${disk.name} of ${name}@${version}`);
   const blockCount = Math.ceil(disk.diskBytes / disk.blockBytes);
@@ -63,6 +72,16 @@ export const traceFor = async (parts: Parts, of: TracedDisk): Promise<BootTrace 
   return trace === undefined ? undefined : withLengths(parts, of, trace);
 };
 
+/** The trace whose blocks lie in an object; undefined where there is none that can be read. */
+export const packedTrace = async (
+  blobStore: BlobStore,
+  { name, version, disk }: TracedDisk,
+): Promise<BootTrace | undefined> => {
+  const bytes = await blobStore.read(bootObjectTraceName(name, version, disk.name));
+  const trace = bytes === undefined ? undefined : readable(bytes);
+  return trace?.root === disk.root && trace.object !== undefined ? trace : undefined;
+};
+
 const withLengths = async ({ maps, catalogue }: Parts, of: TracedDisk, trace: BootTrace): Promise<BootTrace> => {
   const map = await maps.load(of.disk);
   const digests = trace.touches.map(({ blockIndex }) => map.digestAt(blockIndex));
@@ -76,6 +95,8 @@ const withLengths = async ({ maps, catalogue }: Parts, of: TracedDisk, trace: Bo
 const foundTrace = async (parts: Parts, of: TracedDisk): Promise<BootTrace | undefined> => {
   const { root } = of.disk;
   if (root === null) return undefined;
+  const packed = await packedTrace(parts.blobStore, of);
+  if (packed !== undefined) return packed;
   const own = await mergedVotes(parts.blobStore, of);
   if (own !== undefined) return own;
   let version: number | undefined = of.version;
@@ -90,15 +111,32 @@ const foundTrace = async (parts: Parts, of: TracedDisk): Promise<BootTrace | und
 
 /** With the version that they are of. */
 export const removeTraces = async (blobStore: BlobStore, name: string, version: number): Promise<void> => {
-  for (const disk of (await blobStore.list(tracesFolder(name, version))).filter(isDiskName))
-    for (const vote of (await blobStore.list(traceVotesFolder(name, version, disk))).filter(isId))
-      await blobStore.remove(traceVoteName(name, version, disk, vote));
+  for (const disk of (await blobStore.list(tracesFolder(name, version))).filter(isDiskName)) {
+    for (const file of await blobStore.list(traceVotesFolder(name, version, disk)))
+      if (isId(file)) await blobStore.remove(traceVoteName(name, version, disk, file));
+    await blobStore.remove(bootObjectTraceName(name, version, disk));
+    await removeBootObjects(blobStore, { name, version, disk });
+  }
+};
+
+/** All but one. */
+export const removeBootObjects = async (
+  blobStore: BlobStore,
+  { name, version, disk }: { readonly name: string; readonly version: number; readonly disk: string },
+  but?: Digest,
+): Promise<void> => {
+  for (const file of await blobStore.list(traceVotesFolder(name, version, disk))) {
+    const digest = file.startsWith(OBJECT_PREFIX) ? file.slice(OBJECT_PREFIX.length) : undefined;
+    if (digest !== undefined && isDigest(digest) && digest !== but)
+      await blobStore.remove(bootObjectName(name, version, disk, digest));
+  }
 };
 
 const votesOf = async (blobStore: BlobStore, { name, version, disk }: TracedDisk): Promise<string[]> =>
   (await blobStore.list(traceVotesFolder(name, version, disk.name))).filter(isId);
 
-const mergedVotes = async (blobStore: BlobStore, of: TracedDisk): Promise<BootTrace | undefined> => {
+/** What most boots of exactly this disk touch; undefined when nobody has told of one. */
+export const mergedVotes = async (blobStore: BlobStore, of: TracedDisk): Promise<BootTrace | undefined> => {
   const { name, version, disk } = of;
   const traces: BootTrace[] = [];
   for (const vote of await votesOf(blobStore, of)) {

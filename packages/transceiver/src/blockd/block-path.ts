@@ -3,7 +3,7 @@
  * and the messages of fetch/thread-messages.ts.
  *
  *   QEMU ─ NBD session ─ overlay ─ recorder ─ image ─ cached ┊ filling ─ single-flight ─ retrying ─ verifying ─ scheduling ─ HTTP
- *          (writes stop here ┘)              └ map: offset → digest                                  (peers and mirrors join here ┘)
+ *          (writes stop here ┘)              └ map: offset → digest                       └ boot objects ──┘ (peers and mirrors join here ┘)
  *
  * A disk over a snapshot has two images (snapshot-device.ts), of which the private one goes the same way through a cache, a chain and a
  * store of its own: … image ─ cached ┊ filling ─ single-flight ─ retrying ─ verifying (decrypts) ─ scheduling ─ snapshot objects by Range
@@ -14,6 +14,7 @@ import type { CachedStore } from './cache/cached-store.js';
 import type { CacheWriter } from './cache/cache-writer.js';
 import { systemClock } from './clock.js';
 import type { FaultCounters } from './faults.js';
+import { BootObjectStore } from './fetch/boot-object-store.js';
 import { FaultCountingStore } from './fetch/fault-counting-store.js';
 import { FillingStore } from './fetch/filling-store.js';
 import type { HttpLineOptions, Repository } from './fetch/http-line.js';
@@ -22,7 +23,7 @@ import { RetryingStore, type RetryingStoreOptions } from './fetch/retrying-store
 import { SchedulingStore } from './fetch/scheduling-store.js';
 import { SingleFlightStore } from './fetch/single-flight-store.js';
 import { VerifyingStore, type ChunkDecoder } from './fetch/verifying-store.js';
-import type { ChunkStore } from './block-store.js';
+import type { BlockStore, ChunkStore } from './block-store.js';
 import { ImageDevice, type ImageDeviceOptions } from './image-device.js';
 import { Overlay } from './overlay/overlay.js';
 import type { BlockKeyRing } from './private/block-key-ring.js';
@@ -45,7 +46,14 @@ export const buildFetchingHalf = (cache: CacheWriter, repository: Repository, op
 /** The same without a cache: whole blocks of published disks, verified, each fetched once however many ask for it. */
 export const buildPublicSource = (repository: Repository, options: FetchingHalfOptions) => {
   const http = new HttpStore(repository, options);
-  return { http, ...buildAboveLine(http, options) };
+  const { scheduling, verifying, counting } = buildAboveLine(http, options);
+  const objects = new BootObjectStore(counting, {
+    scheduling,
+    objects: http,
+    line: () => options.meter.line,
+    faults: options.faults,
+  });
+  return { http, scheduling, verifying, ...buildPatience(objects, options) };
 };
 
 /** The same of private blocks. `ring` may get more keys later. */
@@ -56,17 +64,21 @@ export const buildPrivateFetchingHalf = (
 ) => {
   const { ring } = options;
   const http = new SnapshotStore(repository, options);
-  const source = buildAboveLine(http, options, privateDecoder(ring));
-  return { http, ring, ...source, filling: new FillingStore(source.singleFlight, cache) };
+  const { scheduling, verifying, counting } = buildAboveLine(http, options, privateDecoder(ring));
+  const patient = buildPatience(counting, options);
+  return { http, ring, scheduling, verifying, ...patient, filling: new FillingStore(patient.singleFlight, cache) };
 };
 
 const buildAboveLine = (line: ChunkStore, options: FetchingHalfOptions, decode?: ChunkDecoder) => {
   const scheduling = new SchedulingStore(line, () => options.meter.line, options.clock);
   const verifying = new VerifyingStore(scheduling, decode);
   const counting = new FaultCountingStore(verifying, options.faults);
-  const retrying = new RetryingStore(counting, { clock: systemClock, ...options });
-  const singleFlight = new SingleFlightStore(retrying);
-  return { singleFlight, retrying, verifying, scheduling };
+  return { scheduling, verifying, counting };
+};
+
+const buildPatience = (attempts: BlockStore, options: FetchingHalfOptions) => {
+  const retrying = new RetryingStore(attempts, { clock: systemClock, ...options });
+  return { retrying, singleFlight: new SingleFlightStore(retrying) };
 };
 
 export type FetchingHalf = ReturnType<typeof buildFetchingHalf>;

@@ -33,6 +33,18 @@ export type BlockRequest = {
   readonly chunkBytes?: number | undefined;
   /** Of a private block: which of the known snapshots has it (private/snapshot-store.ts). */
   readonly source?: string | undefined;
+  /** Where it lies beside others that are wanted, too; used for what is asked for ahead. */
+  readonly segment?: ObjectSegment | undefined;
+};
+
+/** A segment of a boot object (docs/formats/trace.md). */
+export type ObjectSegment = {
+  /** Of the object, on the server. */
+  readonly path: string;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+  /** Its blocks, in their order. */
+  readonly digests: readonly Digest[];
 };
 
 /** Who asks, best first. A request that joins a lower one raises it. */

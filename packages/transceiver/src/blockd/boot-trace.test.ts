@@ -11,6 +11,7 @@ import { ManualClock } from './testing/manual-clock.js';
 
 const root = 'ab'.repeat(32) as Digest;
 const disk = { version: 4, root, blockBytes: 65_536 };
+const OF = { appliance: 'debian', disk: 'system' };
 const touchesOf = (blocks: readonly number[]): TraceTouch[] =>
   blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0, chunkBytes: 0 }));
 
@@ -29,6 +30,7 @@ const traced = (files: TraceFiles) => {
   const failures: unknown[] = [];
   const trace = new DiskTrace({
     ...disk,
+    ...OF,
     files,
     clock,
     fileSystem: new LocalFileSystem(),

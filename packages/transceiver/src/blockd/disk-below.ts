@@ -88,7 +88,12 @@ const openPublished = async (
     name: `${source.appliance}@${source.version}/${options.disk}`,
     placementTag,
   });
-  const trace = traceOf(source, { image, recorder, fileSystem: context.fileSystem, onFailed: context.onHintFailed });
+  const trace = traceOf(source, options.disk, {
+    image,
+    recorder,
+    fileSystem: context.fileSystem,
+    onFailed: context.onHintFailed,
+  });
   await trace?.replay();
   return {
     ...{ device: recorder, images: [image], map, trace, privateUse: undefined, placementTag },
@@ -101,12 +106,13 @@ const openPublished = async (
 };
 
 const traceOf = (
-  { version, root, blockBytes, trace: files = {} }: Extract<DiskSource, { kind: 'published' }>,
+  { appliance, version, root, blockBytes, trace: files = {} }: Extract<DiskSource, { kind: 'published' }>,
+  disk: string,
   parts: Pick<DiskTraceOptions, 'image' | 'recorder' | 'fileSystem' | 'onFailed'>,
 ): DiskTrace | undefined =>
   root === null || !isDigest(root)
     ? undefined
-    : new DiskTrace({ ...parts, version, root, blockBytes, files, clock: systemClock });
+    : new DiskTrace({ ...parts, appliance, version, disk, root, blockBytes, files, clock: systemClock });
 
 const readMap = async (
   source: Extract<DiskSource, { kind: 'published' }>,

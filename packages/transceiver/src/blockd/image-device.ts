@@ -3,14 +3,22 @@
  *
  * The hot path (`tryRead`) is a division, a look into the map, the remembered slot and one system call.
  */
-import { CollectiveError, MAP_KIND, type DiskMap, type Digest, type TraceTouch } from '@collective/shared';
+import {
+  CollectiveError,
+  MAP_KIND,
+  type BootSegment,
+  type DiskMap,
+  type Digest,
+  type TraceTouch,
+} from '@collective/shared';
 import type { BlockDevice, Extent, ReadOptions } from './block-device.js';
-import { RANK, type BlockRequest } from './block-store.js';
+import { RANK, type BlockRequest, type ObjectSegment } from './block-store.js';
 import { BlockWaits, type MissingPiece, type WaitingBlock } from './block-waits.js';
 import type { CachedStore } from './cache/cached-store.js';
 import type { SlotReader } from './cache/slot-reader.js';
 import { systemClock, type Clock } from './clock.js';
 import { ReadOnlyDevice } from './read-only-device.js';
+import { segmentsWorthReading } from './foreseen-segments.js';
 import { planReadahead, type Stream } from './readahead-plan.js';
 
 /** A disk map, or what a half of a disk has of one: `kinds` of its own, with zero for what the other half has. */
@@ -41,7 +49,11 @@ export type ImageDeviceOptions = {
 
 export type ImageCounters = { reads: number; bytes: number; hits: number; misses: number; unavailable: number };
 
-type Foreseen = Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>;
+/** `segment`: where it lies beside others of the trace. */
+type Foreseen = Pick<TraceTouch, 'blockIndex' | 'chunkBytes'> & { readonly segment?: ObjectSegment | undefined };
+
+/** The object of a trace: `path` on the server, and how it is divided. */
+export type ForeseenObject = { readonly path: string; readonly segments: readonly BootSegment[] };
 
 /** 8 MiB of disk at 64 KiB a block share their place in the cache. */
 const NEIGHBOURHOOD_BLOCKS_LOG2 = 7;
@@ -186,10 +198,14 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
     return this.#kinds[blockIndex] === MAP_KIND.public;
   }
 
-  /** Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. */
-  foresee(touches: readonly Foreseen[]): number {
+  /**
+   * Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. `object`: where all
+   * of them lie side by side, which is read where that is less than the missing ones by themselves.
+   */
+  foresee(touches: readonly Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>[], object?: ForeseenObject): number {
     if (this.#closed) return 0;
-    this.#trace = touches.filter(({ blockIndex }) => this.hasContent(blockIndex));
+    const placed = object === undefined ? touches : this.#place(touches, object);
+    this.#trace = placed.filter(({ blockIndex }) => this.hasContent(blockIndex));
     for (const { blockIndex } of this.#trace) this.#foreseen[blockIndex] = 1;
     return this.#warmForeseen();
   }
@@ -251,18 +267,41 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   }
 
   #warmForeseen(): number {
-    const requests = this.#trace.map(({ blockIndex, chunkBytes }) => ({
-      ...this.#requestFor(blockIndex),
-      ...(chunkBytes === 0 ? {} : { chunkBytes }),
-    }));
+    const missing = this.#trace
+      .map(({ blockIndex, chunkBytes, segment }) => ({
+        request: { ...this.#requestFor(blockIndex), ...(chunkBytes === 0 ? {} : { chunkBytes }) },
+        segment,
+      }))
+      .filter(({ request }) => this.#store.isMissing(request));
+    const worth = segmentsWorthReading(missing.map(({ request, segment }) => ({ ...request, segment })));
+    const requests = missing.map(({ request, segment }): BlockRequest =>
+      segment !== undefined && worth.has(segment) ? { ...request, segment } : request,
+    );
     return this.#store.warm(requests, RANK.trace);
   }
 
+  #place(touches: readonly Foreseen[], { path, segments }: ForeseenObject): readonly Foreseen[] {
+    const placed: Foreseen[] = [];
+    let byteOffset = 0;
+    for (const { touches: count, byteLength } of segments) {
+      const held = touches.slice(placed.length, placed.length + count);
+      const digests = held.map(({ blockIndex }) => this.#digestOf(blockIndex));
+      const segment: ObjectSegment = { path, byteOffset, byteLength, digests };
+      placed.push(...held.map((touch) => ({ ...touch, segment })));
+      byteOffset += byteLength;
+    }
+    return placed;
+  }
+
   #requestFor(index: number): BlockRequest {
-    const digest = this.#digests.toString('hex', index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES) as Digest;
+    const digest = this.#digestOf(index);
     const neighbourhood = neighbourhoodOf(index, this.#options.placementTag);
     const { source } = this.#options;
     return { digest, blockBytes: this.#blockBytes, neighbourhood, ...(source === undefined ? {} : { source }) };
+  }
+
+  #digestOf(index: number): Digest {
+    return this.#digests.toString('hex', index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES) as Digest;
   }
 
   #pieceAt(byteOffset: number, at: number, byteLength: number): MissingPiece {

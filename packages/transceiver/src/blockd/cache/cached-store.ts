@@ -86,9 +86,13 @@ export class CachedStore implements BlockStore {
 
   /** Asks for blocks that nobody waits for yet; what is there already is left alone. How many are not there. */
   warm(requests: readonly BlockRequest[], rank: FetchRank): number {
-    const missing = requests.filter((request) => this.#find(request) < 0);
+    const missing = requests.filter((request) => this.isMissing(request));
     if (missing.length > 0) this.#filler.warm(missing, rank);
     return missing.length;
+  }
+
+  isMissing(request: BlockRequest): boolean {
+    return this.#find(request) < 0;
   }
 
   /** Faults of the local disk that readers met. */

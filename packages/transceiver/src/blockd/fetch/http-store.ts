@@ -1,5 +1,5 @@
-/** Public chunks of a repository, one request each. */
-import { CHUNK_HEADER_BYTES } from '@collective/shared';
+/** Public chunks of a repository, one request each, and parts of boot objects. */
+import { CHUNK_HEADER_BYTES, CollectiveError } from '@collective/shared';
 import type { BlockRequest, ChunkStore, GetChunkOptions } from '../block-store.js';
 import { HttpLine } from './http-line.js';
 
@@ -17,5 +17,26 @@ export class HttpStore extends HttpLine implements ChunkStore {
     });
     if (answer.status === 200) return answer.body;
     throw this.statusError(answer, `block ${request.digest}`);
+  }
+
+  /** A part of an object. Errors: as getChunk, `block-missing` when there is no such object any more, `block-corrupt` for another length. */
+  async getPart(
+    path: string,
+    { byteOffset, byteLength }: { readonly byteOffset: number; readonly byteLength: number },
+    { rank, signal, onBytes }: GetChunkOptions,
+  ): Promise<Buffer> {
+    const answer = await this.request(path, {
+      isDemand: rank.fetchClass === 'demand',
+      headers: { range: `bytes=${byteOffset}-${byteOffset + byteLength - 1}` },
+      bodyBytesMax: byteLength,
+      expectedBytes: byteLength,
+      signal,
+      onBytes,
+    });
+    if (answer.status !== 206 && answer.status !== 200) throw this.statusError(answer, path);
+    if (answer.body.length === byteLength) return answer.body;
+    throw new CollectiveError('block-corrupt', `${path}: ${answer.body.length} bytes instead of ${byteLength}`, {
+      data: { fault: 'net-not-a-block' },
+    });
   }
 }

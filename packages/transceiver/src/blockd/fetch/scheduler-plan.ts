@@ -45,6 +45,14 @@ export const bulkBytesMax = ({ roundTripMs, bytesPerSecond, chunkBytes }: Line):
   return (PROBE_GAIN * bytesPerSecond * roundTripMs) / 1000 + chunkBytes;
 };
 
+/** A part of an object that is read ahead: a demand read that comes while it is on the line waits behind so much of it. */
+const PART_MS = 20;
+const PART_BYTES_MIN = 32 << 10;
+
+/** In how many parts of about the same length so many bytes of an object are best asked for on this line. */
+export const partCount = (byteLength: number, { bytesPerSecond }: Line): number =>
+  Math.ceil(byteLength / Math.max(PART_BYTES_MIN, (bytesPerSecond * PART_MS) / 1000));
+
 export const mayStart = (fetchClass: FetchClass, outstanding: PerClass, bulk: Bulk): boolean => {
   if (outstanding[fetchClass] >= OUTSTANDING_MAX[fetchClass]) return false;
   if (fetchClass === 'demand') return true;

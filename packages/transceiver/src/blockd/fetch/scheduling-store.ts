@@ -3,7 +3,7 @@
  * moves to the end of the better queue; one that is outstanding counts for its better class from then on.
  */
 import { CollectiveError } from '@collective/shared';
-import type { BlockRequest, ChunkStore, FetchClass, GetChunkOptions } from '../block-store.js';
+import type { BlockRequest, ChunkStore, FetchClass, GetChunkOptions, GetOptions } from '../block-store.js';
 import { systemClock, type Clock } from '../clock.js';
 import { FIRST_RATE, rateAfter } from './background-rate.js';
 import {
@@ -72,13 +72,21 @@ export class SchedulingStore implements ChunkStore {
     return this.#outstanding;
   }
 
-  async getChunk(request: BlockRequest, options: GetChunkOptions): Promise<Buffer> {
-    const { rank, signal } = options;
+  getChunk(request: BlockRequest, options: GetChunkOptions): Promise<Buffer> {
+    const byteLength = request.chunkBytes ?? (this.#line().chunkBytes || CHUNK_BYTES_UNKNOWN);
+    return this.inTurn(byteLength, options, (onBytes) => this.#next.getChunk(request, { ...options, onBytes }));
+  }
+
+  /** Does the work that brings `byteLength` bytes when its turn has come, and hears from it what has come. Errors: the work's, `rate-limited`, the signal's reason. */
+  async inTurn<T>(
+    byteLength: number,
+    { rank, signal }: GetOptions,
+    work: (onBytes: (byteLength: number) => void) => Promise<T>,
+  ): Promise<T> {
     signal?.throwIfAborted();
-    const bytesLeft = request.chunkBytes ?? (this.#line().chunkBytes || CHUNK_BYTES_UNKNOWN);
     const ticket: Ticket = {
       fetchClass: rank.fetchClass,
-      bytesLeft,
+      bytesLeft: byteLength,
       isOutstanding: false,
       sinceMs: undefined,
       start: () => undefined,
@@ -87,10 +95,7 @@ export class SchedulingStore implements ChunkStore {
     try {
       await this.#turn(ticket, signal);
       signal?.throwIfAborted();
-      return await this.#next.getChunk(request, {
-        ...options,
-        onBytes: (byteLength) => this.#came(ticket, byteLength),
-      });
+      return await work((came) => this.#came(ticket, came));
     } finally {
       stopListening();
       if (ticket.isOutstanding) {
