@@ -120,11 +120,11 @@ export const READING_ROUTES = {
     params: diskParams,
     ...bytesOut,
   },
-  /** The blocks of that trace, by Range, under the name that the trace says; gone when it has been packed anew. */
+  /** The blocks of that trace, by Range, for whoever knows the name that the trace says, as chunks are; gone when it has been packed anew. */
   bootObject: {
     method: 'GET',
     path: '/v1/appliances/:name/versions/:version/disks/:disk/trace/:object',
-    auth: 'session',
+    auth: 'none',
     rateClass: 'bulk',
     ...noBody,
     params: bootObjectParams,

@@ -157,8 +157,7 @@ const versionFile = async (repository: Repository, { name, version }: VersionNam
   return file;
 };
 
-/** Errors: `not-found`, also for a version that is not for the caller. */
-export const publishedDisk = async (
+const publishedDisk = async (
   repository: Repository,
   caller: Caller,
   params: { readonly name: string; readonly version: number; readonly disk: string },
