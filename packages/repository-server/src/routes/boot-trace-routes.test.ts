@@ -1,4 +1,5 @@
 import {
+  type BootTrace,
   decodeBootTrace,
   decodeVersionManifest,
   type Digest,
@@ -6,10 +7,12 @@ import {
   openEnvelope,
   PAYLOAD_TYPES,
   sha256,
+  unpackSegment,
 } from '@collective/shared';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { packBoots } from '../repository/boot-objects.js';
 import { removeTraces, TRACE_VOTES_MAX } from '../repository/boot-traces.js';
-import { traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
+import { bootObjectTraceName, traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
 import { BLOCK_BYTES, chunkOf, TestPublisher } from '../testing/test-publisher.js';
 import { type TestPerson, type TestReply, TestRepository } from '../testing/test-repository.js';
 
@@ -119,6 +122,95 @@ describe('boot traces', () => {
       Buffer.from('damaged'),
     );
     expect(await blocksFor(1)).toEqual([5, 7]);
+  });
+
+  describe('are packed', () => {
+    const version = 2;
+    const params = { ...disk, version };
+    const traceNow = async (): Promise<BootTrace> => {
+      const reply = await server.request('bootTrace', { token: user.token, params });
+      return decodeBootTrace(reply.body);
+    };
+    const part = async (object: string, range?: string): Promise<TestReply> =>
+      server.request('bootObject', { params: { ...params, object }, headers: range === undefined ? {} : { range } });
+
+    test('for the newest version: the blocks that boots read, each content once, in segments', async () => {
+      server.clock.advance(DAY_SECONDS);
+      for (const person of [user, alice])
+        expect((await vote(person, [20, 21, 22, 23, 24], { version })).status).toBe(200);
+      expect(await packBoots(server.repository)).toMatchObject({ packed: 1, kept: 0, problems: [] });
+      const { touches, object } = await traceNow();
+      expect(touches.map(({ blockIndex }) => blockIndex)).toEqual([20, 21, 22, 23, 24]);
+      expect(touches.map(({ chunkBytes }) => chunkBytes)).toEqual(
+        [21, 22, 23, 24, 25].map((seed) => chunkOf(seed).chunk.length),
+      );
+      const whole = await part(object?.digest ?? '');
+      expect(sha256(whole.body)).toBe(object?.digest);
+      let at = 0;
+      const blocks = (object?.segments ?? []).flatMap(({ touches: count, byteLength }) =>
+        unpackSegment(whole.body.subarray(at, (at += byteLength)), { touches: count, blockBytes: BLOCK_BYTES }),
+      );
+      expect(blocks.map((block) => sha256(block))).toEqual([21, 22, 23, 24, 25].map((seed) => chunkOf(seed).digest));
+      expect(at).toBe(whole.body.length);
+    });
+
+    test('and read by ranges, by whoever knows the name', async () => {
+      const { object } = await traceNow();
+      const name = object?.digest ?? '';
+      const whole = (await part(name)).body;
+      const some = await part(name, 'bytes=5-14');
+      expect([some.status, some.headers['content-range'], some.body]).toEqual([
+        206,
+        `bytes 5-14/${whole.length}`,
+        whole.subarray(5, 15),
+      ]);
+      expect((await part(name, `bytes=${whole.length}-`)).status).toBe(400);
+      expect(answer(await part('ab'.repeat(32)))).toEqual([404, 'not-found']);
+      expect((await part('../object')).status).toBe(400);
+    });
+
+    test('anew when boots read something else, and only then', async () => {
+      const before = (await traceNow()).object?.digest ?? '';
+      expect(await packBoots(server.repository)).toMatchObject({ packed: 0, kept: 1 });
+      server.clock.advance(DAY_SECONDS);
+      for (const person of [user, alice, user, alice]) {
+        server.clock.advance(DAY_SECONDS);
+        expect((await vote(person, [20, 21, 22, 40, 41], { version })).status).toBe(200);
+      }
+      expect(await packBoots(server.repository)).toMatchObject({ packed: 1, kept: 0 });
+      const { object, touches } = await traceNow();
+      expect(touches.map(({ blockIndex }) => blockIndex)).toEqual([20, 21, 22, 40, 41]);
+      expect(answer(await part(before))).toEqual([404, 'not-found']);
+      expect((await part(object?.digest ?? '')).status).toBe(200);
+    });
+
+    test('but not when a block cannot be read, which is said', async () => {
+      server.clock.advance(DAY_SECONDS);
+      const { blobStore } = server.repository;
+      const { digest, chunk } = chunkOf(61);
+      await blobStore.removeChunks([digest]);
+      for (let day = 0; day < 12; day += 1) {
+        server.clock.advance(DAY_SECONDS);
+        expect((await vote(user, [60], { version })).status).toBe(200);
+      }
+      const result = await packBoots(server.repository);
+      expect(result.problems).toEqual([expect.stringContaining(`debian@2/system: block ${digest}`)]);
+      expect((await traceNow()).touches.map(({ blockIndex }) => blockIndex)).toEqual([20, 21, 22, 40, 41]);
+      await blobStore.storeChunks([{ digest, chunk }]);
+    });
+
+    test('a damaged record of what is packed is as none', async () => {
+      const { blobStore } = server.repository;
+      await blobStore.replace(bootObjectTraceName('debian', version, 'system'), Buffer.from('damaged'));
+      expect((await traceNow()).object).toBeUndefined();
+      expect(await packBoots(server.repository)).toMatchObject({ packed: 1, problems: [] });
+      expect((await traceNow()).object).toBeDefined();
+    });
+
+    test('and go with their version', async () => {
+      await removeTraces(server.repository.blobStore, 'debian', version);
+      expect(await server.repository.blobStore.list(traceVotesFolder('debian', version, 'system'))).toEqual([]);
+    });
   });
 
   test('go with their version', async () => {
