@@ -31,7 +31,6 @@ import { registerLoginRoutes } from './routes/login-routes.js';
 import { registerOpenRoutes } from './routes/open-routes.js';
 import { registerReadingRoutes } from './routes/reading-routes.js';
 import { type RouteContext } from './routes/register-route.js';
-import { registerBootObjectRoute } from './routes/boot-object-route.js';
 import { registerSnapshotDataRoute } from './routes/snapshot-data-route.js';
 import { registerSnapshotRoutes } from './routes/snapshot-routes.js';
 import { registerSubscriptionRoutes } from './routes/subscription-routes.js';
@@ -110,7 +109,6 @@ export const buildApp = async (options: AppOptions): Promise<App> => {
   registerSubscriptionRoutes(app, context);
   registerSnapshotRoutes(app, context);
   registerSnapshotDataRoute(app, context);
-  registerBootObjectRoute(app, context);
   registerAdminRoutes(app, context);
   const chunks = new ChunkConnections({
     server: app.server,

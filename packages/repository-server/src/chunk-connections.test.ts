@@ -103,11 +103,29 @@ describe('beside the whole application', () => {
     expect(long).toBe(CHUNKS.length);
   });
 
+  test.each(['bytes=0-1', 'bytes=3-3', 'bytes=1-9999999', 'bytes=9999998-9999999', 'bytes=5-3'])(
+    'a request for %s is answered as the route answers it, and never seen by it',
+    async (range) => {
+      const short = talk();
+      const usual = talk();
+      short.socket.write(get(ONE, `${PLAIN}range: ${range}\r\n`));
+      usual.socket.write(get(ONE, `${PLAIN}range: ${range}\r\nx-not-plain: 1\r\n`));
+      const [a, b] = [await short.answer(), await usual.answer()];
+      expect([a?.status, headersOf(a?.head), a?.body]).toEqual([b?.status, headersOf(b?.head), b?.body]);
+      expect(long).toBe(1);
+      // The next one on this connection asks for all of it.
+      short.socket.write(get(ONE));
+      expect((await short.answer())?.status).toBe(200);
+    },
+  );
+
   test.each([
     ['another method', get(ONE).replace('GET', 'HEAD'), 200],
     ['a method that is not allowed', get(ONE).replace('GET', 'PUT'), 404],
     ['an ETag', get(ONE, `${PLAIN}if-none-match: "${ONE}"\r\n`), 304],
-    ['a range', get(ONE, `${PLAIN}range: bytes=0-1\r\n`), 200],
+    ['a range of another form', get(ONE, `${PLAIN}range: bytes=-1\r\n`), 200],
+    ['two ranges', get(ONE, `${PLAIN}range: bytes=0-1,3-4\r\n`), 200],
+    ['a range and another', get(ONE, `${PLAIN}range: bytes=0-1\r\nrange: bytes=0-1\r\n`), 206],
     ['HTTP/1.0', get(ONE).replace('HTTP/1.1', 'HTTP/1.0'), 200],
     ['the end of the connection', get(ONE, 'host: x\r\nconnection: close\r\n'), 200],
     ['a query', get(`${ONE}?x`), 200],

@@ -3,7 +3,7 @@
  * three times as long as all the rest (docs/PERFORMANCE.md, "A storm"). Connections of clients that fetch chunks carry nothing else.
  *
  * What counts as plain is narrow: one read of the socket that is exactly one HTTP/1.1 request, GET, a digest, few headers, all of them known to say
- * nothing about the answer. Anything else, and every chunk that is not there, hands the connection over, with the bytes that were read, to Node's server, which keeps it: so
+ * nothing about the answer but a range of bytes. Anything else, and every chunk that is not there, hands the connection over, with the bytes that were read, to Node's server, which keeps it: so
  * whatever is odd, long, slow, partial, pipelined or hostile is judged by Node's parser and its time-outs, and whatever is an error is worded by fastify.
  *
  *   reading ─ plain ─► answered ─► reading …          reading ─ anything else ─► handed over, for good
@@ -14,7 +14,7 @@
 import { type Server } from 'node:http';
 import { type Socket } from 'node:net';
 import { isDigest, type Digest, ROUTES } from '@collective/shared';
-import { CHUNK_HEADERS } from './routes/chunk-route.js';
+import { CHUNK_HEADERS, partOf } from './routes/chunk-route.js';
 import { type BlobStore } from './storage/blob-store.js';
 
 const DIGEST_CHARS = 64;
@@ -23,9 +23,12 @@ const LINE_END = ' HTTP/1.1\r\n';
 const LINE_CHARS = BEGIN.length + DIGEST_CHARS + LINE_END.length;
 /** A bearer token and a few names; longer ones are Node's. */
 const REQUEST_BYTES_MAX = 1_024;
-/** Host first and once, as Node demands it; then what says nothing about the answer. */
-const PLAIN_HEADERS =
-  /^host: ?[0-9a-z.:[\]-]+\r\n(?:(?:connection: ?keep-alive|(?:authorization|user-agent|accept|accept-encoding|accept-language|x-forwarded-for): ?[\x20-\x7e]*)\r\n)*\r\n$/i;
+/** Host first and once, as Node demands it; then what says nothing about the answer, and at most one range of bytes. */
+const PLAIN_HEADER = String.raw`(?:connection: ?keep-alive|(?:authorization|user-agent|accept|accept-encoding|accept-language|x-forwarded-for): ?[\x20-\x7e]*)\r\n`;
+const PLAIN_HEADERS = new RegExp(
+  String.raw`^host: ?[0-9a-z.:[\]-]+\r\n(?:${PLAIN_HEADER})*(?:range: ?(bytes=[0-9]{1,7}-[0-9]{1,7})\r\n(?:${PLAIN_HEADER})*)?\r\n$`,
+  'i',
+);
 
 export type ChunkConnectionsOptions = {
   readonly server: Server;
@@ -72,21 +75,27 @@ export class ChunkConnections {
     const { firstBytesMs, keepAliveMs } = this.#options;
     /** The headers that were found plain last: a client sends the same ones with each request. */
     let plain = '';
+    let range: string | undefined;
     const onData = (bytes: Buffer): void => {
       const text = bytes.length <= REQUEST_BYTES_MAX ? bytes.toString('latin1') : '';
       const digest = requestedDigest(text);
       const headers = text.slice(LINE_CHARS);
-      if (digest === undefined || (headers !== plain && !PLAIN_HEADERS.test(headers))) return leave(bytes);
-      if (plain === '') socket.setTimeout(keepAliveMs);
-      plain = headers;
+      if (digest === undefined) return leave(bytes);
+      if (headers !== plain) {
+        const match = PLAIN_HEADERS.exec(headers);
+        if (match === null) return leave(bytes);
+        if (plain === '') socket.setTimeout(keepAliveMs);
+        [plain, range] = [headers, match[1]];
+      }
       const found = this.#options.blobStore.readChunk(digest);
-      if (Buffer.isBuffer(found)) return this.#answer(socket, digest, found);
+      if (Buffer.isBuffer(found)) return this.#answer(socket, { digest, range, chunk: found });
       if (found === undefined) return leave(bytes);
       socket.pause();
+      const asked = range;
       found.then(
         (chunk) => {
           if (chunk === undefined) return leave(bytes);
-          this.#answer(socket, digest, chunk);
+          this.#answer(socket, { digest, range: asked, chunk });
           if (socket.writableLength === 0) socket.resume();
         },
         () => leave(bytes),
@@ -113,13 +122,19 @@ export class ChunkConnections {
     socket.on('error', onBroken).on('timeout', onBroken);
   }
 
-  #answer(socket: Socket, digest: Digest, chunk: Buffer): void {
+  #answer(
+    socket: Socket,
+    { digest, range, chunk }: { readonly digest: Digest; readonly range: string | undefined; readonly chunk: Buffer },
+  ): void {
+    const part = range === undefined ? undefined : partOf(range, chunk);
+    const status = part === undefined ? '200 OK' : `206 Partial Content\r\ncontent-range: ${part.contentRange}`;
+    const bytes = part?.bytes ?? chunk;
     socket.cork();
     socket.write(
-      `HTTP/1.1 200 OK\r\netag: "${digest}"\r\n${CHUNK_LINES}content-length: ${chunk.length}\r\nDate: ${this.#now()}\r\n${this.#end}`,
+      `HTTP/1.1 ${status}\r\netag: "${digest}"\r\n${CHUNK_LINES}content-length: ${bytes.length}\r\nDate: ${this.#now()}\r\n${this.#end}`,
       'latin1',
     );
-    socket.write(chunk);
+    socket.write(bytes);
     socket.uncork();
     // The kernel did not take all of it: nothing more is read until it has.
     if (socket.writableLength > 0) socket.pause();

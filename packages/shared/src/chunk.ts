@@ -59,6 +59,14 @@ export const decodeChunk = (
   return plain;
 };
 
+/** The same for a reader that checks what is in it piece by piece: header, lengths and payload digest are right, the content is anybody's. */
+export const decodeSegmentChunk = (chunk: Uint8Array, plainBytes: number): Buffer => {
+  const { header, payload } = splitChunk(chunk);
+  checkPlainBytes(header, { plainBytes });
+  if (header.cipher !== 'none') throw malformed('is encrypted, a public one is expected');
+  return unpackBlock(header, payload);
+};
+
 /** What a server or a scrub can say of a chunk without a key: header, lengths and payload digest are right. */
 export const checkStoredChunk = (chunk: Uint8Array): ChunkHeader => splitChunk(chunk).header;
 

@@ -6,7 +6,6 @@ import { HEADS_MAX } from './heads.js';
 import {
   accessField,
   applianceParams,
-  bootObjectParams,
   diskParams,
   letterTextField,
   nothing,
@@ -118,16 +117,6 @@ export const READING_ROUTES = {
     rateClass: 'session',
     ...noBody,
     params: diskParams,
-    ...bytesOut,
-  },
-  /** The blocks of that trace, by Range, for whoever knows the name that the trace says, as chunks are; gone when it has been packed anew. */
-  bootObject: {
-    method: 'GET',
-    path: '/v1/appliances/:name/versions/:version/disks/:disk/trace/:object',
-    auth: 'none',
-    rateClass: 'bulk',
-    ...noBody,
-    params: bootObjectParams,
     ...bytesOut,
   },
   /** The trace of one boot. */

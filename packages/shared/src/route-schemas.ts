@@ -38,12 +38,6 @@ export const applianceParams = strictObject({ name: nameField });
 export const chunkParams = strictObject({ digest: digestField });
 export const deviceParams = strictObject({ device: digestField });
 export const diskParams = strictObject({ name: nameField, version: numberField, disk: diskNameField });
-export const bootObjectParams = strictObject({
-  name: nameField,
-  version: numberField,
-  disk: diskNameField,
-  object: digestField,
-});
 export const trustParams = strictObject({ number: numberField });
 export const uploadParams = strictObject({ upload: uploadField });
 export const uploadDiskParams = strictObject({ upload: uploadField, disk: diskNameField });

@@ -28,37 +28,33 @@ describe('boot trace', () => {
     );
   });
 
-  it('says how its object is divided', () => {
-    const divided = {
-      ...trace,
-      object: {
-        digest: 'cd'.repeat(32) as Digest,
-        segments: [
-          { touches: 1, byteLength: 70 },
-          { touches: 2, byteLength: 131_072 },
-        ],
-      },
-    };
+  const segmentOf = (touches: number, chunkBytes = 700) => ({ digest: 'cd'.repeat(32) as Digest, touches, chunkBytes });
+
+  it('names the chunks that hold its blocks', () => {
+    const divided = { ...trace, segments: [segmentOf(1, 70), segmentOf(2, 131_072)] };
     const bytes = encodeBootTrace(divided);
     expect(decodeBootTrace(bytes)).toEqual(divided);
-    expect(bytes.subarray(-44).toString('hex')).toBe(`${'cd'.repeat(32)}${'0100'}${'46000000'}${'0200'}${'00000200'}`);
+    expect(bytes.subarray(-38).toString('hex')).toBe(`${'cd'.repeat(32)}${'0200'}${'00000200'}`);
   });
 
   it.each([
-    ['segments that leave a touch out', [{ touches: 2, byteLength: 9 }]],
-    ['segments of more touches than there are', [{ touches: 4, byteLength: 9 }]],
-    [
-      'a segment of nothing',
-      [
-        { touches: 0, byteLength: 9 },
-        { touches: 3, byteLength: 9 },
-      ],
-    ],
-    ['a segment without bytes', [{ touches: 3, byteLength: 0 }]],
-    ['a segment that is longer than its blocks', [{ touches: 3, byteLength: 3 * 65_536 + 4_097 }]],
+    ['segments that leave a touch out', [segmentOf(2)]],
+    ['segments of more touches than there are', [segmentOf(4)]],
+    ['a segment of nothing', [segmentOf(0), segmentOf(3)]],
+    ['a segment that is shorter than any chunk', [segmentOf(3, 47)]],
+    ['a segment that is longer than any chunk', [segmentOf(3, 1_048_653)]],
+    ['a segment of more than a chunk can hold', [segmentOf(17)]],
   ])('refuses %s', (_, segments) => {
-    const bad = { ...trace, object: { digest: 'cd'.repeat(32) as Digest, segments } };
-    expect(() => decodeBootTrace(encodeBootTrace(bad))).toThrow(
+    const touches =
+      segments[0]?.touches === 17
+        ? Array.from({ length: 17 }, (_none, blockIndex) => ({
+            blockIndex,
+            afterMs: 0,
+            phase: 0 as const,
+            chunkBytes: 0,
+          }))
+        : trace.touches;
+    expect(() => decodeBootTrace(encodeBootTrace({ ...trace, touches, segments }))).toThrow(
       expect.objectContaining({ code: 'malformed' }) as Error,
     );
   });

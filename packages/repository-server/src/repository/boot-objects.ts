@@ -1,25 +1,25 @@
 /**
- * Packs what boots read: the blocks of the merged boot trace of each newest version, in its order, as one object (docs/formats/trace.md). A transceiver
- * that has little of them reads it front to back, in fewer bytes and requests than chunk by chunk. It is worth many seconds of a processor, so a command
+ * Packs what boots read: the blocks of the merged boot trace of each newest version, in its order, in a few chunks (docs/formats/trace.md). A transceiver that
+ * has little of them reads these, in fewer bytes and requests than block by block. It is worth many seconds of a processor, so a command
  * beside the server does it (`pack-boots`), and only when boots read something else than what is packed.
  *
- * An object takes nothing away: where it is gone or wrong, its readers ask for the chunks.
+ * They take nothing away: where one is gone or wrong, its readers ask for the blocks.
  */
 import {
+  type BootSegment,
   type BootTrace,
   CollectiveError,
   decodeChunk,
   type Digest,
   type DiskMap,
   encodeBootTrace,
-  packSegment,
+  encodeSegment,
   planSegments,
-  sha256,
   type TraceTouch,
 } from '@collective/shared';
-import { type BlobStore } from '../storage/blob-store.js';
-import { bootObjectName, bootObjectTraceName } from '../storage/blob-names.js';
-import { mergedVotes, packedTrace, removeBootObjects, type TracedDisk } from './boot-traces.js';
+import { type BlobStore, type StoredChunk } from '../storage/blob-store.js';
+import { packedTraceName } from '../storage/blob-names.js';
+import { mergedVotes, packedTrace, type TracedDisk } from './boot-traces.js';
 import { type Repository } from './repository.js';
 import { readVersionFile } from './version-file.js';
 
@@ -57,8 +57,9 @@ export const packBoots = async (repository: Parts, options: { readonly level?: n
         const trace = await mergedVotes(blobStore, of);
         if (trace === undefined) continue;
         const blocks = distinctBlocks(trace, await repository.maps.load(disk));
-        if (blocks.length === 0) continue;
-        if (isPackedWell(blocks, await packedTrace(blobStore, of))) {
+        if (planSegments(blocks.length, disk).length === 0) continue;
+        const before = await packedTrace(blobStore, of);
+        if (isPackedWell(blocks, before) && (await isWhole(blobStore, before))) {
           kept += 1;
           continue;
         }
@@ -88,6 +89,12 @@ export const isPackedWell = (
   return changed <= CHANGED_SHARE_MAX * read.size;
 };
 
+/** A packing that was killed before its end has not stored the last chunk. */
+const isWhole = async (blobStore: BlobStore, packed: BootTrace | undefined): Promise<boolean> => {
+  const last = packed?.segments?.at(-1);
+  return last !== undefined && (await blobStore.readChunk(last.digest)) !== undefined;
+};
+
 const packDisk = async (
   blobStore: BlobStore,
   of: TracedDisk & { readonly trace: BootTrace; readonly blocks: readonly Block[] },
@@ -95,9 +102,9 @@ const packDisk = async (
 ): Promise<{ objectBytes: number; chunkBytes: number }> => {
   const { name, version, disk, trace, blocks } = of;
   const touches: TraceTouch[] = [];
-  const segments: Buffer[] = [];
-  const counts = planSegments(blocks.length);
-  for (const count of counts) {
+  const segments: BootSegment[] = [];
+  const stored: StoredChunk[] = [];
+  for (const count of planSegments(blocks.length, disk)) {
     const contents: Buffer[] = [];
     for (const { touch, digest } of blocks.slice(touches.length, touches.length + count)) {
       const chunk = await blobStore.readChunk(digest);
@@ -105,22 +112,17 @@ const packDisk = async (
       contents.push(decodeChunk(chunk, { digest, plainBytes: disk.blockBytes }));
       touches.push({ ...touch, chunkBytes: chunk.length });
     }
-    segments.push(packSegment(contents, { level }));
+    const { digest, chunk } = encodeSegment(contents, { level });
+    segments.push({ digest, touches: count, chunkBytes: chunk.length });
+    stored.push({ digest, chunk });
   }
-  const object = Buffer.concat(segments);
-  const digest = sha256(object);
-  await blobStore.replace(bootObjectName(name, version, disk.name, digest), object);
-  const packed: BootTrace = {
-    ...trace,
-    touches,
-    object: {
-      digest,
-      segments: counts.map((count, at) => ({ touches: count, byteLength: segments[at]?.length ?? 0 })),
-    },
-  };
-  await blobStore.replace(bootObjectTraceName(name, version, disk.name), encodeBootTrace(packed));
-  await removeBootObjects(blobStore, { name, version, disk: disk.name }, digest);
-  return { objectBytes: object.length, chunkBytes: touches.reduce((sum, { chunkBytes }) => sum + chunkBytes, 0) };
+  // First the name: what nothing names the collector may delete. The last chunk is there when all are.
+  await blobStore.replace(packedTraceName(name, version, disk.name), encodeBootTrace({ ...trace, touches, segments }));
+  await blobStore.storeChunks(stored.slice(0, -1));
+  await blobStore.storeChunks(stored.slice(-1));
+  const sum = (of: readonly { readonly chunkBytes: number }[]): number =>
+    of.reduce((bytes, { chunkBytes }) => bytes + chunkBytes, 0);
+  return { objectBytes: sum(segments), chunkBytes: sum(touches) };
 };
 
 /** Each content once, where it is read first. */

@@ -14,18 +14,11 @@ import {
   type DiskDescription,
   encodeBootTrace,
   inheritTrace,
-  isDigest,
   isDiskName,
   mergeTraces,
+  type VersionManifest,
 } from '@collective/shared';
-import {
-  bootObjectName,
-  bootObjectTraceName,
-  isId,
-  tracesFolder,
-  traceVoteName,
-  traceVotesFolder,
-} from '../storage/blob-names.js';
+import { isId, packedTraceName, tracesFolder, traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
 import { type Repository } from './repository.js';
 import { readVersionFile } from './version-file.js';
@@ -35,7 +28,6 @@ export const TRACE_VOTES_MAX = 32;
 /** So many versions back an ancestor with votes is looked for. */
 const ANCESTORS_MAX = 8;
 const SECONDS_PER_DAY = 86_400;
-const OBJECT_PREFIX = 'object-';
 
 export type TracedDisk = { readonly name: string; readonly version: number; readonly disk: DiskDescription };
 type Parts = Pick<Repository, 'blobStore' | 'catalogue' | 'maps'>;
@@ -47,7 +39,7 @@ export const addTraceVote = async (
   { account, bytes }: { readonly account: string; readonly bytes: Uint8Array },
 ): Promise<void> => {
   const { name, version, disk } = of;
-  const { object: _object, ...trace } = decodeBootTrace(bytes);
+  const { segments: _segments, ...trace } = decodeBootTrace(bytes);
   if (trace.root !== disk.root || trace.blockBytes !== disk.blockBytes || trace.version !== version)
     throw new CollectiveError('bad-request', `the trace is not of disk ${disk.name} of ${name}@${version}`);
   const blockCount = Math.ceil(disk.diskBytes / disk.blockBytes);
@@ -72,14 +64,14 @@ export const traceFor = async (parts: Parts, of: TracedDisk): Promise<BootTrace 
   return trace === undefined ? undefined : withLengths(parts, of, trace);
 };
 
-/** The trace whose blocks lie in an object; undefined where there is none that can be read. */
+/** The trace whose blocks have been packed (boot-objects.ts); undefined where there is none that can be read. */
 export const packedTrace = async (
   blobStore: BlobStore,
   { name, version, disk }: TracedDisk,
 ): Promise<BootTrace | undefined> => {
-  const bytes = await blobStore.read(bootObjectTraceName(name, version, disk.name));
+  const bytes = await blobStore.read(packedTraceName(name, version, disk.name));
   const trace = bytes === undefined ? undefined : readable(bytes);
-  return trace?.root === disk.root && trace.object !== undefined ? trace : undefined;
+  return trace?.root === disk.root && trace.segments !== undefined ? trace : undefined;
 };
 
 const withLengths = async ({ maps, catalogue }: Parts, of: TracedDisk, trace: BootTrace): Promise<BootTrace> => {
@@ -114,22 +106,19 @@ export const removeTraces = async (blobStore: BlobStore, name: string, version: 
   for (const disk of (await blobStore.list(tracesFolder(name, version))).filter(isDiskName)) {
     for (const file of await blobStore.list(traceVotesFolder(name, version, disk)))
       if (isId(file)) await blobStore.remove(traceVoteName(name, version, disk, file));
-    await blobStore.remove(bootObjectTraceName(name, version, disk));
-    await removeBootObjects(blobStore, { name, version, disk });
+    await blobStore.remove(packedTraceName(name, version, disk));
   }
 };
 
-/** All but one. */
-export const removeBootObjects = async (
+/** The chunks in which boots of a version are packed. */
+export const packedChunks = async (
   blobStore: BlobStore,
-  { name, version, disk }: { readonly name: string; readonly version: number; readonly disk: string },
-  but?: Digest,
-): Promise<void> => {
-  for (const file of await blobStore.list(traceVotesFolder(name, version, disk))) {
-    const digest = file.startsWith(OBJECT_PREFIX) ? file.slice(OBJECT_PREFIX.length) : undefined;
-    if (digest !== undefined && isDigest(digest) && digest !== but)
-      await blobStore.remove(bootObjectName(name, version, disk, digest));
-  }
+  { appliance, version, disks }: Pick<VersionManifest, 'appliance' | 'version' | 'disks'>,
+): Promise<Digest[]> => {
+  const traces = await Promise.all(
+    disks.map(async (disk) => packedTrace(blobStore, { name: appliance, version, disk })),
+  );
+  return traces.flatMap((trace) => trace?.segments?.map(({ digest }) => digest) ?? []);
 };
 
 const votesOf = async (blobStore: BlobStore, { name, version, disk }: TracedDisk): Promise<string[]> =>

@@ -29,6 +29,7 @@ import { readKeys } from './keys-record.js';
 import { type MapStore } from './map-store.js';
 import { readProfile } from './profile-store.js';
 import { readLocked } from './reset-account.js';
+import { packedChunks } from './boot-traces.js';
 import { type NamedChunk, namedChunks } from './version-chunks.js';
 import {
   readStateFile,
@@ -78,11 +79,15 @@ export const checkRepository = async (parts: CheckParts): Promise<CheckResult> =
   const trusts = await checkTrust(parts.blobStore, report);
   const heads = new Map<string, VersionFile>();
   const named = new Map<Digest, NamedChunk>();
+  /** Named by boot traces: hints, of which none need be there. */
+  const packed = new Set<Digest>();
   let versions = 0;
   const appliances = await storedAppliances(parts.blobStore);
   for (const appliance of appliances) {
     const files = await checkAppliance(parts, appliance, { trusts, named, report });
     versions += files.length;
+    for (const { file } of files)
+      for (const digest of await packedChunks(parts.blobStore, file.manifest)) packed.add(digest);
     const newest = files.filter(({ isForAll }) => isForAll).at(-1)?.file;
     if (newest !== undefined) heads.set(appliance, newest);
   }
@@ -90,7 +95,7 @@ export const checkRepository = async (parts: CheckParts): Promise<CheckResult> =
   await checkCatalogueRows(parts, appliances, report);
   await checkAccounts(parts, report);
   const persons = await checkSnapshots(parts, { named, report });
-  const chunks = await checkChunks(parts, named, report);
+  const chunks = await checkChunks(parts, { named, packed, report });
   for (const name of await parts.blobStore.listStrayChunkFiles()) report('stray', name, 'is not a chunk');
   return { problems, appliances: appliances.length, versions, ...persons, ...chunks };
 };
@@ -312,8 +317,15 @@ type ChunkTotals = { readonly chunks: number; readonly chunkBytes: number; reado
 
 const checkChunks = async (
   { blobStore, catalogue }: CheckParts,
-  named: ReadonlyMap<Digest, NamedChunk>,
-  report: Report,
+  {
+    named,
+    packed,
+    report,
+  }: {
+    readonly named: ReadonlyMap<Digest, NamedChunk>;
+    readonly packed: ReadonlySet<Digest>;
+    readonly report: Report;
+  },
 ): Promise<ChunkTotals> => {
   const missing = new Set(named.keys());
   const unnamed: Digest[] = [];
@@ -328,7 +340,7 @@ const checkChunks = async (
       const chunk = await blobStore.readChunk(digest);
       if (chunk === undefined) continue;
       checkChunk(chunk, digest, owner);
-      if (owner === undefined) unnamed.push(digest);
+      if (owner === undefined && !packed.has(digest)) unnamed.push(digest);
     } catch (error) {
       report(
         'chunk',

@@ -7,7 +7,7 @@
  * index has left a version that no row knows: so each batch first takes such manifests into the index.
  */
 import { CollectiveError, type Digest } from '@collective/shared';
-import { removeTraces } from './boot-traces.js';
+import { packedChunks, removeTraces } from './boot-traces.js';
 import { type VersionRecord } from '../catalogue/catalogue.js';
 import { type ChunkListing } from '../storage/blob-store.js';
 import {
@@ -119,6 +119,7 @@ const allNamedChunks = async ({ catalogue, blobStore, maps }: Repository): Promi
         );
       }
       for (const digest of (await namedChunks(file.manifest, maps)).keys()) named.add(digest);
+      for (const digest of await packedChunks(blobStore, file.manifest)) named.add(digest);
     }
   }
   return named;

@@ -1,18 +1,20 @@
 import {
   type BootTrace,
   decodeBootTrace,
+  decodeSegment,
   decodeVersionManifest,
   type Digest,
   encodeBootTrace,
   openEnvelope,
   PAYLOAD_TYPES,
   sha256,
-  unpackSegment,
 } from '@collective/shared';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { checkRepository } from '../repository/check-repository.js';
+import { collectGarbage } from '../repository/collector.js';
 import { packBoots } from '../repository/boot-objects.js';
 import { removeTraces, TRACE_VOTES_MAX } from '../repository/boot-traces.js';
-import { bootObjectTraceName, traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
+import { packedTraceName, traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
 import { BLOCK_BYTES, chunkOf, TestPublisher } from '../testing/test-publisher.js';
 import { type TestPerson, type TestReply, TestRepository } from '../testing/test-repository.js';
 
@@ -131,80 +133,93 @@ describe('boot traces', () => {
       const reply = await server.request('bootTrace', { token: user.token, params });
       return decodeBootTrace(reply.body);
     };
-    const part = async (object: string, range?: string): Promise<TestReply> =>
-      server.request('bootObject', { params: { ...params, object }, headers: range === undefined ? {} : { range } });
+    const chunk = async (digest: string, range?: string): Promise<TestReply> =>
+      server.request('chunk', { params: { digest }, headers: range === undefined ? {} : { range } });
+    const votes = async (count: number, blocks: readonly number[]): Promise<void> => {
+      for (let at = 0; at < count; at += 1) {
+        server.clock.advance(DAY_SECONDS);
+        expect((await vote(user, blocks, { version })).status).toBe(200);
+      }
+    };
 
     test('for the newest version: the blocks that boots read, each content once, in segments', async () => {
-      server.clock.advance(DAY_SECONDS);
-      for (const person of [user, alice])
-        expect((await vote(person, [20, 21, 22, 23, 24], { version })).status).toBe(200);
+      await votes(2, [20, 21, 22, 23, 24]);
       expect(await packBoots(server.repository)).toMatchObject({ packed: 1, kept: 0, problems: [] });
-      const { touches, object } = await traceNow();
+      const { touches, segments = [] } = await traceNow();
       expect(touches.map(({ blockIndex }) => blockIndex)).toEqual([20, 21, 22, 23, 24]);
       expect(touches.map(({ chunkBytes }) => chunkBytes)).toEqual(
         [21, 22, 23, 24, 25].map((seed) => chunkOf(seed).chunk.length),
       );
-      const whole = await part(object?.digest ?? '');
-      expect(sha256(whole.body)).toBe(object?.digest);
-      let at = 0;
-      const blocks = (object?.segments ?? []).flatMap(({ touches: count, byteLength }) =>
-        unpackSegment(whole.body.subarray(at, (at += byteLength)), { touches: count, blockBytes: BLOCK_BYTES }),
-      );
+      const blocks: Buffer[] = [];
+      for (const { digest, touches: count, chunkBytes } of segments) {
+        const { body } = await chunk(digest);
+        expect(body.length).toBe(chunkBytes);
+        blocks.push(...decodeSegment(body, { touches: count, blockBytes: BLOCK_BYTES }));
+      }
       expect(blocks.map((block) => sha256(block))).toEqual([21, 22, 23, 24, 25].map((seed) => chunkOf(seed).digest));
-      expect(at).toBe(whole.body.length);
     });
 
-    test('and read by ranges, by whoever knows the name', async () => {
-      const { object } = await traceNow();
-      const name = object?.digest ?? '';
-      const whole = (await part(name)).body;
-      const some = await part(name, 'bytes=5-14');
-      expect([some.status, some.headers['content-range'], some.body]).toEqual([
+    test('and can be read in parts', async () => {
+      const digest = (await traceNow()).segments?.[0]?.digest ?? '';
+      const whole = (await chunk(digest)).body;
+      const part = await chunk(digest, 'bytes=5-14');
+      expect([part.status, part.headers['content-range'], part.body]).toEqual([
         206,
         `bytes 5-14/${whole.length}`,
         whole.subarray(5, 15),
       ]);
-      expect((await part(name, `bytes=${whole.length}-`)).status).toBe(400);
-      expect(answer(await part('ab'.repeat(32)))).toEqual([404, 'not-found']);
-      expect((await part('../object')).status).toBe(400);
+      for (const odd of [
+        'bytes=9-5',
+        `bytes=${whole.length}-${whole.length}`,
+        'bytes=0-1,3-4',
+        'bytes=-3',
+        'lines=0-1',
+      ])
+        expect([odd, (await chunk(digest, odd)).body]).toEqual([odd, whole]);
+    });
+
+    test('which the collector leaves alone, and no check finds fault with', async () => {
+      const { segments = [] } = await traceNow();
+      server.clock.advance(DAY_SECONDS);
+      await collectGarbage(server.repository, { graceSeconds: 0 });
+      for (const { digest } of segments) expect((await chunk(digest)).status).toBe(200);
+      expect(await checkRepository(server.repository)).toMatchObject({ problems: [], orphans: [] });
     });
 
     test('anew when boots read something else, and only then', async () => {
-      const before = (await traceNow()).object?.digest ?? '';
+      const before = (await traceNow()).segments ?? [];
       expect(await packBoots(server.repository)).toMatchObject({ packed: 0, kept: 1 });
-      server.clock.advance(DAY_SECONDS);
-      for (const person of [user, alice, user, alice]) {
-        server.clock.advance(DAY_SECONDS);
-        expect((await vote(person, [20, 21, 22, 40, 41], { version })).status).toBe(200);
-      }
+      await votes(4, [20, 21, 22, 40, 41]);
       expect(await packBoots(server.repository)).toMatchObject({ packed: 1, kept: 0 });
-      const { object, touches } = await traceNow();
-      expect(touches.map(({ blockIndex }) => blockIndex)).toEqual([20, 21, 22, 40, 41]);
-      expect(answer(await part(before))).toEqual([404, 'not-found']);
-      expect((await part(object?.digest ?? '')).status).toBe(200);
+      expect((await traceNow()).touches.map(({ blockIndex }) => blockIndex)).toEqual([20, 21, 22, 40, 41]);
+      await collectGarbage(server.repository, { graceSeconds: 0 });
+      expect((await chunk(before.at(-1)?.digest ?? '')).status).toBe(404);
+    });
+
+    test('and anew when a packing was killed before its end', async () => {
+      const last = (await traceNow()).segments?.at(-1)?.digest ?? '';
+      await server.repository.blobStore.removeChunks([last as Digest]);
+      expect(await packBoots(server.repository)).toMatchObject({ packed: 1 });
+      expect((await chunk(last)).status).toBe(200);
     });
 
     test('but not when a block cannot be read, which is said', async () => {
-      server.clock.advance(DAY_SECONDS);
       const { blobStore } = server.repository;
-      const { digest, chunk } = chunkOf(61);
-      await blobStore.removeChunks([digest]);
-      for (let day = 0; day < 12; day += 1) {
-        server.clock.advance(DAY_SECONDS);
-        expect((await vote(user, [60], { version })).status).toBe(200);
-      }
+      const removed = chunkOf(61);
+      await blobStore.removeChunks([removed.digest]);
+      await votes(14, [60, 61]);
       const result = await packBoots(server.repository);
-      expect(result.problems).toEqual([expect.stringContaining(`debian@2/system: block ${digest}`)]);
+      expect(result.problems).toEqual([expect.stringContaining(`debian@2/system: block ${removed.digest}`)]);
       expect((await traceNow()).touches.map(({ blockIndex }) => blockIndex)).toEqual([20, 21, 22, 40, 41]);
-      await blobStore.storeChunks([{ digest, chunk }]);
+      await blobStore.storeChunks([removed]);
     });
 
     test('a damaged record of what is packed is as none', async () => {
       const { blobStore } = server.repository;
-      await blobStore.replace(bootObjectTraceName('debian', version, 'system'), Buffer.from('damaged'));
-      expect((await traceNow()).object).toBeUndefined();
+      await blobStore.replace(packedTraceName('debian', version, 'system'), Buffer.from('damaged'));
+      expect((await traceNow()).segments).toBeUndefined();
       expect(await packBoots(server.repository)).toMatchObject({ packed: 1, problems: [] });
-      expect((await traceNow()).object).toBeDefined();
+      expect((await traceNow()).segments).toBeDefined();
     });
 
     test('and go with their version', async () => {

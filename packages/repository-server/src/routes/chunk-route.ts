@@ -1,5 +1,5 @@
 /**
- * Chunks by digest: the hot path, behind the short way that most requests take (chunk-connections.ts). No schema, no logging, no per-request allocation but the reply; whoever knows a public
+ * Chunks by digest, whole or in part (Range, one): the hot path, behind the short way that most requests take (chunk-connections.ts). No schema, no logging, no per-request allocation but the reply; whoever knows a public
  * digest may read the chunk. The name says the content, so it never changes under a URL and may be cached for ever (a
  * smaller payload of the same block may replace it; a strong ETag of the digest names the block, which stays).
  */
@@ -13,6 +13,20 @@ const CACHE_CONTROL = 'public, max-age=31536000, immutable';
 export const CHUNK_HEADERS: Readonly<Record<string, string>> = {
   'cache-control': CACHE_CONTROL,
   'content-type': 'application/octet-stream',
+};
+
+const RANGE = /^bytes=([0-9]{1,7})-([0-9]{1,7})$/;
+
+/** What a Range asks for; undefined: all of it, also for a range that is none of this chunk (RFC 9110, 14.2). */
+export const partOf = (
+  range: string | undefined,
+  chunk: Buffer,
+): { readonly bytes: Buffer; readonly contentRange: string } | undefined => {
+  const [, first, last] = RANGE.exec(range ?? '') ?? [];
+  if (first === undefined || last === undefined) return undefined;
+  const [from, end] = [Number(first), Math.min(Number(last) + 1, chunk.length)];
+  if (from >= end) return undefined;
+  return { bytes: chunk.subarray(from, end), contentRange: `bytes ${from}-${end - 1}/${chunk.length}` };
 };
 
 export const registerChunkRoute = (app: FastifyInstance, { repository }: RouteContext): void => {
@@ -36,7 +50,9 @@ export const registerChunkRoute = (app: FastifyInstance, { repository }: RouteCo
           return;
         }
         reply.headers(CHUNK_HEADERS);
-        reply.send(chunk);
+        const part = partOf(request.headers.range, chunk);
+        if (part === undefined) return void reply.send(chunk);
+        reply.code(206).header('content-range', part.contentRange).send(part.bytes);
       };
       const found = blobStore.readChunk(digest);
       if (found === undefined || Buffer.isBuffer(found)) answer(found);

@@ -42,11 +42,9 @@ export const traceVotesFolder = (appliance: string, version: number, disk: strin
   `${tracesFolder(appliance, version)}/${checkedDisk(disk)}` as BlobName;
 export const traceVoteName = (appliance: string, version: number, disk: string, vote: string): BlobName =>
   `${traceVotesFolder(appliance, version, disk)}/${checkedId(vote)}` as BlobName;
-/** What is read of the blocks of the merged trace: the trace that says so, and the blocks, beside the votes. */
-export const bootObjectTraceName = (appliance: string, version: number, disk: string): BlobName =>
-  `${traceVotesFolder(appliance, version, disk)}/object` as BlobName;
-export const bootObjectName = (appliance: string, version: number, disk: string, digest: Digest): BlobName =>
-  `${traceVotesFolder(appliance, version, disk)}/object-${digest}` as BlobName;
+/** The trace whose blocks have been packed, beside the votes. */
+export const packedTraceName = (appliance: string, version: number, disk: string): BlobName =>
+  `${traceVotesFolder(appliance, version, disk)}/packed` as BlobName;
 export const userFolder = (account: string): BlobName => `users/${checkedAccount(account)}` as BlobName;
 /** Snapshot objects that are being uploaded, and those that the collector writes anew. */
 export const UPLOADS_FOLDER = 'uploads' as BlobName;

@@ -275,16 +275,13 @@ const bootTrace: BootTrace = {
     { blockIndex: 17, afterMs: 812, phase: 2, chunkBytes: 1234 },
   ],
 };
-/** The same as a server gives it that has its blocks in one object. */
-const bootTraceWithObject: BootTrace = {
+/** The same as a server gives it that has packed its blocks. */
+const packedBootTrace: BootTrace = {
   ...bootTrace,
-  object: {
-    digest: digestOf('a boot object'),
-    segments: [
-      { touches: 2, byteLength: 66_000 },
-      { touches: 1, byteLength: 1_200 },
-    ],
-  },
+  segments: [
+    { digest: digestOf('two blocks'), touches: 2, chunkBytes: 66_000 },
+    { digest: digestOf('one block'), touches: 1, chunkBytes: 1_200 },
+  ],
 };
 
 /** Two files' worth of rules in one line: verify, then parse. */
@@ -452,7 +449,7 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     codes: SIGNED_CODES,
   },
   document('boot-trace-v2/three.trace', bootTrace, { encode: encodeBootTrace, decode: decodeBootTrace }),
-  document('boot-trace-v2/with-object.trace', bootTraceWithObject, {
+  document('boot-trace-v2/packed.trace', packedBootTrace, {
     encode: encodeBootTrace,
     decode: decodeBootTrace,
   }),

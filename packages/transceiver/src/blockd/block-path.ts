@@ -49,7 +49,7 @@ export const buildPublicSource = (repository: Repository, options: FetchingHalfO
   const { scheduling, verifying, counting } = buildAboveLine(http, options);
   const objects = new BootObjectStore(counting, {
     scheduling,
-    objects: http,
+    chunks: http,
     line: () => options.meter.line,
     faults: options.faults,
   });

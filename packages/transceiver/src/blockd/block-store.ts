@@ -37,12 +37,10 @@ export type BlockRequest = {
   readonly segment?: ObjectSegment | undefined;
 };
 
-/** A segment of a boot object (docs/formats/trace.md). */
+/** A segment of a boot object: a chunk that holds several blocks (docs/formats/trace.md). */
 export type ObjectSegment = {
-  /** Of the object, on the server. */
-  readonly path: string;
-  readonly byteOffset: number;
-  readonly byteLength: number;
+  readonly digest: Digest;
+  readonly chunkBytes: number;
   /** Its blocks, in their order. */
   readonly digests: readonly Digest[];
 };

@@ -11,7 +11,6 @@ import { ManualClock } from './testing/manual-clock.js';
 
 const root = 'ab'.repeat(32) as Digest;
 const disk = { version: 4, root, blockBytes: 65_536 };
-const OF = { appliance: 'debian', disk: 'system' };
 const touchesOf = (blocks: readonly number[]): TraceTouch[] =>
   blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0, chunkBytes: 0 }));
 
@@ -30,7 +29,6 @@ const traced = (files: TraceFiles) => {
   const failures: unknown[] = [];
   const trace = new DiskTrace({
     ...disk,
-    ...OF,
     files,
     clock,
     fileSystem: new LocalFileSystem(),

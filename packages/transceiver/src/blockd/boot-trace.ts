@@ -10,7 +10,6 @@ import {
   CollectiveError,
   decodeBootTrace,
   encodeBootTrace,
-  routePath,
   TRACE_BYTES_MAX,
   type BootPhase,
   type BootTrace,
@@ -26,13 +25,7 @@ const LOOK_MS = 1_000;
 export const QUIET_MS = 20_000;
 
 /** Of which disk it is. */
-export type TracedDisk = {
-  readonly appliance: string;
-  readonly version: number;
-  readonly disk: string;
-  readonly root: Digest;
-  readonly blockBytes: number;
-};
+export type TracedDisk = { readonly version: number; readonly root: Digest; readonly blockBytes: number };
 /** `replay`: the file with the trace of earlier boots; `record`: where that of this one goes. */
 export type TraceFiles = { readonly replay?: string | undefined; readonly record?: string | undefined };
 
@@ -67,11 +60,8 @@ export class DiskTrace {
     try {
       const bytes = await fileSystem.readWhole(files.replay, TRACE_BYTES_MAX);
       if (bytes === undefined) throw new CollectiveError('not-found', `there is no trace ${files.replay}`);
-      const { touches, object } = this.#ofThisDisk(decodeBootTrace(bytes));
-      if (object === undefined) return image.foresee(touches);
-      const { appliance: name, version, disk } = this.#options;
-      const path = routePath('bootObject', { name, version, disk, object: object.digest });
-      return image.foresee(touches, { path, segments: object.segments });
+      const { touches, segments } = this.#ofThisDisk(decodeBootTrace(bytes));
+      return image.foresee(touches, segments);
     } catch (error) {
       onFailed(error);
       return 0;

@@ -88,7 +88,7 @@ const openPublished = async (
     name: `${source.appliance}@${source.version}/${options.disk}`,
     placementTag,
   });
-  const trace = traceOf(source, options.disk, {
+  const trace = traceOf(source, {
     image,
     recorder,
     fileSystem: context.fileSystem,
@@ -106,13 +106,12 @@ const openPublished = async (
 };
 
 const traceOf = (
-  { appliance, version, root, blockBytes, trace: files = {} }: Extract<DiskSource, { kind: 'published' }>,
-  disk: string,
+  { version, root, blockBytes, trace: files = {} }: Extract<DiskSource, { kind: 'published' }>,
   parts: Pick<DiskTraceOptions, 'image' | 'recorder' | 'fileSystem' | 'onFailed'>,
 ): DiskTrace | undefined =>
   root === null || !isDigest(root)
     ? undefined
-    : new DiskTrace({ ...parts, appliance, version, disk, root, blockBytes, files, clock: systemClock });
+    : new DiskTrace({ ...parts, version, root, blockBytes, files, clock: systemClock });
 
 const readMap = async (
   source: Extract<DiskSource, { kind: 'published' }>,

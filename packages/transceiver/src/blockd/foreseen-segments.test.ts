@@ -3,10 +3,9 @@ import type { Digest } from '@collective/shared';
 import type { ObjectSegment } from './block-store.js';
 import { segmentsWorthReading } from './foreseen-segments.js';
 
-const segmentOf = (count: number, byteLength: number): ObjectSegment => ({
-  path: '/object',
-  byteOffset: 0,
-  byteLength,
+const segmentOf = (count: number, chunkBytes: number): ObjectSegment => ({
+  digest: 'ab'.repeat(32) as Digest,
+  chunkBytes,
   digests: Array.from({ length: count }, (_, at) => String(at).repeat(64) as Digest),
 });
 

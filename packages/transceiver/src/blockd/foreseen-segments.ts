@@ -18,6 +18,6 @@ export const segmentsWorthReading = (missing: readonly MissingBlock[]): Readonly
   }
   const worth = new Set<ObjectSegment>();
   for (const [segment, { blocks, bytes, isKnown }] of sums)
-    if (isKnown ? bytes >= segment.byteLength : blocks * 2 > segment.digests.length) worth.add(segment);
+    if (isKnown ? bytes >= segment.chunkBytes : blocks * 2 > segment.digests.length) worth.add(segment);
   return worth;
 };

@@ -52,9 +52,6 @@ export type ImageCounters = { reads: number; bytes: number; hits: number; misses
 /** `segment`: where it lies beside others of the trace. */
 type Foreseen = Pick<TraceTouch, 'blockIndex' | 'chunkBytes'> & { readonly segment?: ObjectSegment | undefined };
 
-/** The object of a trace: `path` on the server, and how it is divided. */
-export type ForeseenObject = { readonly path: string; readonly segments: readonly BootSegment[] };
-
 /** 8 MiB of disk at 64 KiB a block share their place in the cache. */
 const NEIGHBOURHOOD_BLOCKS_LOG2 = 7;
 const WORDS_PER_DIGEST = 8;
@@ -199,12 +196,15 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   }
 
   /**
-   * Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. `object`: where all
-   * of them lie side by side, which is read where that is less than the missing ones by themselves.
+   * Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. `segments` hold
+   * all of them; each is read where it is shorter than the missing ones by themselves.
    */
-  foresee(touches: readonly Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>[], object?: ForeseenObject): number {
+  foresee(
+    touches: readonly Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>[],
+    segments: readonly BootSegment[] = [],
+  ): number {
     if (this.#closed) return 0;
-    const placed = object === undefined ? touches : this.#place(touches, object);
+    const placed = segments.length === 0 ? touches : this.#place(touches, segments);
     this.#trace = placed.filter(({ blockIndex }) => this.hasContent(blockIndex));
     for (const { blockIndex } of this.#trace) this.#foreseen[blockIndex] = 1;
     return this.#warmForeseen();
@@ -280,15 +280,16 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
     return this.#store.warm(requests, RANK.trace);
   }
 
-  #place(touches: readonly Foreseen[], { path, segments }: ForeseenObject): readonly Foreseen[] {
+  #place(touches: readonly Foreseen[], segments: readonly BootSegment[]): readonly Foreseen[] {
     const placed: Foreseen[] = [];
-    let byteOffset = 0;
-    for (const { touches: count, byteLength } of segments) {
+    for (const { digest, touches: count, chunkBytes } of segments) {
       const held = touches.slice(placed.length, placed.length + count);
-      const digests = held.map(({ blockIndex }) => this.#digestOf(blockIndex));
-      const segment: ObjectSegment = { path, byteOffset, byteLength, digests };
+      const segment: ObjectSegment = {
+        digest,
+        chunkBytes,
+        digests: held.map(({ blockIndex }) => this.#digestOf(blockIndex)),
+      };
       placed.push(...held.map((touch) => ({ ...touch, segment })));
-      byteOffset += byteLength;
     }
     return placed;
   }

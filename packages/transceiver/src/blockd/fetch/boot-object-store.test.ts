@@ -1,5 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import { CollectiveError, packSegment, sha256 } from '@collective/shared';
+import { CollectiveError, encodeSegment, sha256, type Digest } from '@collective/shared';
 import { RANK, type BlockRequest, type GetChunkOptions, type ObjectSegment } from '../block-store.js';
 import { FaultCounters } from '../faults.js';
 import { settle } from '../testing/eventually.js';
@@ -11,13 +11,12 @@ import { SchedulingStore } from './scheduling-store.js';
 
 const BLOCK_BYTES = 4_096;
 const blocks = [1, 2, 3, 4].map((seed) => Buffer.alloc(BLOCK_BYTES, seed));
-const packed = [blocks.slice(0, 2), blocks.slice(2)].map((held) => packSegment(held, { level: 3 }));
-const object = Buffer.concat(packed);
+const packed = [blocks.slice(0, 2), blocks.slice(2)].map((held) => encodeSegment(held, { level: 3 }));
+const chunkOf = (digest: string): Buffer => packed.find((each) => each.digest === digest)?.chunk ?? Buffer.alloc(0);
 const digests = blocks.map((block) => sha256(block));
-const segments: readonly ObjectSegment[] = [0, 1].map((at) => ({
-  path: '/object',
-  byteOffset: at === 0 ? 0 : (packed[0]?.length ?? 0),
-  byteLength: packed[at]?.length ?? 0,
+const segments = packed.map(({ digest, chunk }, at): ObjectSegment => ({
+  digest,
+  chunkBytes: chunk.length,
   digests: digests.slice(at * 2, at * 2 + 2),
 }));
 const request = (at: number): BlockRequest => {
@@ -26,33 +25,31 @@ const request = (at: number): BlockRequest => {
   return { digest, segment, blockBytes: BLOCK_BYTES, neighbourhood: 0 };
 };
 
-/** A server whose answers the test gives, in whatever order; `asked`: ranges as they came. */
-class GatedObjects {
-  readonly asked: {
-    from: number;
-    fetchClass: string;
-    answer: (bytes: Buffer) => void;
-    fail: (error: Error) => void;
-    signal: AbortSignal | undefined;
-  }[] = [];
+type Asked = {
+  readonly digest: Digest;
+  readonly fetchClass: string;
+  readonly signal: AbortSignal | undefined;
+  readonly answer: (chunk?: Buffer) => void;
+  readonly fail: (error: Error) => void;
+};
+
+/** A server whose answers the test gives, in whatever order. */
+class GatedChunks {
+  readonly asked: Asked[] = [];
 
   getPart(
-    _path: string,
+    digest: Digest,
     { byteOffset, byteLength }: { readonly byteOffset: number; readonly byteLength: number },
     { rank, signal }: GetChunkOptions,
   ): Promise<Buffer> {
     return new Promise((resolve, reject) => {
-      this.asked.push({
-        from: byteOffset,
-        fetchClass: rank.fetchClass,
-        answer: (bytes) => resolve(bytes.subarray(byteOffset, byteOffset + byteLength)),
-        fail: reject,
-        signal,
-      });
+      const { fetchClass } = rank;
+      const answer = (chunk = chunkOf(digest)): void => resolve(chunk.subarray(byteOffset, byteOffset + byteLength));
+      this.asked.push({ digest, fetchClass, signal, answer, fail: reject });
     });
   }
 
-  part(at: number): (typeof this.asked)[number] {
+  part(at: number): Asked {
     const part = this.asked[at];
     if (part === undefined) throw new Error(`part ${at} was not asked for`);
     return part;
@@ -60,15 +57,15 @@ class GatedObjects {
 }
 
 let alone: GatedStore;
-let objects: GatedObjects;
+let chunks: GatedChunks;
 let faults: FaultCounters;
 let store: BootObjectStore;
 beforeEach(() => {
   alone = new GatedStore();
-  objects = new GatedObjects();
+  chunks = new GatedChunks();
   faults = new FaultCounters();
   const scheduling = new SchedulingStore(new GatedStore());
-  store = new BootObjectStore(alone, { scheduling, objects, line: () => UNKNOWN_LINE, faults });
+  store = new BootObjectStore(alone, { scheduling, chunks, line: () => UNKNOWN_LINE, faults });
 });
 
 const ahead = (at: number): Promise<Buffer> => store.get(request(at), { rank: RANK.trace });
@@ -77,8 +74,8 @@ describe('blocks of one object', () => {
   it('come with one read of each segment, segments in the order in which they were asked for', async () => {
     const wanted = [0, 1, 2, 3].map(ahead);
     await settle();
-    expect(objects.asked.map(({ from }) => from)).toEqual([0, packed[0]?.length]);
-    for (const { answer } of objects.asked) answer(object);
+    expect(chunks.asked.map(({ digest }) => digest)).toEqual(packed.map(({ digest }) => digest));
+    for (const { answer } of chunks.asked) answer();
     expect(await Promise.all(wanted)).toEqual(blocks);
     expect(alone.calls).toHaveLength(0);
   });
@@ -87,20 +84,20 @@ describe('blocks of one object', () => {
     const demanded = store.get(request(0), { rank: RANK.demand });
     alone.call(0).resolve(blocks[0] ?? Buffer.alloc(0));
     expect(await demanded).toBe(blocks[0]);
-    expect(objects.asked).toHaveLength(0);
+    expect(chunks.asked).toHaveLength(0);
 
     const rank = new RaisableRank('trace');
     const raised = store.get(request(1), { rank });
     await settle();
     rank.raise('demand');
-    objects.part(0).answer(object);
+    chunks.part(0).answer();
     expect(await raised).toEqual(blocks[1]);
     expect(alone.calls).toHaveLength(1);
   });
 
   it('are fetched alone when they are wanted before the turn of their segment', async () => {
     const scheduling = { inTurn: () => new Promise<never>(() => undefined) };
-    store = new BootObjectStore(alone, { scheduling, objects, line: () => UNKNOWN_LINE, faults });
+    store = new BootObjectStore(alone, { scheduling, chunks, line: () => UNKNOWN_LINE, faults });
     const first = ahead(0);
     first.catch(() => undefined);
     const rank = new RaisableRank('trace');
@@ -115,37 +112,33 @@ describe('blocks of one object', () => {
 
   it.each([
     ['is gone', new CollectiveError('block-missing', 'gone'), {}],
-    ['holds something else', Buffer.alloc(object.length, 7), { 'net-not-a-block': 1 }],
-    [
-      'holds other blocks',
-      Buffer.concat([packSegment([Buffer.alloc(BLOCK_BYTES, 1), Buffer.alloc(BLOCK_BYTES, 9)], { level: 3 })]),
-      { 'net-wrong-bytes': 1 },
-    ],
-  ])('are fetched alone when their object %s, which is then not asked for again', async (_, answer, counts) => {
+    ['holds something else', Buffer.alloc(200, 7), { 'net-not-a-block': 1 }],
+    ['holds other blocks', packed[1]?.chunk, { 'net-wrong-bytes': 1 }],
+  ])('are fetched alone when their segment %s, which is then not asked for again', async (_, answer, counts) => {
     const wanted = ahead(0);
     await settle();
-    if (answer instanceof Error) objects.part(0).fail(answer);
-    else objects.part(0).answer(answer);
+    if (answer instanceof Error) chunks.part(0).fail(answer);
+    else chunks.part(0).answer(answer);
     await settle();
     alone.call(0).resolve(blocks[0] ?? Buffer.alloc(0));
     expect(await wanted).toBe(blocks[0]);
     expect(faults.counts).toEqual(counts);
-    void ahead(2).catch(() => undefined);
+    void ahead(1).catch(() => undefined);
     await settle();
-    expect(objects.asked).toHaveLength(1);
+    expect(chunks.asked).toHaveLength(1);
     expect(alone.calls).toHaveLength(2);
   });
 
   it('are asked for by their object again after the line has failed', async () => {
     const wanted = ahead(0);
     await settle();
-    objects.part(0).fail(new CollectiveError('repository-unreachable', 'no'));
+    chunks.part(0).fail(new CollectiveError('repository-unreachable', 'no'));
     await settle();
     alone.call(0).reject(new CollectiveError('repository-unreachable', 'no'));
     await expect(wanted).rejects.toMatchObject({ code: 'repository-unreachable' });
     const again = ahead(0);
     await settle();
-    objects.part(1).answer(object);
+    chunks.part(1).answer();
     expect(await again).toEqual(blocks[0]);
   });
 
@@ -157,8 +150,8 @@ describe('blocks of one object', () => {
     abort.abort(new Error('gone'));
     await expect(Promise.all(left)).rejects.toThrow('gone');
     await settle();
-    expect(objects.part(0).signal?.aborted).toBe(true);
-    objects.part(1).answer(object);
+    expect(chunks.part(0).signal?.aborted).toBe(true);
+    chunks.part(1).answer();
     expect(await next).toEqual(blocks[2]);
   });
 });

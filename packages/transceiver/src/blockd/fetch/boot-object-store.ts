@@ -1,11 +1,11 @@
 /**
- * Blocks that lie side by side in a boot object (docs/formats/trace.md) are fetched together: whoever asks for one of a segment ahead of the guest joins
- * the one read of it, which goes over the line in parts. Segments are read one after the other, in the order in which they were asked for.
+ * Blocks that lie side by side in a segment of a boot object (docs/formats/trace.md) are fetched together: whoever asks for one of them ahead of the guest
+ * joins the one read of it, which goes over the line in parts. Segments are read one after the other, in the order in which they were asked for.
  *
  * The guest itself does not wait for a segment whose turn has not come: its block is then fetched alone, and so is every block of a segment that did not
- * come or held something else. So an object can delay nothing and make nothing wrong; each block is checked by its digest.
+ * come or held something else. So a segment can delay nothing and make nothing wrong; each block is checked by its digest.
  */
-import { CollectiveError, hasCode, unpackSegment, type Digest } from '@collective/shared';
+import { CollectiveError, decodeSegment, hasCode, type Digest } from '@collective/shared';
 import type { BlockRequest, BlockStore, FetchClass, GetOptions, ObjectSegment } from '../block-store.js';
 import { publicNaming } from '../cache/block-naming.js';
 import { faultOfFetch, type FaultCounters } from '../faults.js';
@@ -17,7 +17,7 @@ import { orAborted } from './single-flight-store.js';
 
 export type BootObjectStoreParts = {
   readonly scheduling: Pick<SchedulingStore, 'inTurn'>;
-  readonly objects: Pick<HttpStore, 'getPart'>;
+  readonly chunks: Pick<HttpStore, 'getPart'>;
   /** What is known of it now. */
   readonly line: () => Line;
   readonly faults: FaultCounters;
@@ -33,14 +33,14 @@ type Flight = {
   hasBegun: boolean;
 };
 
-/** Objects that were gone or held something else are not asked for again; more are forgotten. */
-const USELESS_MAX = 64;
+/** Segments that were gone or held something else are not asked for again; more are forgotten. */
+const USELESS_MAX = 1_024;
 
 export class BootObjectStore implements BlockStore {
   readonly #next: BlockStore;
   readonly #parts: BootObjectStoreParts;
-  readonly #flights = new Map<string, Flight>();
-  readonly #useless = new Set<string>();
+  readonly #flights = new Map<Digest, Flight>();
+  readonly #useless = new Set<Digest>();
   /** Until the last part of the segment before is on the line. */
   #turn: Promise<void> = Promise.resolve();
 
@@ -52,7 +52,7 @@ export class BootObjectStore implements BlockStore {
 
   async get(request: BlockRequest, options: GetOptions): Promise<Buffer> {
     const { segment } = request;
-    if (segment === undefined || options.rank.fetchClass === 'demand' || this.#useless.has(segment.path))
+    if (segment === undefined || options.rank.fetchClass === 'demand' || this.#useless.has(segment.digest))
       return this.#next.get(request, options);
     return (await this.#fromSegment(segment, request, options)) ?? this.#next.get(request, options);
   }
@@ -60,8 +60,7 @@ export class BootObjectStore implements BlockStore {
   /** Undefined: the segment has not come, or it is not worth waiting for it. */
   async #fromSegment(segment: ObjectSegment, request: BlockRequest, options: GetOptions): Promise<Buffer | undefined> {
     const { rank, signal } = options;
-    const key = `${segment.path} ${segment.byteOffset}`;
-    const flight = this.#flights.get(key) ?? this.#start(key, segment, request.blockBytes, rank.fetchClass);
+    const flight = this.#flights.get(segment.digest) ?? this.#start(segment, request.blockBytes, rank.fetchClass);
     const leaving = new AbortController();
     const onRaise = (): void => {
       if (flight.hasBegun) flight.rank.raise(rank.fetchClass);
@@ -83,7 +82,7 @@ export class BootObjectStore implements BlockStore {
     }
   }
 
-  #start(key: string, segment: ObjectSegment, blockBytes: number, fetchClass: FetchClass): Flight {
+  #start(segment: ObjectSegment, blockBytes: number, fetchClass: FetchClass): Flight {
     const rank = new RaisableRank(fetchClass);
     const abort = new AbortController();
     const before = this.#turn;
@@ -102,40 +101,36 @@ export class BootObjectStore implements BlockStore {
         // The one after it keeps its place behind those before.
         void before.then(passOn);
         abort.abort(new Error('over'));
-        if (this.#flights.get(key) === flight) this.#flights.delete(key);
+        if (this.#flights.get(segment.digest) === flight) this.#flights.delete(segment.digest);
       }
     };
     const flight: Flight = { rank, abort, blocks: Promise.resolve().then(read), waiters: 0, hasBegun: false };
     flight.blocks.catch(() => undefined); // every waiter may have left
-    this.#flights.set(key, flight);
+    this.#flights.set(segment.digest, flight);
     return flight;
   }
 
-  async #read(
-    { path, byteOffset, byteLength }: ObjectSegment,
-    options: GetOptions,
-    onLastTurn: () => void,
-  ): Promise<Buffer> {
-    const { scheduling, objects, line } = this.#parts;
-    const count = partCount(byteLength, line());
-    const edge = (part: number): number => Math.floor((byteLength * part) / count);
+  async #read({ digest, chunkBytes }: ObjectSegment, options: GetOptions, onLastTurn: () => void): Promise<Buffer> {
+    const { scheduling, chunks, line } = this.#parts;
+    const count = partCount(chunkBytes, line());
+    const edge = (part: number): number => Math.floor((chunkBytes * part) / count);
     const parts = Array.from({ length: count }, (_, part) => {
-      const range = { byteOffset: byteOffset + edge(part), byteLength: edge(part + 1) - edge(part) };
+      const range = { byteOffset: edge(part), byteLength: edge(part + 1) - edge(part) };
       return scheduling.inTurn(range.byteLength, options, (onBytes) => {
         if (part === count - 1) onLastTurn();
-        return objects.getPart(path, range, { ...options, onBytes });
+        return chunks.getPart(digest, range, { ...options, onBytes });
       });
     });
     return Buffer.concat(await Promise.all(parts));
   }
 
-  #note({ path }: ObjectSegment, error: unknown): void {
+  #note({ digest }: ObjectSegment, error: unknown): void {
     // One that is gone has been packed anew: that is no fault.
     const isGone = hasCode(error, 'block-missing');
     const fault = error instanceof CollectiveError && !isGone ? faultOfFetch(error) : undefined;
     if (fault !== undefined) this.#parts.faults.count(fault);
     if (!isGone && !hasCode(error, 'block-corrupt') && !hasCode(error, 'not-allowed')) return;
-    this.#useless.add(path);
+    this.#useless.add(digest);
     for (const oldest of this.#useless) {
       if (this.#useless.size <= USELESS_MAX) break;
       this.#useless.delete(oldest);
@@ -144,9 +139,9 @@ export class BootObjectStore implements BlockStore {
 }
 
 /** Errors: `block-corrupt`. */
-const checked = ({ path, digests }: ObjectSegment, bytes: Buffer, blockBytes: number): Blocks => {
+const checked = ({ digest: name, digests }: ObjectSegment, bytes: Buffer, blockBytes: number): Blocks => {
   try {
-    const blocks = unpackSegment(bytes, { touches: digests.length, blockBytes });
+    const blocks = decodeSegment(bytes, { touches: digests.length, blockBytes });
     return new Map(
       digests.map((digest, at) => {
         const block = blocks[at];
@@ -157,7 +152,7 @@ const checked = ({ path, digests }: ObjectSegment, bytes: Buffer, blockBytes: nu
     );
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);
-    throw new CollectiveError('block-corrupt', `a segment of ${path} arrived damaged: ${why}`, {
+    throw new CollectiveError('block-corrupt', `segment ${name} arrived damaged: ${why}`, {
       cause: error,
       data: { fault: hasCode(error, 'digest-mismatch') ? 'net-wrong-bytes' : 'net-not-a-block' },
     });

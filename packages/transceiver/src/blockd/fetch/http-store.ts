@@ -1,5 +1,5 @@
-/** Public chunks of a repository, one request each, and parts of boot objects. */
-import { CHUNK_HEADER_BYTES, CollectiveError } from '@collective/shared';
+/** Public chunks of a repository, one request each, or in parts. */
+import { CHUNK_HEADER_BYTES, CollectiveError, type Digest } from '@collective/shared';
 import type { BlockRequest, ChunkStore, GetChunkOptions } from '../block-store.js';
 import { HttpLine } from './http-line.js';
 
@@ -19,13 +19,13 @@ export class HttpStore extends HttpLine implements ChunkStore {
     throw this.statusError(answer, `block ${request.digest}`);
   }
 
-  /** A part of an object. Errors: as getChunk, `block-missing` when there is no such object any more, `block-corrupt` for another length. */
+  /** A part of a chunk. Errors: as getChunk, `block-corrupt` for another length. */
   async getPart(
-    path: string,
+    digest: Digest,
     { byteOffset, byteLength }: { readonly byteOffset: number; readonly byteLength: number },
     { rank, signal, onBytes }: GetChunkOptions,
   ): Promise<Buffer> {
-    const answer = await this.request(path, {
+    const answer = await this.request(`/v1/chunks/${digest}`, {
       isDemand: rank.fetchClass === 'demand',
       headers: { range: `bytes=${byteOffset}-${byteOffset + byteLength - 1}` },
       bodyBytesMax: byteLength,
@@ -33,10 +33,12 @@ export class HttpStore extends HttpLine implements ChunkStore {
       signal,
       onBytes,
     });
-    if (answer.status !== 206 && answer.status !== 200) throw this.statusError(answer, path);
+    if (answer.status !== 206 && answer.status !== 200) throw this.statusError(answer, `chunk ${digest}`);
     if (answer.body.length === byteLength) return answer.body;
-    throw new CollectiveError('block-corrupt', `${path}: ${answer.body.length} bytes instead of ${byteLength}`, {
-      data: { fault: 'net-not-a-block' },
-    });
+    throw new CollectiveError(
+      'block-corrupt',
+      `${answer.body.length} bytes of chunk ${digest} came instead of ${byteLength}`,
+      { data: { fault: 'net-not-a-block' } },
+    );
   }
 }
