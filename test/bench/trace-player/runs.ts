@@ -86,6 +86,15 @@ export class TraceRuns {
     }
   }
 
+  /** What the repository tells who starts the version. */
+  async knownTrace(disk: string): Promise<Buffer> {
+    const client = await this.#client();
+    const { appliance, version } = this.#version;
+    const { body } = await client.expect(200, 'bootTrace', { params: { name: appliance, version, disk } });
+    await client.close();
+    return body;
+  }
+
   /** A replay on a path that is there, from fresh overlays. */
   async replay(ours: OurPath, replay: Replay): Promise<PlayResult> {
     const sockets = await ours.attach();
