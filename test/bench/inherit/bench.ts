@@ -80,9 +80,9 @@ class InheritBench {
     return new TraceRuns(this.#repository, this.#images, version);
   }
 
-  /** Records a boot and tells the repository what it touched. */
-  async record(runs: TraceRuns): ReturnType<TraceRuns['record']> {
-    await using ours = await runs.filled(this.#options.log);
+  /** Records a boot, after others on the same cache, and tells the repository what it touched. */
+  async record(runs: TraceRuns, boots: number): ReturnType<TraceRuns['record']> {
+    await using ours = await runs.filled(this.#options.log, boots);
     return await runs.record(ours);
   }
 
@@ -95,7 +95,7 @@ class InheritBench {
     const file = await readFile(path.join(told, 'inherited'));
     await rm(path.join(told, 'inherited'));
     const position = await runs.knownTrace('system');
-    const { recording, seconds } = await this.record(runs);
+    const { recording, seconds } = await this.record(runs, 1);
     log(`${update.name}: recorded a boot of ${seconds.toFixed(1)} s`);
     const own = await runs.knownTrace('system');
     const known: Known = { none: undefined, own, position, file: await this.#withLengths(runs, file) };
@@ -198,7 +198,7 @@ export const run = async (options: BenchOptions): Promise<BenchResult> => {
     await repository.allow('publisher', APPLIANCE);
     const bench = new InheritBench(options, { repository, publisher, images });
     options.log('publishing and booting the version before');
-    await bench.record(await bench.publish());
+    await bench.record(await bench.publish(), 0);
     const { only } = options;
     for (const update of UPDATES)
       if (only === undefined || only === 'coverage' || only === update.name) await bench.update(update);

@@ -43,11 +43,11 @@ export class TraceRuns {
     this.#version = version;
   }
 
-  /** A path whose cache holds what a boot touches: two boots were made on it. */
-  async filled(log: (line: string) => void): Promise<OurPath> {
+  /** A path whose cache holds what a boot touches: so many boots were made on it. */
+  async filled(log: (line: string) => void, boots = 2): Promise<OurPath> {
     const ours = await OurPath.start(this.#version, this.#repository.port);
-    for (const which of ['first', 'second'])
-      log(`filling a cache, ${which} boot: ${(await this.boot(ours)).toFixed(1)} s`);
+    for (let boot = 1; boot <= boots; boot += 1)
+      log(`filling a cache, boot ${boot}: ${(await this.boot(ours)).toFixed(1)} s`);
     return ours;
   }
 

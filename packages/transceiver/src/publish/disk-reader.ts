@@ -4,15 +4,18 @@
  */
 import { CollectiveError } from '@collective/shared';
 
-/** How much of a disk is fetched to find its files: all directories and inodes of a desktop system, several times. */
-export const FETCHED_BYTES_MAX = 256 * 1024 * 1024;
-/** Two for each of the files that are looked at, and as many for what lies between; a structure that leads in circles ends here. */
-export const READS_MAX = 2 ** 20;
+export const DISK_READER_LIMITS = {
+  /** How much of a disk is fetched to find its files: all directories and inodes of a desktop system, several times. */
+  fetchedBytesMax: 256 * 1024 * 1024,
+  /** Two for each of the files that are looked at, and as many for what lies between; a structure that leads in circles ends here. */
+  readsMax: 2 ** 20,
+};
 
 export class DiskReader {
   readonly diskBytes: number;
   readonly #blockBytes: number;
   readonly #fetch: (blockIndex: number) => Promise<Buffer>;
+  readonly #limits: typeof DISK_READER_LIMITS;
   readonly #blocks = new Map<number, Buffer>();
   #reads = 0;
 
@@ -20,7 +23,9 @@ export class DiskReader {
   constructor(
     disk: { readonly diskBytes: number; readonly blockBytes: number },
     fetch: (blockIndex: number) => Promise<Buffer>,
+    limits = DISK_READER_LIMITS,
   ) {
+    this.#limits = limits;
     this.diskBytes = disk.diskBytes;
     this.#blockBytes = disk.blockBytes;
     this.#fetch = fetch;
@@ -32,8 +37,8 @@ export class DiskReader {
     if (!Number.isSafeInteger(byteOffset) || byteOffset < 0 || byteLength <= 0 || byteEnd > this.diskBytes)
       throw new CollectiveError('malformed', `there are no ${byteLength} bytes at ${byteOffset} of the disk`);
     this.#reads += 1;
-    if (this.#reads > READS_MAX)
-      throw new CollectiveError('too-large', `the disk's files were not found in ${READS_MAX} reads`);
+    if (this.#reads > this.#limits.readsMax)
+      throw new CollectiveError('too-large', `the disk's files were not found in ${this.#limits.readsMax} reads`);
     const parts: Buffer[] = [];
     for (let at = byteOffset; at < byteEnd;) {
       const blockIndex = Math.floor(at / this.#blockBytes);
@@ -49,8 +54,11 @@ export class DiskReader {
   async #block(blockIndex: number): Promise<Buffer> {
     const known = this.#blocks.get(blockIndex);
     if (known !== undefined) return known;
-    if ((this.#blocks.size + 1) * this.#blockBytes > FETCHED_BYTES_MAX)
-      throw new CollectiveError('too-large', `the disk's files are spread over more than ${FETCHED_BYTES_MAX} bytes`);
+    if ((this.#blocks.size + 1) * this.#blockBytes > this.#limits.fetchedBytesMax)
+      throw new CollectiveError(
+        'too-large',
+        `the disk's files are spread over more than ${this.#limits.fetchedBytesMax} bytes`,
+      );
     const block = await this.#fetch(blockIndex);
     this.#blocks.set(blockIndex, block);
     return block;

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskReader, FETCHED_BYTES_MAX, READS_MAX } from './disk-reader.js';
+import { DISK_READER_LIMITS, DiskReader } from './disk-reader.js';
 import { ext4Files, FILES_MAX, type DiskFile } from './ext4-files.js';
 
 const MIB = 1024 * 1024;
@@ -144,12 +144,14 @@ describe('a disk reader', () => {
   });
 
   it('ends after so many bytes, and after so many reads', async () => {
-    const block = Buffer.alloc(BLOCK);
-    const wide = new DiskReader({ diskBytes: 2 * FETCHED_BYTES_MAX, blockBytes: BLOCK }, async () => block);
-    for (let at = 0; at < FETCHED_BYTES_MAX; at += BLOCK) await wide.read(at, 1);
-    await expect(wide.read(FETCHED_BYTES_MAX, 1)).rejects.toMatchObject({ code: 'too-large' });
-    const long = new DiskReader({ diskBytes: BLOCK, blockBytes: BLOCK }, async () => block);
-    for (let at = 0; at < READS_MAX; at += 1) await long.read(0, 1);
+    const disk = { diskBytes: 10 * BLOCK, blockBytes: BLOCK };
+    const fetch = async (): Promise<Buffer> => Buffer.alloc(BLOCK);
+    const wide = new DiskReader(disk, fetch, { ...DISK_READER_LIMITS, fetchedBytesMax: 4 * BLOCK });
+    for (let at = 0; at < 4; at += 1) await wide.read(at * BLOCK, 1);
+    await wide.read(0, 1);
+    await expect(wide.read(4 * BLOCK, 1)).rejects.toMatchObject({ code: 'too-large' });
+    const long = new DiskReader(disk, fetch, { ...DISK_READER_LIMITS, readsMax: 3 });
+    for (let at = 0; at < 3; at += 1) await long.read(0, 1);
     await expect(long.read(0, 1)).rejects.toMatchObject({ code: 'too-large' });
   });
 });
