@@ -11,6 +11,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   cache: () => import('./cache/bench.js'),
   commit: () => import('./commit/bench.js'),
   dirty: () => import('./dirty/bench.js'),
+  inherit: () => import('./inherit/bench.js'),
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),
   restore: () => import('./restore/bench.js'),

@@ -47,6 +47,22 @@ describe('an inherited trace', () => {
     expect(inherited([0, 1], [1, 2, 3], [7, 1, 3])).toEqual([1]);
   });
 
+  it('finds what has changed by the files that lay there', () => {
+    const byFile = new Map([
+      [0, [3]],
+      [1, [1, 4]],
+      [2, []],
+    ]);
+    const of = (blocks: readonly number[], from: readonly number[], to: readonly number[]): number[] =>
+      inheritTrace(traceOf(blocks), mapOf(from), { map: mapOf(to), version: 2, root, byFile }).touches.map(
+        ({ blockIndex }) => blockIndex,
+      );
+    expect(of([0, 1, 2, 3], [1, 2, 3, 4, 0], [9, 8, 7, 6, 5])).toEqual([3, 1, 4]);
+    // Block 0 is what a file that was deleted has left, in block 1 a file is still there.
+    expect(of([1, 0], [1, 2, 3, 4, 0], [1, 2, 3, 6, 5])).toEqual([1, 3]);
+    expect(of([0], [1, 2, 3, 4], [9, 8, 7, 0])).toEqual([]);
+  });
+
   it('leaves a block where it is although another one has the same content', () => {
     expect(inherited([2], [5, 0, 5], [5, 0, 5])).toEqual([2]);
   });

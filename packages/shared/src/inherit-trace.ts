@@ -1,30 +1,38 @@
 /**
  * What a new version of a disk takes over of an older one's boot trace: a block whose content is still there is named where it lies now (by digest), one
- * whose content is gone where it lay (by position). A pure function.
+ * whose content is gone where it lay (by position); where it is known which files lay in a block, wherever these lie now (by file). A pure function.
  */
 import type { Digest } from './brands.js';
 import { DIGEST_BYTES } from './digest.js';
 import type { DiskMap } from './disk-map.js';
 import { MAP_KIND } from './map-page.js';
-import type { BootTrace, TraceTouch } from './trace.js';
+import { TRACE_TOUCHES_MAX, type BootTrace, type TraceTouch } from './trace.js';
+
+/** Of blocks of the older disk in which files lie: the blocks of the new one where the same parts of the same files are, ascending; none: the files are gone. */
+export type FilePlaces = ReadonlyMap<number, readonly number[]>;
 
 export const inheritTrace = (
   trace: BootTrace,
   from: DiskMap,
-  to: { readonly map: DiskMap; readonly version: number; readonly root: Digest },
+  to: { readonly map: DiskMap; readonly version: number; readonly root: Digest; readonly byFile?: FilePlaces },
 ): BootTrace => {
-  const { map, version, root } = to;
+  const { map, version, root, byFile } = to;
   const places = placesOf(lostDigests(trace, from, map), map);
   const named = new Set<number>();
   const touches: TraceTouch[] = [];
   for (const touch of trace.touches) {
     const { blockIndex } = touch;
     const digest = digestOf(from, blockIndex);
-    const place = digest === undefined || digest === digestOf(map, blockIndex) ? undefined : places.get(digest);
-    const index = place ?? blockIndex;
-    if (named.has(index) || digestOf(map, index) === undefined) continue;
-    named.add(index);
-    touches.push({ ...touch, blockIndex: index, chunkBytes: 0 });
+    const isSame = digest === digestOf(map, blockIndex);
+    const ofFiles = byFile?.get(blockIndex);
+    const place = digest === undefined || isSame ? undefined : places.get(digest);
+    // A block that is as it was may be what a deleted file has left: it counts where one of its files is still there.
+    const isInPlace = ofFiles === undefined || (isSame && ofFiles.includes(blockIndex));
+    for (const index of isInPlace ? [place ?? blockIndex] : ofFiles) {
+      if (touches.length >= TRACE_TOUCHES_MAX || named.has(index) || digestOf(map, index) === undefined) continue;
+      named.add(index);
+      touches.push({ ...touch, blockIndex: index, chunkBytes: 0 });
+    }
   }
   return { version, root, blockBytes: trace.blockBytes, touches };
 };

@@ -119,7 +119,10 @@ export const READING_ROUTES = {
     params: diskParams,
     ...bytesOut,
   },
-  /** The trace of one boot. */
+  /**
+   * Without `kind`: the trace of one boot, the account's vote. A publisher tells what the version begins with: `publication`, the boot that preceded it, or
+   * `inherited`, what was guessed from the version before, which counts until there is a boot.
+   */
   addBootTrace: {
     method: 'POST',
     path: '/v1/appliances/:name/versions/:version/disks/:disk/trace',
@@ -128,6 +131,7 @@ export const READING_ROUTES = {
     bodyKind: 'bytes',
     bytesMax: TRACE_BYTES_MAX,
     params: diskParams,
+    query: Type.Object({ kind: Type.Optional(wordField('publication', 'inherited')) }, { additionalProperties: false }),
     responseKind: 'json',
     response: nothing,
   },

@@ -18,7 +18,7 @@ import {
   type BenchResult,
 } from '../bench-result.js';
 import { CountingProxy } from './counting-proxy.js';
-import { installPackage } from './install-package.js';
+import { installPackages } from './install-package.js';
 
 const NAME = 'debian-server';
 const PACKAGE = 'tree';
@@ -38,10 +38,10 @@ export const run = async (options: BenchOptions): Promise<BenchResult> => {
     const changed = path.join(folder, 'system.raw');
     await copySparse(path.join(images, 'system.raw'), changed);
     options.log(`installing ${PACKAGE} inside a copy of it`);
-    const { debBytes } = await installPackage({
+    const { debBytes } = await installPackages({
       system: changed,
       user: path.join(images, 'user.raw'),
-      packageName: PACKAGE,
+      packageNames: [PACKAGE],
     });
     const news: number[] = [];
     const rsyncNews: number[] = [];

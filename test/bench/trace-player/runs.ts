@@ -43,11 +43,11 @@ export class TraceRuns {
     this.#version = version;
   }
 
-  /** A path whose cache holds what a boot touches: two boots were made on it. */
-  async filled(log: (line: string) => void): Promise<OurPath> {
+  /** A path whose cache holds what a boot touches: so many boots were made on it. */
+  async filled(log: (line: string) => void, boots = 2): Promise<OurPath> {
     const ours = await OurPath.start(this.#version, this.#repository.port);
-    for (const which of ['first', 'second'])
-      log(`filling a cache, ${which} boot: ${(await this.boot(ours)).toFixed(1)} s`);
+    for (let boot = 1; boot <= boots; boot += 1)
+      log(`filling a cache, boot ${boot}: ${(await this.boot(ours)).toFixed(1)} s`);
     return ours;
   }
 
@@ -84,6 +84,15 @@ export class TraceRuns {
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
+  }
+
+  /** What the repository tells who starts the version. */
+  async knownTrace(disk: string): Promise<Buffer> {
+    const client = await this.#client();
+    const { appliance, version } = this.#version;
+    const { body } = await client.expect(200, 'bootTrace', { params: { name: appliance, version, disk } });
+    await client.close();
+    return body;
   }
 
   /** A replay on a path that is there, from fresh overlays. */

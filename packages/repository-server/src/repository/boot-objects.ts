@@ -19,7 +19,7 @@ import {
 } from '@collective/shared';
 import { type BlobStore, type StoredChunk } from '../storage/blob-store.js';
 import { packedTraceName } from '../storage/blob-names.js';
-import { mergedVotes, packedTrace, type TracedDisk } from './boot-traces.js';
+import { ownTrace, packedTrace, type TracedDisk } from './boot-traces.js';
 import { type Repository } from './repository.js';
 import { readVersionFile } from './version-file.js';
 
@@ -54,7 +54,7 @@ export const packBoots = async (repository: Parts, options: { readonly level?: n
     for (const disk of file.manifest.disks.filter(({ root }) => root !== null)) {
       const of = { name, version: head.version, disk };
       try {
-        const trace = await mergedVotes(blobStore, of);
+        const trace = await ownTrace(blobStore, of);
         if (trace === undefined) continue;
         const blocks = distinctBlocks(trace, await repository.maps.load(disk));
         if (planSegments(blocks.length, disk).length === 0) continue;

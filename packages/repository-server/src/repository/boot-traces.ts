@@ -1,6 +1,7 @@
 /**
  * Boot traces of the system disks of published versions (docs/formats/trace.md): each boot that a transceiver tells of is a vote, one a person, disk and
- * day, and whoever starts the disk next gets what most votes say. A version that nobody has booted yet inherits from the one before.
+ * day, and whoever starts the disk next gets what most votes say. The boot that precedes a publication is a vote, too, and stays as long as the version. A
+ * version that nobody has booted yet inherits from the one before: what its publisher found by file, else what is found here by digest and position.
  *
  * They are hints: a wrong one costs its receiver a needless download of blocks that the disk has anyway. The file of a vote is named by an HMAC of person
  * and day, so the folder tells nobody who booted what and when.
@@ -18,7 +19,17 @@ import {
   mergeTraces,
   type VersionManifest,
 } from '@collective/shared';
-import { isId, packedTraceName, tracesFolder, traceVoteName, traceVotesFolder } from '../storage/blob-names.js';
+import {
+  type BlobName,
+  isId,
+  packedTraceName,
+  PUBLISHERS_TRACES,
+  type PublishersTrace,
+  publishersTraceName,
+  tracesFolder,
+  traceVoteName,
+  traceVotesFolder,
+} from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
 import { type Repository } from './repository.js';
 import { readVersionFile } from './version-file.js';
@@ -39,12 +50,7 @@ export const addTraceVote = async (
   { account, bytes }: { readonly account: string; readonly bytes: Uint8Array },
 ): Promise<void> => {
   const { name, version, disk } = of;
-  const { segments: _segments, ...trace } = decodeBootTrace(bytes);
-  if (trace.root !== disk.root || trace.blockBytes !== disk.blockBytes || trace.version !== version)
-    throw new CollectiveError('bad-request', `the trace is not of disk ${disk.name} of ${name}@${version}`);
-  const blockCount = Math.ceil(disk.diskBytes / disk.blockBytes);
-  if (trace.touches.some(({ blockIndex }) => blockIndex >= blockCount))
-    throw new CollectiveError('bad-request', `the trace names a block that disk ${disk.name} does not have`);
+  const trace = traceOfDisk(of, bytes);
   const day = Math.floor(clock.nowSeconds() / SECONDS_PER_DAY);
   const vote = createHmac('sha256', keys.nameSecret)
     .update(`boot trace\0${name}\0${version}\0${disk.name}\0${account}\0${day}`)
@@ -56,6 +62,30 @@ export const addTraceVote = async (
   if (votes.length >= TRACE_VOTES_MAX && !votes.includes(vote) && doomed !== undefined)
     await blobStore.remove(traceVoteName(name, version, disk.name, doomed));
   await blobStore.replace(traceVoteName(name, version, disk.name, vote), encodeBootTrace(trace));
+};
+
+/** What its publisher tells of a version; in place of what was told before. Errors as of addTraceVote. */
+export const putPublishersTrace = async (
+  blobStore: BlobStore,
+  of: TracedDisk,
+  { kind, bytes }: { readonly kind: PublishersTrace; readonly bytes: Uint8Array },
+): Promise<void> => {
+  const trace = traceOfDisk(of, bytes);
+  await blobStore.replace(
+    publishersTraceName(of.name, of.version, { disk: of.disk.name, kind }),
+    encodeBootTrace(trace),
+  );
+};
+
+const traceOfDisk = ({ name, version, disk }: TracedDisk, bytes: Uint8Array): BootTrace => {
+  // What is packed the server alone says.
+  const { segments: _segments, ...trace } = decodeBootTrace(bytes);
+  if (trace.root !== disk.root || trace.blockBytes !== disk.blockBytes || trace.version !== version)
+    throw new CollectiveError('bad-request', `the trace is not of disk ${disk.name} of ${name}@${version}`);
+  const blockCount = Math.ceil(disk.diskBytes / disk.blockBytes);
+  if (trace.touches.some(({ blockIndex }) => blockIndex >= blockCount))
+    throw new CollectiveError('bad-request', `the trace names a block that disk ${disk.name} does not have`);
+  return trace;
 };
 
 /** What is to be fetched ahead of a boot of this disk, with the lengths of its chunks; undefined when nothing is known. */
@@ -89,7 +119,7 @@ const foundTrace = async (parts: Parts, of: TracedDisk): Promise<BootTrace | und
   if (root === null) return undefined;
   const packed = await packedTrace(parts.blobStore, of);
   if (packed !== undefined) return packed;
-  const own = await mergedVotes(parts.blobStore, of);
+  const own = await ownTrace(parts.blobStore, of);
   if (own !== undefined) return own;
   let version: number | undefined = of.version;
   for (let back = 0; back < ANCESTORS_MAX; back += 1) {
@@ -104,9 +134,10 @@ const foundTrace = async (parts: Parts, of: TracedDisk): Promise<BootTrace | und
 /** With the version that they are of. */
 export const removeTraces = async (blobStore: BlobStore, name: string, version: number): Promise<void> => {
   for (const disk of (await blobStore.list(tracesFolder(name, version))).filter(isDiskName)) {
-    for (const file of await blobStore.list(traceVotesFolder(name, version, disk)))
-      if (isId(file)) await blobStore.remove(traceVoteName(name, version, disk, file));
+    for (const vote of (await blobStore.list(traceVotesFolder(name, version, disk))).filter(isId))
+      await blobStore.remove(traceVoteName(name, version, disk, vote));
     await blobStore.remove(packedTraceName(name, version, disk));
+    for (const kind of PUBLISHERS_TRACES) await blobStore.remove(publishersTraceName(name, version, { disk, kind }));
   }
 };
 
@@ -124,16 +155,27 @@ export const packedChunks = async (
 const votesOf = async (blobStore: BlobStore, { name, version, disk }: TracedDisk): Promise<string[]> =>
   (await blobStore.list(traceVotesFolder(name, version, disk.name))).filter(isId);
 
-/** What most boots of exactly this disk touch; undefined when nobody has told of one. */
-export const mergedVotes = async (blobStore: BlobStore, of: TracedDisk): Promise<BootTrace | undefined> => {
+/** What is known of this version itself: what its boots say, else what its publisher found that it inherits. */
+export const ownTrace = async (blobStore: BlobStore, of: TracedDisk): Promise<BootTrace | undefined> => {
   const { name, version, disk } = of;
+  const told = (kind: PublishersTrace) => publishersTraceName(name, version, { disk: disk.name, kind });
   const traces: BootTrace[] = [];
-  for (const vote of await votesOf(blobStore, of)) {
-    const bytes = await blobStore.read(traceVoteName(name, version, disk.name, vote));
-    const trace = bytes === undefined ? undefined : readable(bytes);
-    if (trace?.root === disk.root && trace.blockBytes === disk.blockBytes) traces.push(trace);
+  const votes = (await votesOf(blobStore, of)).map((vote) => traceVoteName(name, version, disk.name, vote));
+  for (const file of [told('publication'), ...votes]) {
+    const trace = await readTrace(blobStore, file, disk);
+    if (trace !== undefined) traces.push(trace);
   }
-  return traces.length === 0 ? undefined : mergeTraces(traces);
+  return traces.length === 0 ? readTrace(blobStore, told('inherited'), disk) : mergeTraces(traces);
+};
+
+const readTrace = async (
+  blobStore: BlobStore,
+  file: BlobName,
+  disk: DiskDescription,
+): Promise<BootTrace | undefined> => {
+  const bytes = await blobStore.read(file);
+  const trace = bytes === undefined ? undefined : readable(bytes);
+  return trace?.root === disk.root && trace.blockBytes === disk.blockBytes ? trace : undefined;
 };
 
 /** A damaged vote does not count. */
@@ -156,7 +198,7 @@ const inheritedFrom = async (
   const file = await readVersionFile(blobStore, of.name, ancestor);
   const disk = file?.manifest.disks.find(({ name }) => name === of.disk.name);
   if (disk === undefined || disk.root === null || disk.blockBytes !== of.disk.blockBytes) return undefined;
-  const trace = await mergedVotes(blobStore, { name: of.name, version: ancestor, disk });
+  const trace = await ownTrace(blobStore, { name: of.name, version: ancestor, disk });
   if (trace === undefined) return undefined;
   const from = await loadIfThere(maps, disk);
   if (from === undefined) return undefined;

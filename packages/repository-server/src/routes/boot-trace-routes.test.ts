@@ -34,7 +34,12 @@ beforeAll(async () => {
   const publisher = new TestPublisher(server, alice);
   const one = await publisher.publish({ appliance: 'debian', version: 1, parent: null, plan: PLAN });
   const parent = { version: 1, manifest: sha256(one.file) };
-  await publisher.publish({ appliance: 'debian', version: 2, parent, plan: NEXT });
+  let last = await publisher.publish({ appliance: 'debian', version: 2, parent, plan: NEXT });
+  for (const version of [3, 4]) {
+    const before = { version: version - 1, manifest: sha256(last.file) };
+    const plan = NEXT.map((seed, index) => (index === version * 10 ? 6_000 + version : seed));
+    last = await publisher.publish({ appliance: 'debian', version, parent: before, plan });
+  }
   user = await server.join('ursula', 'user', [{ name: 'debian', access: 'use' }]);
   stranger = await server.join('sam', 'user', [{ name: 'nothing-yet', access: 'use' }]);
 });
@@ -55,7 +60,7 @@ describe('boot traces', () => {
   const vote = async (
     person: TestPerson,
     blocks: readonly number[],
-    change: { readonly version?: number; readonly root?: Digest } = {},
+    change: { readonly version?: number; readonly root?: Digest; readonly kind?: 'publication' | 'inherited' } = {},
   ): Promise<TestReply> => {
     const version = change.version ?? 1;
     const touches = blocks.map((blockIndex, at) => ({ blockIndex, afterMs: at, phase: 0 as const, chunkBytes: 0 }));
@@ -65,7 +70,8 @@ describe('boot traces', () => {
       blockBytes: BLOCK_BYTES,
       touches,
     });
-    return server.request('addBootTrace', { token: person.token, params: { ...disk, version }, body: bytes });
+    const query = change.kind === undefined ? {} : { query: { kind: change.kind } };
+    return server.request('addBootTrace', { token: person.token, params: { ...disk, version }, ...query, body: bytes });
   };
   const blocksFor = async (version: number): Promise<number[]> => {
     const reply = await server.request('bootTrace', { token: user.token, params: { ...disk, version } });
@@ -102,6 +108,29 @@ describe('boot traces', () => {
     expect(await blocksFor(2)).toEqual([11]);
   });
 
+  test('of a publisher are what a version begins with: a boot is one vote, what is inherited counts until there is one', async () => {
+    expect((await vote(alice, [21, 22], { version: 3, kind: 'inherited' })).status).toBe(200);
+    expect(await blocksFor(3)).toEqual([21, 22]);
+    expect((await vote(alice, [23, 24], { version: 3, kind: 'publication' })).status).toBe(200);
+    expect(await blocksFor(3)).toEqual([23, 24]);
+    expect((await vote(user, [24, 25], { version: 3 })).status).toBe(200);
+    expect(await blocksFor(3)).toEqual([24]);
+    server.clock.advance(DAY_SECONDS);
+    expect((await vote(user, [24, 25], { version: 3 })).status).toBe(200);
+    expect(await blocksFor(3)).toEqual([24, 25]);
+    expect(await blocksFor(4)).toEqual([24, 25]);
+  });
+
+  test('of a publisher are told by a publisher, and of the disk that they say', async () => {
+    for (const kind of ['publication', 'inherited'] as const) {
+      expect(answer(await vote(user, [1], { version: 3, kind }))).toEqual([403, 'not-allowed']);
+      expect(answer(await vote(stranger, [1], { version: 3, kind }))).toEqual([404, 'not-found']);
+      expect(answer(await vote(alice, [300], { version: 3, kind }))).toEqual([400, 'bad-request']);
+      expect(answer(await vote(alice, [1], { version: 3, kind, root: await rootOf(1) }))).toEqual([400, 'bad-request']);
+    }
+    expect(await blocksFor(3)).toEqual([24, 25]);
+  });
+
   test('are of the disk that they say, and of blocks that it has', async () => {
     expect(answer(await vote(user, [1], { root: await rootOf(2) }))).toEqual([400, 'bad-request']);
     expect(answer(await vote(user, [300]))).toEqual([400, 'bad-request']);
@@ -113,11 +142,14 @@ describe('boot traces', () => {
 
   test('are as many as there is room for, and a damaged one does not count', async () => {
     const folder = traceVotesFolder('debian', 1, 'system');
+    expect((await vote(alice, [5, 7], { kind: 'publication' })).status).toBe(200);
     for (let day = 0; day < TRACE_VOTES_MAX + 4; day += 1) {
       server.clock.advance(DAY_SECONDS);
       expect((await vote(user, [5, 7])).status).toBe(200);
     }
-    const votes = await server.repository.blobStore.list(folder);
+    const names = await server.repository.blobStore.list(folder);
+    expect(names).toContain('publication');
+    const votes = names.filter((name) => name !== 'publication');
     expect(votes).toHaveLength(TRACE_VOTES_MAX);
     await server.repository.blobStore.replace(
       traceVoteName('debian', 1, 'system', votes[0] ?? ''),
@@ -229,7 +261,9 @@ describe('boot traces', () => {
   });
 
   test('go with their version', async () => {
-    await removeTraces(server.repository.blobStore, 'debian', 1);
-    expect(await server.repository.blobStore.list(traceVotesFolder('debian', 1, 'system'))).toEqual([]);
+    for (const version of [1, 3]) {
+      await removeTraces(server.repository.blobStore, 'debian', version);
+      expect(await server.repository.blobStore.list(traceVotesFolder('debian', version, 'system'))).toEqual([]);
+    }
   });
 });

@@ -12,8 +12,8 @@ import {
   encodeChunkBatch,
   type VersionManifest,
 } from '@collective/shared';
-import { type Caller, listAccess, requireUse } from '../caller.js';
-import { addTraceVote, traceFor } from '../repository/boot-traces.js';
+import { type Caller, listAccess, requirePublish, requireUse } from '../caller.js';
+import { addTraceVote, putPublishersTrace, traceFor } from '../repository/boot-traces.js';
 import { isNamed, ownCandidates, type VersionName } from '../repository/candidates.js';
 import { type StoredPage } from '../repository/map-store.js';
 import { type Repository } from '../repository/repository.js';
@@ -109,9 +109,13 @@ const registerTraceRoutes = (app: FastifyInstance, context: RouteContext): void 
       throw new CollectiveError('not-found', `Nobody has told of a boot of ${name}@${version} yet`);
     return encodeBootTrace(trace);
   });
-  registerRoute(app, context, 'addBootTrace', async ({ caller, params: { name, version, disk }, body }) => {
+  registerRoute(app, context, 'addBootTrace', async ({ caller, params: { name, version, disk }, query, body }) => {
     const traced = { name, version, disk: await publishedDisk(repository, caller, { name, version, disk }) };
-    await addTraceVote(repository, traced, { account: caller.account, bytes: body });
+    if (query.kind === undefined) await addTraceVote(repository, traced, { account: caller.account, bytes: body });
+    else {
+      await requirePublish(repository, caller, name);
+      await putPublishersTrace(repository.blobStore, traced, { kind: query.kind, bytes: body });
+    }
     return {};
   });
 };

@@ -45,6 +45,14 @@ export const traceVoteName = (appliance: string, version: number, disk: string, 
 /** The trace whose blocks have been packed, beside the votes. */
 export const packedTraceName = (appliance: string, version: number, disk: string): BlobName =>
   `${traceVotesFolder(appliance, version, disk)}/packed` as BlobName;
+/** What its publisher told of a version: the boot before it was published, or what it inherits. */
+export const PUBLISHERS_TRACES = ['publication', 'inherited'] as const;
+export type PublishersTrace = (typeof PUBLISHERS_TRACES)[number];
+export const publishersTraceName = (
+  appliance: string,
+  version: number,
+  of: { readonly disk: string; readonly kind: PublishersTrace },
+): BlobName => `${traceVotesFolder(appliance, version, of.disk)}/${of.kind}` as BlobName;
 export const userFolder = (account: string): BlobName => `users/${checkedAccount(account)}` as BlobName;
 /** Snapshot objects that are being uploaded, and those that the collector writes anew. */
 export const UPLOADS_FOLDER = 'uploads' as BlobName;

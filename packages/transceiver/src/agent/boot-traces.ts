@@ -155,7 +155,7 @@ export class BootTraces {
       if (objects.trace(trace.root) === undefined) await objects.putTrace(trace.root, bytes);
       if (isTold) {
         const params = { name: applianceOf(machine), version: trace.version, disk };
-        await client.call('addBootTrace', { params, body: bytes, signal: this.#ended.signal });
+        await client.call('addBootTrace', { params, query: {}, body: bytes, signal: this.#ended.signal });
       }
     } catch (error) {
       if (this.#ended.signal.aborted || isLater(error)) return;

@@ -156,8 +156,8 @@ export interface MachinePort {
   shutDownCleanly(machine: string): Promise<void>;
   /** The system disk of a maintain session at rest; whoever opens it closes it. Errors: `in-use`, `wrong-key`, `local-io`. */
   openMaintainedDisk(plan: MaintainedDiskPlan, blocks: BlockOrigin): Promise<MaintainedDisk>;
-  /** Errors: `no-boot` with the end of the console. */
-  bootTest(plan: BootTestPlan): Promise<void>;
+  /** What the boot touched of each system disk (docs/formats/trace.md), as far as that is known. Errors: `no-boot` with the end of the console. */
+  bootTest(plan: BootTestPlan): Promise<ReadonlyMap<string, Buffer>>;
   /** Ends supervisor and blockd. Errors: `in-use` while a machine runs. */
   shutdown(): Promise<void>;
   /** Ends the supervisor alone: machines and blockd go on until the next one adopts them. */

@@ -5,8 +5,9 @@
  */
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { readdir, rm } from 'node:fs/promises';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { CollectiveError, hasCode } from '@collective/shared';
 import { ControlClient } from '../blockd/control/control-client.js';
 import { isOver } from '../supervisor/machine-state.js';
@@ -30,6 +31,11 @@ import { SupervisorKeeper } from './supervisor-keeper.js';
 /** A guest that was asked to shut down has so long. */
 const BLOCKD_WAIT_MS = 30_000;
 const STOP_DEADLINE_MS = 60_000;
+/**
+ * A boot test goes on for so long after its prompt: its trace is what everybody's first start fetches ahead. Not until the guest is quiet (20 s, blockd/boot-trace.ts):
+ * a publisher with an emulated processor waits for the test already, and the boots of others say the rest.
+ */
+const AFTER_PROMPT_MS = 5_000;
 
 /** Clears away exports of an agent that died. */
 export async function openSupervisedMachines(home: Home): Promise<MachinePort> {
@@ -263,7 +269,7 @@ async function howItIs(client: SupervisorClient, name: string): Promise<string |
   return 'why' in state && state.why !== undefined ? `${state.name} (${state.why})` : state.name;
 }
 
-async function bootTest(home: Home, plan: BootTestPlan): Promise<void> {
+async function bootTest(home: Home, plan: BootTestPlan): Promise<ReadonlyMap<string, Buffer>> {
   const machine = `${BOOT_TEST_MACHINE}${randomBytes(4).toString('hex')}`;
   const folder = join(home.exportsDirectory, machine);
   await ensureBlockd(home, plan.blocks);
@@ -291,11 +297,38 @@ async function bootTest(home: Home, plan: BootTestPlan): Promise<void> {
       if (!hasCode(error, 'no-boot')) throw error;
       throw new CollectiveError('no-boot', error.message.replaceAll(machine, plan.name), { cause: error });
     });
+    await setTimeout(AFTER_PROMPT_MS, undefined, { signal: plan.signal });
+    return await tracesOf(plan, { machine, folder, blockdSocket: home.blockdSocket });
   } finally {
     await stopMachine(home, machine, { force: true, wait: true }).catch(() => undefined);
     await rm(folder, { recursive: true, force: true });
     await rm(join(home.machinesDirectory, machine), { recursive: true, force: true });
   }
+}
+
+/** What the machine has touched of its system disks so far; without those that are not known, because blockd has died meanwhile, say. */
+async function tracesOf(
+  { disks }: BootTestPlan,
+  of: { readonly machine: string; readonly folder: string; readonly blockdSocket: string },
+): Promise<ReadonlyMap<string, Buffer>> {
+  const traces = new Map<string, Buffer>();
+  const client = await ControlClient.connect(of.blockdSocket).catch(() => undefined);
+  if (client === undefined) return traces;
+  try {
+    for (const { description } of disks) {
+      const { name, kind, root } = description;
+      if (kind !== 'system' || root === null) continue;
+      const path = join(of.folder, `${name}.trace`);
+      const bytes = await client
+        .request('trace', { session: of.machine, disk: name, path })
+        .then(async ({ touches }) => (touches === 0 ? undefined : readFile(path)))
+        .catch(() => undefined);
+      if (bytes !== undefined) traces.set(name, bytes);
+    }
+  } finally {
+    client.close();
+  }
+  return traces;
 }
 
 async function endSupervisor(home: Home): Promise<void> {

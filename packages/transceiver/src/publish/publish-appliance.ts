@@ -16,6 +16,7 @@ import type { VerifiedVersion } from '../agent/trust-client.js';
 import { explainUpload } from './commit-manifest.js';
 import { assertUnchanged, inspectImage, type DiskImage } from './disk-image.js';
 import { ImageServer } from './image-bytes.js';
+import { tellFirstTraces } from './first-traces.js';
 import { mapImage } from './map-image.js';
 import { allowedPublishingKey } from './publishing-key.js';
 import { parseRecipe } from './recipe.js';
@@ -83,11 +84,12 @@ export async function publishAppliance(request: PublishRequest, parts: PublishPa
     const version = checkNextVersion(name, opened.nextVersion, parent?.manifest.version);
     const isCandidate = request.candidateFor !== undefined;
     const next: NewVersion = { name, version, draft, parent, base: parent, contents, isCandidate };
-    if (request.bootTest) await bootOnce(next, request, parts);
+    const booted = request.bootTest ? await bootOnce(next, request, parts) : undefined;
     const committed = await commitVersion(upload, next, { key, session, signal })
       .catch(explainConflict(name))
       .catch(explain);
     await opened.forget();
+    await tellFirstTraces(next, booted, parts);
     for (const { pages } of contents) await parts.objects.put('page', pages);
     if (request.candidateFor !== undefined) {
       const accounts = new Set([session.keys.account, ...request.candidateFor]);

@@ -18,6 +18,7 @@ import type { Home } from '../home.js';
 import { describeChanges } from './changed-regions.js';
 import { DEFAULT_CLEAN_UP } from './clean-up.js';
 import { explainUpload } from './commit-manifest.js';
+import { tellFirstTraces } from './first-traces.js';
 import { mapBlocks } from './map-image.js';
 import { allowedPublishingKey } from './publishing-key.js';
 import {
@@ -242,11 +243,12 @@ async function sendAndCommit(
   };
   await sendContents(upload, contents, { parts, pool }).catch(explain);
   const version = checkNextVersion(name, opened.nextVersion, parent?.manifest.version);
-  if (request.bootTest) await bootOnce({ ...next, version }, request, parts);
+  const booted = request.bootTest ? await bootOnce({ ...next, version }, request, parts) : undefined;
   const committed = await commitVersion(upload, { ...next, version }, { key, session, signal })
     .catch(explainConflict(name))
     .catch(explain);
   await opened.forget();
+  await tellFirstTraces({ ...next, version }, booted, parts);
   for (const { pages } of contents) await parts.objects.put('page', pages);
   return committed;
 }

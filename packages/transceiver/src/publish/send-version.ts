@@ -66,10 +66,13 @@ export type NewVersion = {
   readonly isCandidate: boolean;
 };
 
+/** Boot traces (docs/formats/trace.md) by disk. */
+export type Traces = ReadonlyMap<string, Buffer>;
+
 export type BootOptions = { readonly bootText?: string; readonly bootTimeoutMs?: number };
 
-/** Errors: `no-boot`. */
-export async function bootOnce(version: NewVersion, request: BootOptions, parts: PublishParts): Promise<void> {
+/** What it touched of each system disk. Errors: `no-boot`. */
+export async function bootOnce(version: NewVersion, request: BootOptions, parts: PublishParts): Promise<Traces> {
   const { draft, base, contents } = version;
   const { job, machines, session, objects } = parts;
   job.emit({ event: 'progress', step: 'boot', text: 'Booting it once, in overlays that are thrown away' });
@@ -91,7 +94,7 @@ export async function bootOnce(version: NewVersion, request: BootOptions, parts:
         }),
       });
   }
-  await machines.bootTest({
+  const traces = await machines.bootTest({
     name: version.name,
     version: version.version,
     machine: draft.machine,
@@ -102,6 +105,7 @@ export async function bootOnce(version: NewVersion, request: BootOptions, parts:
     signal: job.signal,
   });
   job.emit({ event: 'note', text: 'It boots.' });
+  return traces;
 }
 
 export async function sendContents(
