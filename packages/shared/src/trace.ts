@@ -18,7 +18,7 @@ export type TraceTouch = {
   readonly chunkBytes: number;
 };
 export type BootTrace = {
-  /** Number of the appliance's version. */
+  /** Number of the appliance's version; with `root` of its disk. Of a user disk's trace: private-trace.ts. */
   readonly version: number;
   readonly root: Digest;
   readonly blockBytes: number;
@@ -32,7 +32,9 @@ export const TRACE_TOUCHES_MAX = 2 ** 14;
 const MAGIC = magicBytes('CTR', 1);
 const HEADER_BYTES = 48;
 const TOUCH_BYTES = 13;
-export const TRACE_BYTES_MAX = HEADER_BYTES + TRACE_TOUCHES_MAX * TOUCH_BYTES;
+/** Of a trace with so many touches. */
+export const traceBytes = (touches: number): number => HEADER_BYTES + touches * TOUCH_BYTES;
+export const TRACE_BYTES_MAX = traceBytes(TRACE_TOUCHES_MAX);
 
 export const encodeBootTrace = (trace: BootTrace): Buffer => {
   const { touches } = trace;
