@@ -43,7 +43,7 @@ export const namePrivateTrace = (
 /** The private chunk of what `namePrivateTrace` gave. */
 export const encodeTraceChunk = (
   { digest, plain }: ReturnType<typeof namePrivateTrace>,
-  { epoch, chunkKey }: Pick<EpochKeys, 'chunkKey'> & { readonly epoch: number },
+  { epoch, chunkKey }: { readonly epoch: number; readonly chunkKey: Uint8Array },
 ): Buffer => encodePrivateChunk(plain, { key: chunkKey, epoch, digest });
 
 /** `keysOf`: of the epoch that the chunk names. Errors: those of decodePrivateChunk, of decodeBootTrace and of `keysOf`. */

@@ -148,11 +148,16 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
     if (this.running.length >= MACHINES_MAX)
       throw new CollectiveError('bad-request', `At most ${MACHINES_MAX} machines run at once`);
     checkSpec(spec);
-    for (const { overlay, source } of spec.disks) {
+    for (const { overlay, source, trace } of spec.disks) {
       if (source.kind === 'snapshot' && !isInside(source.folder, this.#options.home.directory))
         throw new CollectiveError(
           'bad-request',
           `The snapshot in ${source.folder} does not lie in ${this.#options.home.directory}`,
+        );
+      if (trace !== undefined && !isInside(trace.path, this.#options.home.directory))
+        throw new CollectiveError(
+          'bad-request',
+          `The trace ${trace.path} does not lie in ${this.#options.home.directory}`,
         );
       // A temporary overlay is removed as a whole: never anything that is not the home's own.
       if (overlay !== undefined && !isInside(overlay.path, this.#options.home.directory)) {
