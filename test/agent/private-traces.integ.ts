@@ -7,10 +7,12 @@ import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { decodeSnapshotManifest, openEnvelope, PAYLOAD_TYPES } from '@collective/shared';
 import { ControlClient } from '@collective/transceiver';
+import { runOrThrow } from '../support/child.js';
 import { Person } from '../support/collective.js';
 import { onConsole } from '../support/console-shell.js';
 import { eventually } from '../support/eventually.js';
-import { TinyPublished } from './tiny-published.js';
+import { BUILD, ROOT } from '../support/paths.js';
+import { RepositoryFixture } from './repository-fixture.js';
 
 const START = ['start', 'tiny', '--accel', 'tcg'];
 const AND_WAIT = ['--wait-for', 'TINY READY', '--wait-seconds', '240'];
@@ -18,21 +20,27 @@ const TRACE = 'machines/tiny/traces/user.private';
 /** The boot is over 20 s after its last new block. */
 const OVER_MS = 200_000;
 
-let tiny: TinyPublished;
+let fixture: RepositoryFixture;
+let pat: Person;
 let second: Person;
 
 beforeAll(async () => {
-  tiny = await TinyPublished.open();
+  const image = path.join(BUILD, 'images', 'tiny');
+  await runOrThrow('bash', [path.join(ROOT, 'images', 'tiny', 'build.sh'), image], { timeoutMs: 280_000 });
+  fixture = await RepositoryFixture.open();
+  pat = await Person.temporary();
   second = await Person.temporary();
+  await pat.login(await fixture.server.invite('pat', 'publisher'), 'pat');
+  await fixture.server.allow('pat', 'tiny');
+  await pat.json(['publish', 'tiny', '--machine', path.join(image, 'appliance.json'), '--no-boot-test']);
 });
 afterAll(async () => {
-  await second[Symbol.asyncDispose]();
-  await tiny[Symbol.asyncDispose]();
+  for (const each of [pat, second, fixture]) await each[Symbol.asyncDispose]();
 });
 
 /** The chunk that the newest snapshot names. */
 const named = async (): Promise<string | undefined> => {
-  const users = path.join(tiny.fixture.folder, 'users');
+  const users = path.join(fixture.folder, 'users');
   const files = (await readdir(users, { recursive: true })).filter((name) => /\/[0-9]+\/manifest$/.test(name));
   const all = await Promise.all(
     files.map(async (name) => {
@@ -45,7 +53,6 @@ const named = async (): Promise<string | undefined> => {
 };
 
 it('a boot leaves a sealed trace, which goes with the next snapshot', async () => {
-  const { pat } = tiny;
   await pat.json([...START, ...AND_WAIT]);
   const write = 'head -c 300000 /dev/urandom >/home/file; sync; echo writ""ten';
   await onConsole(pat, 'tiny', { command: write, expected: /written/ });
@@ -64,7 +71,7 @@ it('a boot leaves a sealed trace, which goes with the next snapshot', async () =
 });
 
 it('on another transceiver its blocks are asked for while the guest stands still', async () => {
-  await second.login(tiny.fixture.adminLink.replace(/\.invite\..*$/, ''), 'pat');
+  await second.login(fixture.adminLink.replace(/\.invite\..*$/, ''), 'pat');
   await second.json(START);
   const record = await readFile(path.join(second.home, 'machines/tiny/machine.json'), 'utf8');
   const { pid } = (JSON.parse(record) as { readonly qemu: { readonly pid: number } }).qemu;

@@ -136,7 +136,7 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
 
   /**
    * Resolves when the start outlives this supervisor. `machineKeys`: what the machine leaves on the local disk is encrypted with its disk key, the blocks of the person's snapshots with the others. Errors: `exists`, `suspended`, `cannot-resume` (what it has
-   * in memory cannot be read), `bad-machine`, `bad-request` (an overlay outside the home, too many machines), `shutting-down`.
+   * in memory cannot be read), `bad-machine`, `bad-request` (an overlay, snapshot or trace outside the home, too many machines), `shutting-down`.
    */
   async start(spec: MachineSpec, machineKeys: MachineKeys = {}): Promise<MachineState> {
     if (this.#closing) throw new CollectiveError('shutting-down', 'The supervisor is shutting down');
