@@ -42,7 +42,7 @@ afterAll(async () => {
 const votes = async (): Promise<string[]> =>
   await readdir(path.join(fixture.folder, 'appliances/tiny/1/traces/system')).catch(() => []);
 const tracesOf = async (person: Person): Promise<string[]> =>
-  (await readdir(path.join(person.home, 'machines/tiny/traces'))).sort();
+  (await readdir(path.join(person.home, 'machines/tiny/traces'))).filter((name) => !name.endsWith('.private')).sort();
 
 const qemuOf = async (person: Person): Promise<number> => {
   const record = await readFile(path.join(person.home, 'machines/tiny/machine.json'), 'utf8');

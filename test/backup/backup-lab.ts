@@ -14,6 +14,7 @@ import {
   decodeSnapshotManifest,
   deriveEpochKeys,
   openEnvelope,
+  type BootTrace,
   type Digest,
   type EpochKeys,
   type Profile,
@@ -50,6 +51,7 @@ import {
   type BaseMaps,
   type DiskBeginning,
   type MachineParts,
+  type PrivateTraces,
   type RestoreParts,
 } from '@collective/transceiver';
 import { InjectedClient } from './injected-client.js';
@@ -86,6 +88,9 @@ export class Transceiver {
   clock: BackupClock;
   readonly events: BackupEvent[] = [];
   readonly steps: BackupStep[] = [];
+  /** As they lie here, by disk. */
+  readonly traces = new Map<string, BootTrace>();
+  readonly traceFailures: unknown[] = [];
   /** Throws Killed to end the agent there. */
   onStep: (step: BackupStep) => void = () => undefined;
   isRunning = false;
@@ -121,6 +126,7 @@ export class Transceiver {
       ...{ name: this.name, folder: this.folder, person: this.person, disks: this.disks, clock: this.clock },
       overlayOf: this.overlayOf,
       work: this.#lab.work,
+      traces: this.#privateTraces,
       gate: new UploadGate(),
       line: new LineMeter(),
       isRunning: () => this.isRunning,
@@ -172,6 +178,15 @@ export class Transceiver {
     return {
       ...{ person: this.person, trust: this.trust, baseMaps: this.#lab.baseMaps },
       overlayOf: this.overlayOf,
+      traces: this.#privateTraces,
+    };
+  }
+
+  get #privateTraces(): PrivateTraces {
+    return {
+      read: async (disk) => this.traces.get(disk),
+      write: async (disk, trace) => void this.traces.set(disk, trace),
+      onFailed: (error) => void this.traceFailures.push(error),
     };
   }
 

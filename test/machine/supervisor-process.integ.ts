@@ -142,6 +142,7 @@ test('requests that are wrong get an error of the table and change nothing', () 
       { ...spec, macAddress: '52:54:00:12:34:56,script=/bin/sh' },
       { ...spec, disks: [{ ...zero, name: 'a,b' }] },
       { ...spec, disks: [{ ...zero, overlay: { path: '/etc', mode: 'temporary' } as const }] },
+      { ...spec, disks: [{ ...zero, trace: { path: '/etc/passwd', blockBytes: 16_384, replay: true } }] },
       {
         ...spec,
         disks: [{ ...zero, overlay: { path: `${lab.home.directory}/../x`, mode: 'temporary' } as const }],

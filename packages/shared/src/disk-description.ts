@@ -41,6 +41,8 @@ export const snapshotDiskSchema = strictObject({
   kind: wordField('user', 'memory'),
   ...commonFields,
   base: nullable(digestField),
+  /** The private chunk with the boot trace of a user disk; absent: none. */
+  trace: Type.Optional(digestField),
 });
 /** A disk of a snapshot: a user disk, or memory (RAM as one more disk; its `bus` says nothing and is virtio). */
 export type SnapshotDisk = Static<typeof snapshotDiskSchema>;
@@ -52,6 +54,7 @@ export const checkDisks = (disks: readonly (DiskDescription | SnapshotDisk)[]): 
     if (!isDiskBytes(disk.diskBytes)) throw malformed(`disk ${disk.name} has ${disk.diskBytes} bytes`);
     if (!isBlockBytes(disk.blockBytes)) throw malformed(`disk ${disk.name} has blocks of ${disk.blockBytes} bytes`);
     if (disk.kind === 'ephemeral' && disk.root !== null) throw malformed(`ephemeral disk ${disk.name} has a root`);
+    if (disk.kind === 'memory' && disk.trace !== undefined) throw malformed(`memory ${disk.name} has a boot trace`);
     if (disk.kind === 'memory' && (disk.blockBytes !== 4_096 || disk.bus !== 'virtio')) {
       throw malformed(`memory ${disk.name} does not have blocks of 4,096 bytes on virtio`);
     }

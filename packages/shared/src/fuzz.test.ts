@@ -87,7 +87,7 @@ describe.each(GOLDEN_EXAMPLES)('decoder of $path', (example) => {
 
 // Chunks are named by what they hold, envelopes are signed: no bit of them is free.
 const PROTECTED =
-  /^(?:chunk-v1\/|(?:version|snapshot)-v1\/manifest|trust-v1\/[12]|heads-v1\/heads|device-certificate-v1|profile-v1\/profile)/;
+  /^(?:chunk-v1\/|(?:version|snapshot)-v1\/manifest|trust-v1\/[12]|heads-v1\/heads|device-certificate-v1|profile-v1\/profile|private-trace-v1)/;
 
 describe.each(GOLDEN_EXAMPLES.filter(({ path }) => PROTECTED.test(path)))('content of $path', (example) => {
   it('is refused with any bit of it flipped', () => {

@@ -43,6 +43,7 @@ export * from './snapshot-object.js';
 export * from './strict-json.js';
 export * from './subscription-routes.js';
 export * from './trace.js';
+export * from './private-trace.js';
 export * from './inherit-trace.js';
 export * from './merge-traces.js';
 export * from './boot-object.js';

@@ -117,6 +117,15 @@ describe('snapshot manifest', () => {
     expect(check({ disks: many(SNAPSHOT_USER_DISKS_MAX + 1) })).toBe('malformed');
   });
 
+  it('names the boot trace of a user disk, and none of memory', () => {
+    const withTrace = (kind: string): SnapshotManifest['disks'] =>
+      goldenSnapshot.disks.map((disk) =>
+        disk.kind === kind ? { ...disk, trace: disk.root ?? undefined } : disk,
+      ) as SnapshotManifest['disks'];
+    expect(check({ disks: withTrace('user') })).toBe('value');
+    expect(check({ disks: withTrace('memory') })).toBe('malformed');
+  });
+
   it('names objects in ascending order and none of a later snapshot', () => {
     expect(check({ objects: [] })).toBe('value');
     expect(check({ objects: [2, 1] })).toBe('malformed');

@@ -3,6 +3,7 @@
  * signs. The format is frozen; what takes snapshots comes with the user disks.
  */
 import { type Static, Type } from '@collective/schema';
+import { type Digest } from './brands.js';
 import { checkDisks, snapshotDiskSchema } from './disk-description.js';
 import { documentCodec } from './document.js';
 import { ENVELOPE_BYTES_MAX } from './envelope.js';
@@ -88,6 +89,12 @@ export const encodeSnapshotManifest = (manifest: SnapshotManifest): Buffer => co
 
 /** The manifest in a payload whose signatures have been verified. Errors: `malformed`, `unknown-format`, `too-large`. */
 export const decodeSnapshotManifest = (payload: Uint8Array): SnapshotManifest => codec.decode(payload);
+
+/** Private chunks that the manifest itself names, and no map: of the device state, and the boot traces of its disks. */
+export const chunksBesideMaps = ({ memory, disks }: SnapshotManifest): Digest[] => [
+  ...(memory?.deviceState ?? []),
+  ...disks.flatMap(({ trace }) => (trace === undefined ? [] : [trace])),
+];
 
 const malformed = (message: string): CollectiveError =>
   new CollectiveError('malformed', `snapshot manifest: ${message}`);

@@ -20,7 +20,7 @@ export type TraceTouch = {
   readonly chunkBytes: number;
 };
 export type BootTrace = {
-  /** Number of the appliance's version. */
+  /** Number of the appliance's version; with `root` of its disk. Of a user disk's trace: private-trace.ts. */
   readonly version: number;
   readonly root: Digest;
   readonly blockBytes: number;
@@ -40,7 +40,9 @@ const HEADER_BYTES = 52;
 const TOUCH_BYTES = 13;
 const DIGEST_BYTES = 32;
 const SEGMENT_BYTES = DIGEST_BYTES + 6;
-export const TRACE_BYTES_MAX = HEADER_BYTES + TRACE_TOUCHES_MAX * (TOUCH_BYTES + SEGMENT_BYTES);
+/** Of a trace with so many touches and no segments. */
+export const traceBytes = (touches: number): number => HEADER_BYTES + touches * TOUCH_BYTES;
+export const TRACE_BYTES_MAX = traceBytes(TRACE_TOUCHES_MAX) + TRACE_TOUCHES_MAX * SEGMENT_BYTES;
 
 export const encodeBootTrace = (trace: BootTrace): Buffer => {
   const { touches, segments = [] } = trace;

@@ -6,6 +6,7 @@
  * that is listed holds it: for many chunks at once, so that this costs a look at each index and no byte of the data.
  */
 import {
+  chunksBesideMaps,
   CollectiveError,
   decodePageColumns,
   DIGEST_BYTES,
@@ -69,8 +70,7 @@ export const checkSnapshotChunks = async (repository: Repository, snapshot: NewS
         await checkDisk({ ...disk, root: disk.base, base: null }, { ...parts, older: undefined, before: undefined });
       if (disk.root !== null) await checkDisk({ ...disk, root: disk.root }, parts);
     }
-    for (const digest of manifest.memory?.deviceState ?? [])
-      await requirePrivate(digest, { objects, numbers: manifest.objects, what: 'the device state' });
+    await requireBesideMaps(manifest, known, objects);
     await requirePublic(repository, snapshot, parent, publicBlocks);
   } finally {
     await objects.close();
@@ -183,6 +183,18 @@ const isSameEntry = (columns: MapColumns, older: MapColumns | undefined, index: 
   );
 };
 
+/** Device state and boot traces, but those of a snapshot of which all objects are listed. Errors: as requirePrivate. */
+export const requireBesideMaps = async (
+  manifest: SnapshotManifest,
+  known: SnapshotManifest | undefined,
+  objects: SnapshotObjects,
+): Promise<void> => {
+  const lookedAt = new Set(known === undefined ? [] : chunksBesideMaps(known));
+  for (const digest of chunksBesideMaps(manifest))
+    if (!lookedAt.has(digest))
+      await requirePrivate(digest, { objects, numbers: manifest.objects, what: 'device state or boot trace' });
+};
+
 /** Errors: `block-missing`, `bad-request` for another length or one that is not encrypted. */
 export const requirePrivate = async (
   digest: Digest,
@@ -190,7 +202,7 @@ export const requirePrivate = async (
     readonly objects: SnapshotObjects;
     readonly numbers: readonly number[];
     readonly what: string;
-    /** Exactly; of the device state any length up to 1 MiB. */
+    /** Exactly; of what no map names any length up to 1 MiB. */
     readonly plainBytes?: number;
   },
 ): Promise<void> => {

@@ -16,7 +16,7 @@ import {
 import { type Account, type Catalogue } from '../catalogue/catalogue.js';
 import { snapshotDataName, type SubscriptionName } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
-import { checkDisk, isSameShape, type PublicBlocks, requirePrivate } from './check-snapshot-chunks.js';
+import { checkDisk, isSameShape, type PublicBlocks, requireBesideMaps } from './check-snapshot-chunks.js';
 import { readKeys } from './keys-record.js';
 import { type MapStore } from './map-store.js';
 import { readLocked } from './reset-account.js';
@@ -197,8 +197,7 @@ const checkMaps = async (
         for (const [digest, chunk] of await namedChunks({ disks: [{ ...disk, root: disk.base }] }, parts.maps))
           found.named.set(digest, chunk);
     }
-    for (const digest of manifest.memory?.deviceState ?? [])
-      await requirePrivate(digest, { objects, numbers: manifest.objects, what: 'the device state' });
+    await requireBesideMaps(manifest, known, objects);
     for (const [digest, blockBytes] of publicBlocks)
       found.named.set(digest, { digest, blockBytes, disk: nameOf({ ...of, number: manifest.number }) });
   } finally {

@@ -2,7 +2,14 @@
  * What the kept snapshots of a subscription name: which objects they list, which chunks in them, and which public chunks.
  * Equal pages are read once, so adding one more snapshot costs what is new in it. Snapshots in their grace time count.
  */
-import { DIGEST_BYTES, type Digest, digestFromBytes, MAP_KIND, type SnapshotDisk } from '@collective/shared';
+import {
+  chunksBesideMaps,
+  DIGEST_BYTES,
+  type Digest,
+  digestFromBytes,
+  MAP_KIND,
+  type SnapshotDisk,
+} from '@collective/shared';
 import { type SnapshotRecord } from '../catalogue/subscriptions.js';
 import { type SubscriptionName } from '../storage/blob-names.js';
 import { type MapRoot } from './map-store.js';
@@ -64,7 +71,7 @@ export class SnapshotWalk {
   async #addOne(record: SnapshotRecord, objects: SnapshotObjects): Promise<void> {
     const { manifest } = await requireSnapshotFile(this.#repository.blobStore, record);
     for (const number of manifest.objects) this.objects.add(number);
-    for (const digest of manifest.memory?.deviceState ?? []) this.chunks.add(digest);
+    for (const digest of chunksBesideMaps(manifest)) this.chunks.add(digest);
     for (const disk of manifest.disks) {
       if (disk.kind === 'user' && disk.base !== null)
         await this.#names.addBase(this.#repository, { ...disk, root: disk.base });

@@ -159,7 +159,7 @@ describe('boot traces', () => {
   });
 
   describe('are packed', () => {
-    const version = 2;
+    const version = 4;
     const params = { ...disk, version };
     const traceNow = async (): Promise<BootTrace> => {
       const reply = await server.request('bootTrace', { token: user.token, params });
@@ -241,7 +241,7 @@ describe('boot traces', () => {
       await blobStore.removeChunks([removed.digest]);
       await votes(14, [60, 61]);
       const result = await packBoots(server.repository);
-      expect(result.problems).toEqual([expect.stringContaining(`debian@2/system: block ${removed.digest}`)]);
+      expect(result.problems).toEqual([expect.stringContaining(`debian@4/system: block ${removed.digest}`)]);
       expect((await traceNow()).touches.map(({ blockIndex }) => blockIndex)).toEqual([20, 21, 22, 40, 41]);
       await blobStore.storeChunks([removed]);
     });

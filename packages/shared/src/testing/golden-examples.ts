@@ -18,6 +18,15 @@ import { type VersionManifest, decodeVersionManifest, encodeVersionManifest } fr
 import { type MapPage, decodeMapPage, encodeMapPage } from '../map-page.js';
 import { deriveEpochKeys, derivePersonKeys } from '../person-keys.js';
 import { decodePrivateChunk, encodePrivateChunk } from '../private-chunk.js';
+import {
+  decodeTraceChunk,
+  encodeTraceChunk,
+  namePrivateTrace,
+  openPrivateTrace,
+  privateTraceKey,
+  sealPrivateTrace,
+  USER_DISK,
+} from '../private-trace.js';
 import { type Profile, decodeProfile, encodeProfile, openProfile, readSealedProfile, sealProfile } from '../profile.js';
 import { type SigningKey, signingKeyFromSeed } from '../signing-key.js';
 import { type SnapshotManifest, decodeSnapshotManifest, encodeSnapshotManifest } from '../snapshot-manifest.js';
@@ -190,6 +199,13 @@ export const goldenSnapshot: SnapshotManifest = {
   },
 };
 
+const tracedSnapshot: SnapshotManifest = {
+  ...goldenSnapshot,
+  disks: goldenSnapshot.disks.map((disk) =>
+    disk.kind === 'user' ? { ...disk, trace: digestOf('the boot trace of the user disk') } : disk,
+  ),
+};
+
 const goldenLetter: Letter = {
   format: 1,
   appliance: 'debian-server',
@@ -283,6 +299,10 @@ const packedBootTrace: BootTrace = {
     { digest: digestOf('one block'), touches: 1, chunkBytes: 1_200 },
   ],
 };
+
+const privateTrace: BootTrace = { ...bootTrace, ...USER_DISK, blockBytes: 16_384 };
+const traceKey = privateTraceKey(person.diskKey);
+const traceName = namePrivateTrace(epoch.blockNameKey, privateTrace);
 
 /** Two files' worth of rules in one line: verify, then parse. */
 const openSigned = <T>(
@@ -402,6 +422,10 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     encode: encodeSnapshotManifest,
     decode: decodeSnapshotManifest,
   }),
+  document('snapshot-v1/traced.json', tracedSnapshot, {
+    encode: encodeSnapshotManifest,
+    decode: decodeSnapshotManifest,
+  }),
   document('snapshot-v1/manifest', goldenSnapshot, {
     encode: (value) => signed(PAYLOAD_TYPES.snapshot, encodeSnapshotManifest(value), deviceKey),
     decode: (bytes) => openSnapshot(Buffer.from(bytes)),
@@ -453,6 +477,29 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     encode: encodeBootTrace,
     decode: decodeBootTrace,
   }),
+  {
+    path: 'private-trace-v1/three.box',
+    write: () => sealPrivateTrace(traceKey, privateTrace),
+    isRandom: true,
+    decode: (bytes) => openPrivateTrace(traceKey, bytes),
+    // Sealed again it would have another nonce.
+    reencode: (bytes) => {
+      openPrivateTrace(traceKey, bytes);
+      return bytes;
+    },
+    codes: ['digest-mismatch'],
+  },
+  {
+    path: 'private-trace-v1/three.chunk',
+    write: () => encodeTraceChunk(traceName, { epoch: 1, chunkKey: epoch.chunkKey }),
+    isRandom: true,
+    decode: (bytes) => decodeTraceChunk(bytes, { digest: traceName.digest, keysOf: () => epoch }),
+    reencode: (bytes) => {
+      const { header, payload } = splitChunk(bytes);
+      return joinChunk(header, payload);
+    },
+    codes: ['digest-mismatch'],
+  },
   document<JoinLink>('join-link-v1/link.txt', joinLink, {
     encode: (value) => Buffer.from(formatJoinLink(value), 'utf8'),
     decode: (bytes) => parseJoinLink(Buffer.from(bytes).toString('utf8')),

@@ -105,7 +105,8 @@ describe('before a start', () => {
       { isMetered: async () => Promise.reject(new CollectiveError('malformed')) },
     );
     expect(await traces.forStart(manifest, start)).toEqual(new Map());
-    expect(logged.join()).toMatch(/boot trace of demo/);
+    expect(logged.join()).toMatch(/no boot trace is used/);
+    expect(await traces.isMetered()).toBe(true);
   });
 
   it.each(['not-found', 'repository-unreachable', 'internal'] as const)(

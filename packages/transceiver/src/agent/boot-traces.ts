@@ -51,15 +51,20 @@ export class BootTraces {
     this.#timer = setInterval(() => void this.gather(), LOOK_MS).unref();
   }
 
+  /** Then nothing is fetched ahead; so when nobody can tell. Never fails. */
+  async isMetered(): Promise<boolean> {
+    return this.#options.isMetered().catch((error: unknown) => {
+      this.#options.log(`no boot trace is used: ${String(error)}`);
+      return true;
+    });
+  }
+
   /** What is to be fetched ahead of the guest, by disk. Fails only when `signal` aborts. */
   async forStart(
     manifest: VersionManifest,
     { isOnline, signal }: { readonly isOnline: boolean; readonly signal: AbortSignal },
   ): Promise<ReadonlyMap<string, Buffer>> {
-    const isMetered = await this.#options.isMetered().catch((error: unknown) => {
-      this.#options.log(`no boot trace of ${manifest.appliance} is used: ${String(error)}`);
-      return true;
-    });
+    const isMetered = await this.isMetered();
     signal.throwIfAborted();
     if (isMetered) return new Map();
     const system = manifest.disks.filter(({ kind, root }) => kind === 'system' && root !== null);

@@ -2,6 +2,7 @@
  * From what the agent verified to what the supervisor starts. System disks get a temporary overlay (fresh at each start and
  * reboot; kept in a maintain session); user and ephemeral disks a persistent one, over what they began as, whatever this version's are.
  */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
@@ -43,10 +44,13 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
     }
     const base = plan.bases?.get(name);
     const overlay = { path: subscription.overlayPath(name), mode: 'persistent' } as const;
+    // What a maintain session has of it is nobody's, and stays here.
+    const isTraced = (kind === 'user' || base !== undefined) && plan.maintains === undefined;
+    const trace = isTraced ? { trace: traceOf(plan, subscription, description) } : {};
     if (base !== undefined) {
       // Before its first layer: what a reset leaves, and whose key it has, is asked of the subscription.
       await subscription.keptSnapshotDisk(description, plan.version);
-      disks.push({ name, bus, source: { kind: 'snapshot', folder: overlay.path, base }, overlay });
+      disks.push({ name, bus, source: { kind: 'snapshot', folder: overlay.path, base }, overlay, ...trace });
       continue;
     }
     const kept = await subscription.keptDisk(disk, plan.version);
@@ -54,7 +58,7 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
       kept.root === null
         ? { kind: 'zero', diskBytes: kept.diskBytes }
         : published({ name: of.name, version: kept.version }, kept, subscription.mapPath(kept.root));
-    disks.push({ name, bus, source, overlay });
+    disks.push({ name, bus, source, overlay, ...trace });
   }
   await subscription.dropMaps(maps);
   return {
@@ -67,6 +71,16 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
     ...(plan.accel !== undefined && isAccelerator(plan.accel) ? { accelerator: plan.accel } : {}),
   };
 }
+
+/** Replayed when there is one, and the link may be used for what nobody has asked for. */
+const traceOf = (
+  { replaysPrivateTraces }: MachinePlan,
+  subscription: Subscription,
+  { name, blockBytes }: PlannedDisk['description'],
+): NonNullable<MachineDisk['trace']> => {
+  const path = subscription.privateTracePath(name);
+  return { path, blockBytes, replay: replaysPrivateTraces === true && existsSync(path) };
+};
 
 /** A machine of its own for one boot: nothing of a subscription is used, everything lies in `folder` and goes with it. */
 export async function bootTestSpec(

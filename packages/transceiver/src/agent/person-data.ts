@@ -36,6 +36,7 @@ import { blockdStatus } from './path-status.js';
 import { MeteredLink } from './metered-link.js';
 import { PersonDisks } from './person-disks.js';
 import { Prefetcher } from './prefetcher.js';
+import { privateTracesOf } from './private-traces.js';
 import { bringData, mayBringData, prepareData, type StartContext, type StartWish } from './prepare-data.js';
 import type { Session } from './session.js';
 import { settleBackups } from './settle-backups.js';
@@ -184,6 +185,7 @@ export class PersonData implements BackupSettling {
       trust: this.trust,
       baseMaps: new VersionBaseMaps(session, objects),
       overlayOf: this.#disks.overlayOf(name),
+      traces: privateTracesOf(name, this.#options),
       ...(signal === undefined ? {} : { signal }),
     };
   }
@@ -356,6 +358,7 @@ export class PersonData implements BackupSettling {
       overlayOf: this.#disks.overlayOf(name),
       person: this.#person,
       disks: this.#disks.of(name),
+      traces: privateTracesOf(name, this.#options),
       work: this.#work,
       gate: this.#gate,
       line: this.#line,

@@ -106,6 +106,7 @@ async function startEach(
     const notes = await data.start(wish, async ({ bases, notes: mine }) => {
       const plan = {
         ...{ name, appliance, disks, blocks, bases, traces: await traces },
+        replaysPrivateTraces: !(await data.traces.isMetered()),
         // After the news: another device may have unlocked some, or have begun a new epoch.
         diskKeys: session.diskKeys,
         blockKeys: session.blockKeys,

@@ -44,6 +44,8 @@ const schema = strictObject({
     { maxItems: 64 },
   ),
 });
+/** Names in `traces` of the sealed traces of user disks. */
+const PRIVATE = '.private';
 /** Names in `traces` of what boots have left. */
 const RECORDED = '.recorded';
 export const recordedDisk = (name: string): string | undefined => {
@@ -169,6 +171,11 @@ export class Subscription {
     if (trace === undefined) return { record };
     await writeDurably(replay, trace);
     return { replay, record };
+  }
+
+  /** Where the sealed boot trace of a user disk lies. */
+  privateTracePath(disk: string): string {
+    return join(this.#folder, 'traces', `${disk}${PRIVATE}`);
   }
 
   async putMap(root: Digest, map: DiskMap): Promise<void> {

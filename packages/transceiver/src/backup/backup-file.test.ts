@@ -35,12 +35,13 @@ const stateOf = (disk: string): Pending => ({
   ...{ kind: 'committed', ...sealed, objects: [1], isAnew: false },
   states: [...states, { disk, root: digest('1'), base: digest('2') }],
 });
+const packed = {
+  ...{ kind: 'packed' as const, ...sealed, number: 4, manifest: 'AAAA', objectBytes: 10 },
+  ...{ upload: 'b'.repeat(32), objects: [1, 3, 4], states, isAnew: false },
+};
 const PENDING: readonly Pending[] = [
   { kind: 'sealed', ...sealed },
-  {
-    ...{ kind: 'packed', ...sealed, number: 4, manifest: 'AAAA', objectBytes: 10 },
-    ...{ upload: 'b'.repeat(32), objects: [1, 3, 4], states, isAnew: false },
-  },
+  packed,
   { kind: 'committed', ...sealed, objects: [1], states, isAnew: true },
 ];
 
@@ -79,6 +80,20 @@ describe('backup.json', () => {
       toPin: [{ subscription: '5'.repeat(32), number: 2 }],
       apart: { why: 'other-head', since: 9, head: { number: 5, manifest: digest('7') }, deviceName: 'desk' },
     });
+    expect(encodeBackupState(state).equals(golden)).toBe(true);
+  });
+
+  it('names the boot traces of disks, where there are some', async () => {
+    const golden = await readFile(new URL('golden/backup-1-traced.json', import.meta.url));
+    const state: BackupState = {
+      ...STATE,
+      disks: STATE.disks.map((disk) => ({
+        ...disk,
+        committed: { root: digest('1'), base: digest('2'), trace: digest('6') },
+      })),
+      pending: { ...packed, states: states.map((one) => ({ ...one, trace: digest('9') })) },
+    };
+    expect(decodeBackupState(golden)).toEqual(state);
     expect(encodeBackupState(state).equals(golden)).toBe(true);
   });
 

@@ -55,8 +55,14 @@ const sealedFields = {
   /** The last of that version before another one was started: the snapshot is pinned, and nothing later goes into it. */
   mustPin: Type.Boolean(),
 };
+const committedFields = {
+  root: digestField,
+  base: digestField,
+  /** The private chunk with its boot trace, in one of the objects; absent: none. */
+  trace: Type.Optional(digestField),
+};
 /** The state that it becomes: of each disk the root, and the base file that is written already. */
-const statesField = Type.Array(strictObject({ disk: diskNameField, root: digestField, base: digestField }), {
+const statesField = Type.Array(strictObject({ disk: diskNameField, ...committedFields }), {
   minItems: 1,
   maxItems: SNAPSHOT_USER_DISKS_MAX,
 });
@@ -111,7 +117,7 @@ const schema = strictObject({
       /** The initial user disk that blocks inherit from, and its map in the overlay's `maps`; null: all zero. */
       base: nullable(strictObject({ appliance: nameField, version: numberField, root: digestField, map: digestField })),
       /** What the layers lie over, or will when what is committed has been taken over: a base file; null: the beginning. */
-      committed: nullable(strictObject({ root: digestField, base: digestField })),
+      committed: nullable(strictObject(committedFields)),
       /** What its overlay here holds is something else of that name (begin-disks.ts); absent: it is the person's. */
       mustBegin: Type.Optional(Type.Literal(true)),
     }),

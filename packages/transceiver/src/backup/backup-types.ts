@@ -4,6 +4,7 @@ import type { ApartReason } from './backup-file.js';
 import type { BackupPerson } from './backup-person.js';
 import type { PackWork } from './backup-work.js';
 import type { SnapshotDisks } from './disk-port.js';
+import type { PrivateTraces } from './bring-traces.js';
 import type { ObjectLimits } from './object-plan.js';
 import type { TroubleKind } from './retry-plan.js';
 import type { LineMeter, UploadGate } from './upload-gate.js';
@@ -63,6 +64,8 @@ export type MachineParts = {
   readonly overlayOf: (disk: string) => string;
   readonly person: BackupPerson;
   readonly disks: SnapshotDisks;
+  /** Absent: none go with its snapshots. */
+  readonly traces?: PrivateTraces;
   readonly work: PackWork;
   readonly gate: UploadGate;
   readonly line: LineMeter;

@@ -26,7 +26,8 @@ export async function noteCommitted(context: StepContext, head: SavedHead): Prom
       disks: state.disks.map((disk) => {
         const found = states.find((one) => one.disk === disk.name);
         if (found === undefined) return disk;
-        return { ...disk, ...anew?.shapes.get(disk.name), committed: { root: found.root, base: found.base } };
+        const { disk: _name, ...committed } = found;
+        return { ...disk, ...anew?.shapes.get(disk.name), committed };
       }),
       pending: { kind: 'committed' as const, ...sealedOf(pending), objects, states, isAnew },
     };

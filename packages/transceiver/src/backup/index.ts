@@ -7,6 +7,7 @@ export * from './base-file.js';
 export type { DiskView, SnapshotDisks } from './disk-port.js';
 export { HEARTBEAT_MS, LeaseKeeper } from './lease-keeper.js';
 export type { BackupActivity, BackupStatus } from './backup-status.js';
+export type { PrivateTraces } from './bring-traces.js';
 export { MachineBackup } from './machine-backup.js';
 export { MemoryDisks, stateBytes, type FetchBlock } from './memory-disks.double.js';
 export { SnapshotObjects } from './snapshot-objects.js';

@@ -318,6 +318,8 @@ const withBase =
     const isOther = state.disks.some((disk) => disk.name === name && disk.committed?.root !== root);
     return {
       ...(isOther ? withAllAgain(state) : withPackedAgain(state)),
-      disks: state.disks.map((disk) => (disk.name === name ? { ...disk, committed: { root, base } } : disk)),
+      disks: state.disks.map((disk) =>
+        disk.name === name ? { ...disk, committed: { ...disk.committed, root, base } } : disk,
+      ),
     };
   };

@@ -70,6 +70,7 @@ async function lookAtObjects(
     for (const [index, kind] of map.kinds.entries())
       if (kind === MAP_KIND.private) named.add(keyAt(map.digestBytes, index));
     for (const page of pages) named.add(keyOf(page));
+    if (disk.committed?.trace !== undefined) named.add(keyOf(disk.committed.trace));
   }
   const live: LiveObject[] = [];
   const inObject = new Map<number, string[]>();

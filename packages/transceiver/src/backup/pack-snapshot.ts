@@ -1,6 +1,6 @@
 /**
  * A sealed layer becomes a snapshot object: the changed blocks are read twice through the view, first to name them, then
- * those that no listed object holds to be compressed and encrypted. So map pages can come first in the object, nothing
+ * those that no listed object holds to be compressed and encrypted. So map pages can come first in the object (and boot traces after them, where a reader is anyway), nothing
  * is compressed in vain, and what is held in memory are the maps: the data goes through a worker process (backup-work.ts).
  *
  * Blocks of zeroes become zero, blocks as on the initial user disk inherit, and a block that was written again with what it
@@ -16,6 +16,7 @@ import {
   MAP_KIND,
   SnapshotObjectWriter,
   digestFromBytes,
+  encodeTraceChunk,
   mapColumns,
   type Digest,
   type DiskMap,
@@ -33,6 +34,7 @@ import type {
 } from './backup-work.js';
 import type { DiskView, SnapshotDisks } from './disk-port.js';
 import { localFailure } from './local-failure.js';
+import { planTrace, type KnownTraces, type PlannedTrace } from './trace-plan.js';
 
 /** Of blocks; between two tasks the worker is another machine's. */
 const TASK_BYTES = 16 << 20;
@@ -55,7 +57,12 @@ export type CommittedDisk = {
 };
 
 export type PackOptions = {
-  readonly disks: readonly { readonly name: string; readonly layer: string; readonly committed: CommittedDisk }[];
+  readonly disks: readonly {
+    readonly name: string;
+    readonly layer: string;
+    readonly committed: CommittedDisk;
+    readonly trace?: KnownTraces;
+  }[];
   readonly port: Pick<SnapshotDisks, 'view' | 'changedBlocks'>;
   readonly work: PackWork;
   readonly keys: PackKeys;
@@ -73,6 +80,8 @@ export type PackedDisk = {
   readonly map: DiskMap;
   readonly root: Digest;
   readonly pages: ReadonlySet<Digest>;
+  /** The chunk of its boot trace, in this object or a listed one; undefined: it has none. */
+  readonly trace: Digest | undefined;
 };
 export type PackFigures = {
   readonly touchedBlocks: number;
@@ -98,14 +107,17 @@ export async function packSnapshot(options: PackOptions): Promise<Packed> {
   const blocks = blocksToSend(named, options);
   const pages = pagesToSend(named, options);
   const sentBlocks = blocks.reduce((count, list) => count + list.blockIndexes.length, 0);
+  const isEmpty = sentBlocks + pages.length === 0;
+  const traces = named.map(({ disk }) => planTrace(disk.trace, { ...options, ...options.keys, isEmpty }));
   await removeIfThere(options.path);
-  const objectBytes = sentBlocks + pages.length === 0 ? 0 : await writeObject({ named, blocks, pages }, options);
+  const objectBytes = isEmpty ? 0 : await writeObject({ named, blocks, pages, traces }, options);
   return {
-    disks: named.map(({ disk, map, built }) => ({
+    disks: named.map(({ disk, map, built }, at) => ({
       name: disk.name,
       map,
       root: built.root,
       pages: new Set(built.pages.keys()),
+      trace: traces[at]?.digest,
     })),
     touchedBlocks: named.reduce((count, { pairs }) => count + pairs.count, 0),
     changedBlocks: named.reduce((count, { map, disk }) => count + map.changesSince(disk.committed.map).count, 0),
@@ -223,6 +235,7 @@ async function writeObject(
     readonly named: readonly Named[];
     readonly blocks: readonly BlockList[];
     readonly pages: [Digest, Buffer][];
+    readonly traces: readonly PlannedTrace[];
   },
   options: PackOptions,
 ): Promise<number> {
@@ -240,6 +253,12 @@ async function writeObject(
       const { chunks } = await untilAborted<ChunksResult>(work, signal, { kind: 'pages', pages, level: LEVEL });
       await writeAt(file, Buffer.concat(chunks), writer.byteLength);
       for (const [at, [digest]] of some.entries()) writer.add(digest, chunks[at]?.length ?? 0);
+    }
+    for (const { send } of parts.traces) {
+      if (send === undefined || writer.has(send.digest)) continue;
+      const chunk = encodeTraceChunk(send, keys);
+      await writeAt(file, chunk, writer.byteLength);
+      writer.add(send.digest, chunk.length);
     }
     for (const { named, blockIndexes, digests } of parts.blocks) {
       if (blockIndexes.length === 0) continue;

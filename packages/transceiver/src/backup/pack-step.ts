@@ -3,8 +3,15 @@
  * durable, and then `pending: packed`. Done again from the beginning after a kill.
  */
 import { join } from 'node:path';
-import { CollectiveError, type Digest } from '@collective/shared';
-import { committedOf, type BackupDisk, type BackupFile, type BackupState, type SealedPending } from './backup-file.js';
+import { CollectiveError } from '@collective/shared';
+import {
+  committedOf,
+  type BackupDisk,
+  type BackupFile,
+  type BackupState,
+  type PackedPending,
+  type SealedPending,
+} from './backup-file.js';
 import type { MachineParts } from './backup-types.js';
 import type { CommittedDisks } from './committed-disks.js';
 import { isHere } from './begin-disks.js';
@@ -98,7 +105,8 @@ async function pack(
   const disks = [];
   for (const disk of layeredDisks(state, pending)) {
     const layer = pending.layers.find((one) => one.disk === disk.name)?.layer ?? '';
-    disks.push({ name: disk.name, layer, committed: await committed.get(disk) });
+    const trace = { committed: disk.committed?.trace, local: await parts.traces?.read(disk.name) };
+    disks.push({ name: disk.name, layer, committed: await committed.get(disk), trace });
   }
   return packSnapshot({
     ...{ disks, port: parts.disks, work: parts.work, keys: parts.person.packKeys },
@@ -125,14 +133,15 @@ async function notePacked(
   const number = (state.head?.number ?? 0) + 1;
   const listed = state.mustResend ? [] : plan.objects;
   const objects = packed.objectBytes > 0 ? [...listed, number] : [...listed];
-  const states: { disk: string; root: Digest; base: Digest }[] = [];
+  const states: PackedPending['states'] = [];
   try {
     for (const disk of layeredDisks(state, pending)) {
       const next = packed.disks.find(({ name }) => name === disk.name);
       if (next === undefined) throw new RangeError(`disk ${disk.name} was not packed`);
       const base = await committed.write(disk, next, { subscription: state.subscription, number, objects });
       committed.remember(disk.name, base.name, next);
-      states.push({ disk: disk.name, root: next.root, base: base.name });
+      const traced = next.trace === undefined ? {} : { trace: next.trace };
+      states.push({ disk: disk.name, root: next.root, base: base.name, ...traced });
     }
   } catch (error) {
     throw localFailure(error, parts.folder);
@@ -144,7 +153,7 @@ async function notePacked(
     device: person.device,
     epoch: person.packKeys.epoch,
     writtenBy: pending.writtenBy,
-    roots: new Map(states.map(({ disk, root }) => [disk, root])),
+    states: new Map(states.map((state) => [state.disk, state])),
     objects,
   });
   const bytes = signManifest(manifest, person.deviceKey);

@@ -11,6 +11,7 @@ import {
   type SnapshotDisk,
   type SnapshotManifest,
 } from '@collective/shared';
+import { bringTraces, type PrivateTraces } from './bring-traces.js';
 import { BaseFolder, type NamedBase } from './base-file.js';
 import {
   BackupFile,
@@ -49,6 +50,8 @@ export type RestoreParts = {
   readonly baseMaps: BaseMaps;
   /** The folder of a disk's overlay; bases and maps are written there. */
   readonly overlayOf: (disk: string) => string;
+  /** Absent: boot traces are left where they are. */
+  readonly traces?: PrivateTraces;
   readonly signal?: AbortSignal;
 };
 
@@ -111,12 +114,18 @@ const otherHistory = (seen: SnapshotName): CollectiveError =>
 
 /**
  * A snapshot by number, with base files for its disks, durable. `as`: what the base files say that they are of; for an undo
- * that is the snapshot that will bring this one back. Errors: `not-found`, `untrusted`, `block-missing` and those of
+ * that is the snapshot that will bring this one back. `bringsTraces`: the boot traces of its disks take the place of those here. Errors: `not-found`, `untrusted`, `block-missing` and those of
  * damaged maps; those of the network; `disk-full`, `local-io`.
  */
 export async function fetchSnapshot(
   parts: RestoreParts,
-  of: { readonly subscription: string; readonly number: number; readonly digest?: Digest; readonly as?: number },
+  of: {
+    readonly subscription: string;
+    readonly number: number;
+    readonly digest?: Digest;
+    readonly as?: number;
+    readonly bringsTraces?: boolean;
+  },
 ): Promise<RestoredSnapshot> {
   const { person, trust, signal } = parts;
   const snapshot = await trust.fetch(of, signal);
@@ -131,6 +140,7 @@ export async function fetchSnapshot(
     });
     disks.push(await writeDisk(parts, { disk, map, manifest, as: of.as ?? manifest.number }));
   }
+  if (of.bringsTraces === true) await bringTraces(manifest, objects, parts);
   return { snapshot, committedAt: null, disks };
 }
 
@@ -160,7 +170,8 @@ async function writeDisk(
     ...{ format: 1, subscription: manifest.subscription, number: of.as, diskBytes, blockBytes },
     ...{ root: map.build().root, maps: [state], base, objects: [...manifest.objects] },
   });
-  const committed = { root: named.file.root, base: named.name };
+  const traced = disk.trace === undefined ? {} : { trace: disk.trace };
+  const committed = { root: named.file.root, base: named.name, ...traced };
   return { disk: { name, bus, diskBytes, blockBytes, base, committed, isAttached: true }, base: named };
 }
 
@@ -176,7 +187,8 @@ export async function fetchNewest(
     const head = await newestSnapshot(parts, of.subscription, of.seenHere);
     try {
       const { subscription } = of;
-      const restored = await fetchSnapshot(parts, { subscription, number: head.number, digest: head.manifest });
+      const { number, manifest: digest } = head;
+      const restored = await fetchSnapshot(parts, { subscription, number, digest, bringsTraces: true });
       return { ...restored, committedAt: head.committedAt, head };
     } catch (error) {
       const isGone = hasCode(error, 'not-found') || hasCode(error, 'block-missing') || hasCode(error, 'conflict');

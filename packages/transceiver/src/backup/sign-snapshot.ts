@@ -11,6 +11,9 @@ import {
 import type { BackupState } from './backup-file.js';
 import type { SnapshotName } from './snapshot-trust.js';
 
+/** `trace`: the chunk of its boot trace. */
+type DiskState = { readonly root: Digest; readonly trace?: Digest | undefined };
+
 export type SnapshotParts = {
   readonly state: Pick<BackupState, 'subscription' | 'disks'>;
   readonly number: number;
@@ -22,7 +25,7 @@ export type SnapshotParts = {
   readonly epoch: number;
   readonly writtenBy: SnapshotManifest['writtenBy'];
   /** Of the disks that this snapshot changes. */
-  readonly roots: ReadonlyMap<string, Digest>;
+  readonly states: ReadonlyMap<string, DiskState>;
   readonly objects: readonly number[];
 };
 
@@ -37,7 +40,7 @@ export const manifestOf = (parts: SnapshotParts): SnapshotManifest => ({
   device: parts.device,
   epoch: parts.epoch,
   writtenBy: parts.writtenBy,
-  disks: snapshotDisks(parts.state.disks, parts.roots),
+  disks: snapshotDisks(parts.state.disks, parts.states),
   objects: [...parts.objects],
   memory: null,
 });
@@ -48,12 +51,16 @@ export const manifestOf = (parts: SnapshotParts): SnapshotManifest => ({
  */
 export const snapshotDisks = (
   disks: BackupState['disks'],
-  roots: ReadonlyMap<string, Digest> = new Map(),
+  states: ReadonlyMap<string, DiskState> = new Map(),
 ): SnapshotManifest['disks'] =>
   disks.flatMap(({ name, bus, diskBytes, blockBytes, base, committed }) => {
-    const root = roots.get(name) ?? committed?.root;
-    if (root === undefined) return [];
-    return [{ ...{ name, kind: 'user' as const, bus, diskBytes, blockBytes, root }, base: base?.root ?? null }];
+    const state = states.get(name) ?? committed;
+    if (state === null) return [];
+    const { root, trace } = state;
+    const traced = trace === undefined ? {} : { trace };
+    return [
+      { ...{ name, kind: 'user' as const, bus, diskBytes, blockBytes, root }, base: base?.root ?? null, ...traced },
+    ];
   });
 
 export const signManifest = (manifest: SnapshotManifest, device: SigningKey): Buffer =>

@@ -13,7 +13,7 @@ import {
 } from '@collective/shared';
 import { AttachedViews } from './attached-views.js';
 import type { BlockDevice } from './block-device.js';
-import type { GuestReads } from './boot-trace.js';
+import type { DiskTrace, GuestReads } from './boot-trace.js';
 import { checkCommit } from './commit-check.js';
 import type { ControlParams, DiskStatus } from './control/control-protocol.js';
 import { openSnapshot, openSource, type BelowContext, type BelowOptions, type DiskBelow } from './disk-below.js';
@@ -21,6 +21,7 @@ import type { ImageCounters, ImageDevice } from './image-device.js';
 import { NbdExport } from './nbd/nbd-export.js';
 import { NbdServer } from './nbd/nbd-server.js';
 import { Overlay } from './overlay/overlay.js';
+import { openUserDiskTrace } from './user-disk-trace.js';
 import type { RequestRecording } from './request-recording.js';
 
 export type AttachParams = ControlParams<'attach'>;
@@ -46,6 +47,8 @@ export class AttachedDisk {
   #belows: readonly DiskBelow[];
   readonly #top: BlockDevice;
   readonly #overlay: Overlay | undefined;
+  /** Of a user disk; a published one has its trace below the overlay. */
+  readonly #trace: DiskTrace | undefined;
   readonly #server: NbdServer;
   readonly #export: NbdExport;
   readonly #views: AttachedViews;
@@ -61,6 +64,7 @@ export class AttachedDisk {
     this.#belows = [path.below];
     this.#top = path.top;
     this.#overlay = path.overlay;
+    this.#trace = path.trace;
     this.#server = nbd.server;
     this.#export = nbd.export;
     this.#views = new AttachedViews(context.onFailed);
@@ -69,7 +73,9 @@ export class AttachedDisk {
 
   /** Resolves when clients can connect. What was opened is closed again when it fails. */
   static async open(params: AttachParams, context: AttachContext): Promise<AttachedDisk> {
-    const { overlay, source } = params;
+    const { overlay, source, trace } = params;
+    if (trace !== undefined && (overlay?.mode !== 'persistent' || overlay.key === undefined))
+      throw new CollectiveError('bad-request', 'the trace of a user disk is sealed: its overlay has no key');
     if (overlay?.fresh === true) {
       if (source.kind === 'snapshot' && source.folder === overlay.path)
         throw new CollectiveError('bad-request', 'the base of a disk would be removed with its fresh overlay');
@@ -147,18 +153,18 @@ export class AttachedDisk {
   }
 
   beginTrace(guest: () => GuestReads): void {
-    this.#below.trace?.begin(guest);
+    for (const trace of this.#traces) trace.begin(guest);
   }
 
   get reads(): GuestReads {
     return {
       isWaiting: this.#images.some(({ waiting }) => waiting.length > 0),
-      touches: this.#below.trace?.touchCount ?? 0,
+      touches: this.#traces.reduce((sum, { touchCount }) => sum + touchCount, 0),
     };
   }
 
   setPhase(phase: BootPhase): void {
-    this.#below.trace?.setPhase(phase);
+    for (const trace of this.#traces) trace.setPhase(phase);
   }
 
   /** How long reads wait for their block from now on, those that wait already included. */
@@ -217,6 +223,7 @@ export class AttachedDisk {
   close(options: { readonly removeTemporary: boolean }): Promise<void> {
     this.#closed ??= (async () => {
       const { overlay } = this.#params;
+      this.#trace?.close();
       const removedPath = options.removeTemporary && overlay?.mode === 'temporary' ? overlay.path : undefined;
       try {
         await Promise.all([this.#server.close(), this.#views.closeAll()]);
@@ -287,6 +294,10 @@ export class AttachedDisk {
     return below;
   }
 
+  get #traces(): readonly DiskTrace[] {
+    return [this.#trace, this.#below.trace].filter((trace) => trace !== undefined);
+  }
+
   get #images(): readonly ImageDevice[] {
     return this.#belows.flatMap(({ images }) => images);
   }
@@ -311,6 +322,7 @@ const withoutKeys = ({ overlay, diskKey: _diskKey, blockKeys: _blockKeys, ...par
 type DevicePath = {
   readonly top: BlockDevice;
   readonly overlay: Overlay | undefined;
+  readonly trace: DiskTrace | undefined;
   readonly below: DiskBelow;
 };
 type Nbd = { readonly server: NbdServer; readonly export: NbdExport };
@@ -326,7 +338,7 @@ const openPath = async (params: AttachParams, context: AttachContext): Promise<D
   const options = belowOptions(withoutKeys(params), params.waitMs);
   if (to === undefined) {
     const below = await openSource(source, options, context);
-    return { top: below.device, overlay: undefined, below };
+    return { top: below.device, overlay: undefined, trace: undefined, below };
   }
   let below: DiskBelow | undefined;
   try {
@@ -342,7 +354,9 @@ const openPath = async (params: AttachParams, context: AttachContext): Promise<D
       newBase: source.kind === 'snapshot' && source.folder === to.path && isDigest(source.base) ? source.base : null,
     });
     if (below === undefined) throw new RangeError('the overlay opened nothing below it');
-    return { top: overlay, overlay, below };
+    if (params.trace === undefined || to.key === undefined) return { top: overlay, overlay, trace: undefined, below };
+    const traced = await openUserDiskTrace(params.trace, { ...context, overlay, below, key: to.key });
+    return { overlay, below, ...traced };
   } catch (error) {
     await below?.close();
     throw error;

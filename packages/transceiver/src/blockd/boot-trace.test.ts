@@ -112,6 +112,22 @@ describe('the trace of this boot', () => {
     expect(await recorded()).toBeUndefined();
   });
 
+  it('that names the blocks of the file that is there leaves that as it is, whatever their order', async () => {
+    const run = async (blocks: readonly number[]): Promise<number[] | undefined> => {
+      const { begin, guest, pass } = traced({ record: record() });
+      begin();
+      guest.touches = touchesOf(blocks);
+      await pass(QUIET_MS + 2_000);
+      await settle();
+      return (await recorded())?.touches.map(({ blockIndex }) => blockIndex);
+    };
+    expect(await run([7, 3])).toEqual([7, 3]);
+    expect(await run([3, 7])).toEqual([7, 3]);
+    expect(await run([3, 8])).toEqual([3, 8]);
+    await writeFile(record(), 'damaged');
+    expect(await run([3, 8])).toEqual([3, 8]);
+  });
+
   it('that cannot be written is said, and nothing else', async () => {
     const { begin, guest, pass, failures } = traced({ record: path.join(folder, 'no/such/folder') });
     begin();

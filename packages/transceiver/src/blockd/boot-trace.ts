@@ -1,5 +1,5 @@
 /**
- * The boot trace of one published disk (docs/formats/trace.md): that of earlier boots is fetched ahead of the guest, that of this one is written to
+ * The boot trace of one disk (docs/formats/trace.md): that of earlier boots is fetched ahead of the guest, that of this one is written to
  * a file when the boot is over. Both are hints: what cannot be read or written of them is said, and nothing else.
  *
  * A boot is over when the guest, while it waits for no block of any disk, has touched nothing new on any of them for a while: one that waits for its user
@@ -20,6 +20,7 @@ import type { Clock } from './clock.js';
 import type { ImageDevice } from './image-device.js';
 import type { Recorder } from './recorder.js';
 
+const IN_THE_CLEAR: TraceCodec = { encode: encodeBootTrace, decode: decodeBootTrace };
 const LOOK_MS = 1_000;
 /** Longer than a guest without KVM computes between two reads of a boot. */
 export const QUIET_MS = 20_000;
@@ -29,8 +30,16 @@ export type TracedDisk = { readonly version: number; readonly root: Digest; read
 /** `replay`: the file with the trace of earlier boots; `record`: where that of this one goes. */
 export type TraceFiles = { readonly replay?: string | undefined; readonly record?: string | undefined };
 
+/** How the files are written. */
+export type TraceCodec = {
+  readonly encode: (trace: BootTrace) => Buffer;
+  readonly decode: (bytes: Buffer) => BootTrace;
+};
+
 export type DiskTraceOptions = TracedDisk & {
   readonly files: TraceFiles;
+  /** Absent: in the clear. */
+  readonly codec?: TraceCodec;
   readonly image: Pick<ImageDevice, 'foresee' | 'hasContent'>;
   readonly recorder: Pick<Recorder, 'restart' | 'setPhase' | 'touches'>;
   readonly fileSystem: FileSystem;
@@ -60,7 +69,7 @@ export class DiskTrace {
     try {
       const bytes = await fileSystem.readWhole(files.replay, TRACE_BYTES_MAX);
       if (bytes === undefined) throw new CollectiveError('not-found', `there is no trace ${files.replay}`);
-      const { touches, segments } = this.#ofThisDisk(decodeBootTrace(bytes));
+      const { touches, segments } = this.#ofThisDisk(this.#codec.decode(bytes));
       return image.foresee(touches, segments);
     } catch (error) {
       onFailed(error);
@@ -112,10 +121,28 @@ export class DiskTrace {
     if (files.record === undefined) return;
     const { dir, base } = parsePath(files.record);
     try {
-      await replaceFileDurably(fileSystem, { folder: dir, name: base }, encodeBootTrace(this.now));
+      const trace = this.now;
+      if (await this.#isRecorded(files.record, trace)) return;
+      await replaceFileDurably(fileSystem, { folder: dir, name: base }, this.#codec.encode(trace));
     } catch (error) {
       onFailed(error);
     }
+  }
+
+  /** The same blocks in another order are no news: what is kept of them, and where, stays as it is. */
+  async #isRecorded(file: string, { touches }: BootTrace): Promise<boolean> {
+    try {
+      const bytes = await this.#options.fileSystem.readWhole(file, TRACE_BYTES_MAX);
+      if (bytes === undefined) return false;
+      const before = new Set(this.#ofThisDisk(this.#codec.decode(bytes)).touches.map(({ blockIndex }) => blockIndex));
+      return before.size === touches.length && touches.every(({ blockIndex }) => before.has(blockIndex));
+    } catch {
+      return false; // damaged, or of another disk: it is replaced
+    }
+  }
+
+  get #codec(): TraceCodec {
+    return this.#options.codec ?? IN_THE_CLEAR;
   }
 
   #ofThisDisk(trace: BootTrace): BootTrace {

@@ -31,6 +31,8 @@ export type DiskBelow = {
   readonly privateUse: PrivateUse | undefined;
   /** Where its blocks are best put in the caches. */
   readonly placementTag: number;
+  /** As ImageDevice.foresee. */
+  readonly foresee: ImageDevice['foresee'];
   /** Brings a block into its cache, without the waiting rule. */
   readonly fetch: (blockIndex: number, options: ReadOptions) => Promise<void>;
   readonly close: () => Promise<void>;
@@ -63,7 +65,8 @@ export const openSource = async (
     case 'zero': {
       const device = new ZeroDevice(source.diskBytes);
       const nothing = { map: undefined, trace: undefined, privateUse: undefined, placementTag: 0 };
-      return { device, images: [], ...nothing, fetch: () => Promise.resolve(), close: () => device.close() };
+      const close = (): Promise<void> => device.close();
+      return { device, images: [], ...nothing, foresee: () => 0, fetch: () => Promise.resolve(), close };
     }
     case 'published':
       return await openPublished(source, options, context);
@@ -97,6 +100,7 @@ const openPublished = async (
   await trace?.replay();
   return {
     ...{ device: recorder, images: [image], map, trace, privateUse: undefined, placementTag },
+    foresee: (touches, segments) => image.foresee(touches, segments),
     fetch: (blockIndex, readOptions) => image.fetch(blockIndex, readOptions),
     close: () => {
       trace?.close();
@@ -144,6 +148,7 @@ export const openSnapshot = async (
   if (!base.kinds.includes(MAP_KIND.private)) {
     return {
       ...{ device: publicImage, images: [publicImage], ...what, privateUse: undefined },
+      foresee: (touches) => publicImage.foresee(touches),
       fetch: (blockIndex, readOptions) => publicImage.fetch(blockIndex, readOptions),
       close: () => publicImage.close(),
     };
@@ -156,6 +161,7 @@ export const openSnapshot = async (
   const device = new SnapshotDevice(base, { public: publicImage, private: privateImage });
   return {
     ...{ device, images: [publicImage, privateImage], ...what, privateUse },
+    foresee: (touches) => device.foresee(touches),
     fetch: (blockIndex, readOptions) => device.imageOf(blockIndex).fetch(blockIndex, readOptions),
     close: async () => {
       await device.close();

@@ -3,6 +3,7 @@ import { CollectiveError, DiskMap, type Digest } from '@collective/shared';
 import type { BlockStore } from './block-store.js';
 import { SingleFlightStore } from './fetch/single-flight-store.js';
 import { ImageDevice, type ImageDeviceOptions } from './image-device.js';
+import { MemoryDevice } from './nbd/memory-device.double.js';
 import { Recorder } from './recorder.js';
 import { eventually, settle } from './testing/eventually.js';
 import { openLocalCache, temporaryFolder } from './testing/local-cache.js';
@@ -413,5 +414,17 @@ describe('recorder', () => {
     recorder.restart();
     await read(5 * BLOCK, 512);
     expect(recorder.touches).toEqual([{ blockIndex: 5, afterMs: 0, phase: 0, chunkBytes: 0 }]);
+  });
+
+  it('leaves out what was written as a whole before it was read, and more touches than it may keep', async () => {
+    const memory = new MemoryDevice(16 * BLOCK);
+    const recorder = new Recorder(memory, { blockBytes: BLOCK, clock: new ManualClock(), touchesMax: 3 });
+    const read = (blockIndex: number): boolean => recorder.tryRead(Buffer.alloc(512), blockIndex * BLOCK);
+    // Blocks 1 and 2 whole, 0 and 3 in part.
+    recorder.tryWrite(Buffer.alloc(3 * BLOCK), BLOCK - 512);
+    await recorder.zero(5 * BLOCK, BLOCK);
+    await recorder.trim(6 * BLOCK, BLOCK);
+    for (const blockIndex of [0, 1, 2, 3, 5, 6, 7, 8]) read(blockIndex);
+    expect(recorder.touches.map(({ blockIndex }) => blockIndex)).toEqual([0, 3, 7]);
   });
 });

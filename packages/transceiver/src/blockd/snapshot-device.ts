@@ -62,6 +62,11 @@ export class SnapshotDevice extends ReadOnlyDevice implements BlockDevice {
     return this.#kinds[blockIndex] === MAP_KIND.private ? this.#private : this.#public;
   }
 
+  /** As ImageDevice.foresee: each image takes its own blocks. */
+  foresee(touches: Parameters<ImageDevice['foresee']>[0]): number {
+    return this.#private.foresee(touches) + this.#public.foresee(touches);
+  }
+
   extents(byteOffset: number, byteLength: number): Extent[] {
     const extents: Extent[] = [];
     for (const { image, start, end } of this.#runs(byteOffset, byteLength)) {

@@ -293,7 +293,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
     attached: Attached,
     { fresh, signal }: { readonly fresh: boolean; readonly signal?: AbortSignal },
   ): Promise<void> {
-    const { machine, disk, source, overlay, diskKey, blockKeys, waitMs, graceMs, socketPath, qemuUser } =
+    const { machine, disk, source, overlay, trace, diskKey, blockKeys, waitMs, graceMs, socketPath, qemuUser } =
       attached.attachment;
     // A name of its own each time: one that came too late for a failed attempt is not taken for the next.
     const name = `${machine}.${disk}.${++this.#handedOver}`;
@@ -307,6 +307,7 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
       disk,
       source,
       ...(overlay === undefined ? {} : { overlay: { ...overlay, fresh } }),
+      ...(trace === undefined ? {} : { trace }),
       ...(diskKey === undefined ? {} : { diskKey }),
       ...(blockKeys === undefined ? {} : { blockKeys }),
       waitMs,

@@ -14,6 +14,8 @@ export type DiskAttachment = {
   readonly disk: string;
   readonly source: DiskSource;
   readonly overlay?: { readonly path: string; readonly mode: 'temporary' | 'persistent'; readonly key?: string };
+  /** Of a user disk: as in blockd's `attach`. */
+  readonly trace?: NonNullable<ControlParams<'attach'>['trace']>;
   /** Of the person, for private blocks: as in blockd's `attach`. */
   readonly diskKey?: string;
   readonly blockKeys?: BlockKeys;

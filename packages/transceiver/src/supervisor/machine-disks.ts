@@ -167,6 +167,8 @@ export class MachineDisks {
       ...(disk.overlay === undefined
         ? {}
         : { overlay: { ...disk.overlay, ...(diskKey === undefined ? {} : { key: diskKey }) } }),
+      // Sealed with the disk key: without one there is none.
+      ...(disk.trace === undefined || diskKey === undefined ? {} : { trace: disk.trace }),
       ...(blockKeys === undefined ? {} : { blockKeys, ...(diskKey === undefined ? {} : { diskKey }) }),
       waitMs: WAIT_MS[disk.bus],
       graceMs: disk.bus === 'ide' ? IDE_GRACE_MS : 0,

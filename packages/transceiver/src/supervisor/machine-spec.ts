@@ -31,6 +31,8 @@ const machineDiskSchema = strictObject({
       mode: wordField('temporary', 'persistent'),
     }),
   ),
+  /** As in blockd's `attach`, of a user disk. The path must lie in the home. */
+  trace: CONTROL_METHODS.attach.properties.trace,
 });
 
 export const machineSpecSchema = strictObject({

@@ -136,7 +136,7 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
 
   /**
    * Resolves when the start outlives this supervisor. `machineKeys`: what the machine leaves on the local disk is encrypted with its disk key, the blocks of the person's snapshots with the others. Errors: `exists`, `suspended`, `cannot-resume` (what it has
-   * in memory cannot be read), `bad-machine`, `bad-request` (an overlay outside the home, too many machines), `shutting-down`.
+   * in memory cannot be read), `bad-machine`, `bad-request` (an overlay, snapshot or trace outside the home, too many machines), `shutting-down`.
    */
   async start(spec: MachineSpec, machineKeys: MachineKeys = {}): Promise<MachineState> {
     if (this.#closing) throw new CollectiveError('shutting-down', 'The supervisor is shutting down');
@@ -148,11 +148,16 @@ export class Supervisor extends EventEmitter<{ machine: [machine: string, state:
     if (this.running.length >= MACHINES_MAX)
       throw new CollectiveError('bad-request', `At most ${MACHINES_MAX} machines run at once`);
     checkSpec(spec);
-    for (const { overlay, source } of spec.disks) {
+    for (const { overlay, source, trace } of spec.disks) {
       if (source.kind === 'snapshot' && !isInside(source.folder, this.#options.home.directory))
         throw new CollectiveError(
           'bad-request',
           `The snapshot in ${source.folder} does not lie in ${this.#options.home.directory}`,
+        );
+      if (trace !== undefined && !isInside(trace.path, this.#options.home.directory))
+        throw new CollectiveError(
+          'bad-request',
+          `The trace ${trace.path} does not lie in ${this.#options.home.directory}`,
         );
       // A temporary overlay is removed as a whole: never anything that is not the home's own.
       if (overlay !== undefined && !isInside(overlay.path, this.#options.home.directory)) {

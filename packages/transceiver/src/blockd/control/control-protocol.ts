@@ -9,7 +9,7 @@
  * | method | params | result |
  * |---|---|---|
  * | hello | | protocol, pid, startedAt (seconds) |
- * | attach | session, disk, source, overlay, diskKey, blockKeys, waitMs, graceMs, listen | byteLength; `exists` when it is attached already |
+ * | attach | session, disk, source, overlay, trace, diskKey, blockKeys, waitMs, graceMs, listen | byteLength; `exists` when it is attached already |
  * | detach | session, disk (absent: all of the session), keep (default false) | detached (count); deletes temporary overlays, or with `keep` makes them durable |
  * | keys | blockKeys | these keys of epochs count beside those that are known; what waited for them is tried again |
  * | seal | session, disk | layer: the top layer is frozen, and durable now. `not-found` without an overlay, `too-large` |
@@ -45,6 +45,9 @@
  *
  * overlay: {path, mode: "temporary" | "persistent", fresh, key}: a folder; `fresh` removes what is there (a reboot), `temporary` deletes it
  * at detach. `key`: 64 bytes as base64url, its layers are encrypted with it; `wrong-key` when they are not. It survives blockd: attach the same path again without `fresh`. No overlay: the disk is read-only.
+ *
+ * trace: {path, blockBytes, replay}, of a user disk, whose overlay is persistent and has a key: what the boot touches of the disk, layers included, is left
+ * in the file at `path`, sealed with a key that the overlay's gives, when the boot is over; `replay`: what the file names is asked for ahead of the guest.
  *
  * diskKey: 64 bytes as base64url, with which the cache of private blocks is encrypted; the overlay's key when absent and the overlay is persistent. blockKeys:
  * [{epoch, blockNameKey, chunkKey}], 32 bytes each as base64url, of the epochs of the person's ring. `wrong-key` when private blocks are there and one of the two is not.
@@ -109,6 +112,9 @@ export const CONTROL_METHODS = {
         fresh: Type.Optional(Type.Boolean()),
         key: Type.Optional(diskKeyField),
       }),
+    ),
+    trace: Type.Optional(
+      strict({ path, blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }), replay: Type.Boolean() }),
     ),
     diskKey: Type.Optional(diskKeyField),
     blockKeys: Type.Optional(blockKeysField),
