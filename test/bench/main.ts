@@ -10,6 +10,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   boot: () => import('./boot/bench.js'),
   cache: () => import('./cache/bench.js'),
   commit: () => import('./commit/bench.js'),
+  demand: () => import('./demand/bench.js'),
   dirty: () => import('./dirty/bench.js'),
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),
