@@ -16,6 +16,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   publish: () => import('./publish/bench.js'),
   restore: () => import('./restore/bench.js'),
   storm: () => import('./storm/bench.js'),
+  swing: () => import('./swing/bench.js'),
   trace: () => import('./trace-player/bench.js'),
 };
 

@@ -1,8 +1,8 @@
 /**
  * `npm run bench -- demand`: how long a guest's read of one block that is not here takes while the line is wanted for other things, too: a boot
  * trace that is replayed, blocks brought in in the background, a backup that uploads, all of them together. Beside it the same on an idle line, in
- * the same rounds, whose order turns. A block daemon with an empty cache, a repository server, shared/tools/link.mjs between them; blocks of random
- * bytes, so a chunk is 64 KiB long.
+ * the same rounds, whose order turns. A block daemon with an empty cache, a repository server, shared/tools/link.mjs between them; blocks that
+ * compress to half.
  *
  * Bar: the 99th percentile at most 1.2 times that of an idle line, and the time of one chunk on the wire.
  *
@@ -11,7 +11,6 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Repository, repositoryCommand } from '../../support/collective.js';
 import { Link } from '../../support/link.js';
 import {
@@ -25,7 +24,7 @@ import {
 import { Seeded } from '../dirty/seeded.js';
 import { LINES, type PlayedLink } from '../trace-player/links.js';
 import { BlockDaemon } from './block-daemon.js';
-import { DemandReads } from './demand-reads.js';
+import { DemandReads, SPREAD } from './demand-reads.js';
 import { quantile } from './quantile.js';
 import { writeRandomChunks, type RandomChunks } from './random-chunks.js';
 import { Uploads } from './uploading.js';
@@ -43,7 +42,7 @@ type Plan = {
 const PLANS: Readonly<Record<PlayedLink, Plan>> = {
   lan: { rounds: 4, readsASlice: 100, meanPauseMs: 20, settleMs: 2_000 },
   cable: { rounds: 4, readsASlice: 100, meanPauseMs: 30, settleMs: 2_500 },
-  lte: { rounds: 4, readsASlice: 50, meanPauseMs: 100, settleMs: 5_000 },
+  lte: { rounds: 3, readsASlice: 50, meanPauseMs: 100, settleMs: 5_000 },
   dsl: { rounds: 4, readsASlice: 30, meanPauseMs: 250, settleMs: 8_000 },
 };
 const LINKS = Object.keys(PLANS) as readonly PlayedLink[];
@@ -51,9 +50,9 @@ const LINKS = Object.keys(PLANS) as readonly PlayedLink[];
 const UP_BITS_PER_SECOND: Readonly<Record<PlayedLink, number>> = { lan: 100e6, cable: 20e6, lte: 5e6, dsl: 384e3 };
 /** Connections are open and something is known of the line. */
 const FIRST_READS = 5;
-const DEMAND_BLOCKS = 160;
+const DEMAND_BLOCKS = 400;
 /** What the fastest line carries in a slice. */
-const AHEAD_BLOCKS = 1_600;
+const AHEAD_BLOCKS = 3_000;
 /** Of an answer beside its chunk. */
 const HEAD_BYTES = 250;
 const RATIO_MAX = 1.2;
@@ -64,6 +63,8 @@ type Slice = {
   readonly downShare: number;
   readonly sentBytes: number;
   readonly seconds: number;
+  /** What the block daemon takes the line for. */
+  readonly seen: { readonly roundTripMs: number; readonly backgroundBytesPerSecond: number };
 };
 
 const part = ({ digests, chunkBytes }: RandomChunks, from: number, to: number): RandomChunks => ({
@@ -96,30 +97,36 @@ class DemandBench {
         log(`${name}, round ${round + 1}, beside ${beside}: ${describe(name, [slice])}`);
       }
     }
-    return casesOf(name, slices);
+    return casesOf(name, slices, this.#demanded.chunkBytes);
   }
 
   async #slice(name: PlayedLink, beside: Beside, plan: Plan, random: Seeded): Promise<Slice> {
     const isBeside = (kind: Beside): boolean => beside === kind || beside === 'all';
     await using link = await Link.open({ toPort: this.#repository.port, profile: name });
     await using daemon = await BlockDaemon.start(link.port);
-    const socket = await daemon.attach('demanded', this.#demanded);
+    const socket = await daemon.attach('demanded', this.#demanded, { spread: SPREAD });
     using reads = await DemandReads.open(socket, DEMAND_BLOCKS, random);
     await reads.read(FIRST_READS, plan.meanPauseMs);
     if (isBeside('trace')) await daemon.attach('traced', this.#traced, { isTraced: true });
     // Ends with the daemon.
     if (isBeside('background')) daemon.prefetch(this.#background.digests).catch(() => undefined);
     const upload = isBeside('backup') ? this.#uploads.begin(link.port, async () => daemon.status()) : undefined;
-    await sleep(plan.settleMs);
+    // The guest has been reading for a while: the first read after a pause meets what a pause allows.
+    const settledAtMs = performance.now() + plan.settleMs;
+    while (performance.now() < settledAtMs) await reads.read(1, plan.meanPauseMs);
+    const sentBefore = upload?.sentBytes() ?? 0;
     const before = await daemon.status();
     const beganMs = performance.now();
     const tookMs = await reads.read(plan.readsASlice, plan.meanPauseMs);
     const seconds = (performance.now() - beganMs) / 1_000;
     const after = await daemon.status();
     if (isBeside('trace') && after.fetch.queued.trace === 0) throw new Error('the trace was too short');
-    const sentBytes = (await upload?.stop()) ?? 0;
+    const sentBytes = (upload?.sentBytes() ?? 0) - sentBefore;
+    await upload?.stop();
     const downBytes = after.fetch.link.bytes - before.fetch.link.bytes;
-    return { tookMs, seconds, sentBytes, downShare: (downBytes * 8) / seconds / LINES[name].bitsPerSecond };
+    const { link: seenLink, backgroundBytesPerSecond } = after.fetch;
+    const seen = { roundTripMs: seenLink.roundTripMs, backgroundBytesPerSecond };
+    return { tookMs, seconds, sentBytes, seen, downShare: (downBytes * 8) / seconds / LINES[name].bitsPerSecond };
   }
 }
 
@@ -132,14 +139,14 @@ const describe = (name: PlayedLink, slices: readonly Slice[]): string => {
   const at = (share: number): string => quantile(all, share).toFixed(1);
   return (
     `p50 ${at(0.5)}, p90 ${at(0.9)}, p99 ${at(0.99)}, most ${at(1)} ms, n=${all.length}; ` +
-    `line down ${(down * 100).toFixed(0)} %, uploads ${(up * 100).toFixed(0)} % of up`
+    `line down ${(down * 100).toFixed(0)} %, uploads ${(up * 100).toFixed(0)} % of up; round trip ${slices[0]?.seen.roundTripMs.toFixed(1)} ms, background at most ${((slices[0]?.seen.backgroundBytesPerSecond ?? 0) / 1e3).toFixed(0)} kB/s`
   );
 };
 
-const casesOf = (name: PlayedLink, slices: ReadonlyMap<Beside, readonly Slice[]>): BenchCase[] => {
+const casesOf = (name: PlayedLink, slices: ReadonlyMap<Beside, readonly Slice[]>, chunkBytes: number): BenchCase[] => {
   const of = (beside: Beside): readonly Slice[] => slices.get(beside) ?? [];
   const p99 = (beside: Beside): number => quantile(of(beside).flatMap(({ tookMs }) => tookMs), 0.99);
-  const chunkMs = ((65_536 + HEAD_BYTES) * 8_000) / LINES[name].bitsPerSecond;
+  const chunkMs = ((chunkBytes + HEAD_BYTES) * 8_000) / LINES[name].bitsPerSecond;
   const bar = Number((RATIO_MAX * p99('nothing') + chunkMs).toFixed(1));
   return [
     informs(`${name}: idle, p99`, p99('nothing'), 'ms', describe(name, of('nothing'))),

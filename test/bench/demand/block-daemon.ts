@@ -50,21 +50,25 @@ export class BlockDaemon implements AsyncDisposable {
     return await this.#control.request('status', {});
   }
 
-  /** Gives its socket. `isTraced`: a trace of all of its blocks, in their order, is replayed from now on. */
-  async attach(disk: string, chunks: RandomChunks, { isTraced = false } = {}): Promise<string> {
-    const map = mapOfDigests(chunks.digests);
+  /** Gives its socket. `spread`: see mapOfDigests; `isTraced`: a trace of all of its blocks, in their order, is replayed from now on. */
+  async attach(disk: string, chunks: RandomChunks, { spread = 1, isTraced = false } = {}): Promise<string> {
+    const map = mapOfDigests(chunks.digests, spread);
     const { root } = map.build();
+    const { diskBytes } = map;
     const file = (ending: string): string => path.join(this.#home, `${disk}.${ending}`);
     await writeFile(file('map'), encodeChangedPairs(map.changesSince(undefined)));
     const { chunkBytes } = chunks;
-    const touches = chunks.digests.map((_, blockIndex) => ({ blockIndex, afterMs: 0, phase: 0 as const, chunkBytes }));
+    const touches = chunks.digests.map((_, index) => ({
+      ...{ blockIndex: index * spread, chunkBytes },
+      ...{ afterMs: 0, phase: 0 as const },
+    }));
     const trace = encodeBootTrace({ version: 1, root, blockBytes: BLOCK_BYTES, touches });
     if (isTraced) await writeFile(file('trace'), trace);
     await this.#control.request('attach', {
       ...{ session: SESSION, disk, waitMs: WAIT_MS, listen: { path: file('sock') } },
       source: {
         ...{ kind: 'published', appliance: 'random', version: 1, root, map: file('map') },
-        ...{ diskBytes: chunks.digests.length * BLOCK_BYTES, blockBytes: BLOCK_BYTES },
+        ...{ diskBytes, blockBytes: BLOCK_BYTES },
         ...(isTraced ? { trace: { replay: file('trace') } } : {}),
       },
     });

@@ -1,14 +1,20 @@
-/** A guest's reads of blocks that are not here: one block each, at random intervals, never two at a time. */
+/**
+ * A guest's reads of blocks that are not here: one block each, at random intervals, never two at a time. They lie apart from each other: a read of the
+ * block after one that was read lets more be read ahead.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { COMMAND } from '@collective/transceiver';
 import { NbdPlayerClient } from '../trace-player/nbd-player-client.js';
 import type { Seeded } from '../dirty/seeded.js';
 import { BLOCK_BYTES } from './random-chunks.js';
 
+/** From one that is read to the next. */
+export const SPREAD = 4;
+
 export class DemandReads implements Disposable {
   readonly #client: NbdPlayerClient;
   readonly #random: Seeded;
-  /** Not read yet, in no order, so that nothing is read ahead of it. */
+  /** Not read yet, in no order. */
   readonly #blocks: number[];
   #answered: (failed: boolean) => void = () => undefined;
 
@@ -23,7 +29,7 @@ export class DemandReads implements Disposable {
   }
 
   static async open(socket: string, blockCount: number, random: Seeded): Promise<DemandReads> {
-    const blocks = Array.from({ length: blockCount }, (_, index) => index);
+    const blocks = Array.from({ length: blockCount }, (_, index) => index * SPREAD);
     for (let at = blocks.length - 1; at > 0; at -= 1) {
       const other = random.integer(0, at);
       [blocks[at], blocks[other]] = [blocks[other] ?? 0, blocks[at] ?? 0];

@@ -51,8 +51,11 @@ export class Uploads {
     return new Uploads({ file, token: client.token, lease: Number(json['lease']), ...params });
   }
 
-  /** Until `stop`, which gives the bytes that were sent. `status`: of the block daemon, for the gate. */
-  begin(port: number, status: () => Promise<BlockdStatus>): { readonly stop: () => Promise<number> } {
+  /** Until `stop`. `status`: of the block daemon, for the gate. */
+  begin(
+    port: number,
+    status: () => Promise<BlockdStatus>,
+  ): { readonly sentBytes: () => number; readonly stop: () => Promise<void> } {
     const client = new RepositoryClient(
       { origin: `http://127.0.0.1:${port}` },
       { tokens: { token: async () => this.#token } },
@@ -76,12 +79,12 @@ export class Uploads {
       (error: unknown) => (ending.signal.aborted ? undefined : error),
     );
     return {
+      sentBytes: () => sentBytes,
       stop: async () => {
         ending.abort();
         const failed = await uploading;
         await client.close();
         if (failed !== undefined) throw new Error('the upload has ended', { cause: failed });
-        return sentBytes;
       },
     };
   }
