@@ -79,7 +79,10 @@ class Line {
       this.#queue.length = 0;
       this.#head = 0;
       budget = 0; // an idle line saves nothing up
-    } else if (this.#head > 4_096) this.#queue.splice(0, this.#head), (this.#head = 0);
+    } else if (this.#head > 4_096) {
+      this.#queue.splice(0, this.#head);
+      this.#head = 0;
+    }
     this.#sentOfHead = budget;
     this.#atMs = nowMs + (this.#queue.length === 0 ? 0 : 0.5);
     if (this.#queuedBytes > QUEUE_BYTES_MIN / 2) return;

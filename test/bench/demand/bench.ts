@@ -145,7 +145,11 @@ const describe = (name: PlayedLink, slices: readonly Slice[]): string => {
 
 const casesOf = (name: PlayedLink, slices: ReadonlyMap<Beside, readonly Slice[]>, chunkBytes: number): BenchCase[] => {
   const of = (beside: Beside): readonly Slice[] => slices.get(beside) ?? [];
-  const p99 = (beside: Beside): number => quantile(of(beside).flatMap(({ tookMs }) => tookMs), 0.99);
+  const p99 = (beside: Beside): number =>
+    quantile(
+      of(beside).flatMap(({ tookMs }) => tookMs),
+      0.99,
+    );
   const chunkMs = ((chunkBytes + HEAD_BYTES) * 8_000) / LINES[name].bitsPerSecond;
   const bar = Number((RATIO_MAX * p99('nothing') + chunkMs).toFixed(1));
   return [

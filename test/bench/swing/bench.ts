@@ -219,7 +219,12 @@ export const run = async ({ quick, log, jsonFile }: BenchOptions): Promise<Bench
       machine: describeMachine(),
       cases: [
         informs('client, line and server carry at most', ceiling / 1e6, 'Mbit/s'),
-        informs('upper end of the swing', highest / 1e6, 'Mbit/s', highest < HIGHEST ? 'LOWERED: see above' : undefined),
+        informs(
+          'upper end of the swing',
+          highest / 1e6,
+          'Mbit/s',
+          highest < HIGHEST ? 'LOWERED: see above' : undefined,
+        ),
         informs('of the idle line used, whole phases, median', median(used), 'x'),
         ...cases,
       ],

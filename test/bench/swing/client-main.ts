@@ -3,7 +3,14 @@
  * (no cache file, so that the same blocks can come again), asked for slice by slice as the agent does (agent/prefetcher.ts). In a process of its own.
  */
 import type { Digest } from '@collective/shared';
-import { buildPublicSource, FaultCounters, LinkMeter, RANK, systemClock, type FetchClass } from '@collective/transceiver';
+import {
+  buildPublicSource,
+  FaultCounters,
+  LinkMeter,
+  RANK,
+  systemClock,
+  type FetchClass,
+} from '@collective/transceiver';
 import { nowOfMachineMs } from '../../support/machine-clock.js';
 import { BLOCK_BYTES } from '../demand/random-chunks.js';
 
@@ -33,7 +40,9 @@ process.once('message', (message) => {
     Promise.all(
       digests
         .slice(at, at + blocksASlice)
-        .map(async (digest) => source.singleFlight.get({ digest, blockBytes: BLOCK_BYTES, neighbourhood: 0 }, { rank })),
+        .map(async (digest) =>
+          source.singleFlight.get({ digest, blockBytes: BLOCK_BYTES, neighbourhood: 0 }, { rank }),
+        ),
     );
   /** Two slices are under way. */
   const bring = async (): Promise<never> => {

@@ -66,8 +66,7 @@ export const rateAfter = (state: RateState, firstByte: FirstByte, lineBytesPerSe
   const count = sinceChange.length;
 
   const ofLine = lineBytesPerSecond > 0 ? maxOfLine * lineBytesPerSecond : maxBytesPerSecond;
-  const bounded = (wanted: number): number =>
-    Math.max(minBytesPerSecond, Math.min(wanted, maxBytesPerSecond, ofLine));
+  const bounded = (wanted: number): number => Math.max(minBytesPerSecond, Math.min(wanted, maxBytesPerSecond, ofLine));
   const changed = (wanted: number): RateState => {
     const bytesPerSecond = bounded(wanted);
     const isLowest = bytesPerSecond === minBytesPerSecond;

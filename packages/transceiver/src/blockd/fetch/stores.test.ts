@@ -419,6 +419,24 @@ describe('scheduler', () => {
     }
   });
 
+  it('does not wait on at the lowest rate once a first byte has come soon', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS, clock);
+    const gapMs = (EIGHT_CHUNKS.chunkBytes * 1000) / store.backgroundBytesPerSecond;
+    for (let number = 0; number < 3; number += 1) start(store, digestOf(number), 'background');
+    await settle();
+    clock.advance(20);
+    gated.call(0).options.onBytes?.(EIGHT_CHUNKS.chunkBytes);
+    // The rate is twice as high: half of what was left is waited.
+    clock.advance((gapMs - 20) / 2 - 1);
+    await settle();
+    expect(gated.calls.length).toBe(1);
+    clock.advance(2);
+    await settle();
+    expect(gated.calls.length).toBe(2);
+  });
+
   it('sends what nobody waits for also when its time comes between two looks at the clock', async () => {
     const gated = new GatedStore();
     const clock = new ManualClock();
