@@ -40,8 +40,8 @@ type Plan = {
   readonly settleMs: number;
 };
 const PLANS: Readonly<Record<PlayedLink, Plan>> = {
-  lan: { rounds: 4, readsASlice: 100, meanPauseMs: 20, settleMs: 2_000 },
-  cable: { rounds: 4, readsASlice: 100, meanPauseMs: 30, settleMs: 2_500 },
+  lan: { rounds: 3, readsASlice: 100, meanPauseMs: 20, settleMs: 2_000 },
+  cable: { rounds: 3, readsASlice: 100, meanPauseMs: 30, settleMs: 2_500 },
   lte: { rounds: 3, readsASlice: 50, meanPauseMs: 100, settleMs: 5_000 },
   dsl: { rounds: 4, readsASlice: 30, meanPauseMs: 250, settleMs: 8_000 },
 };
