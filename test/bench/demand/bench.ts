@@ -40,10 +40,10 @@ type Plan = {
   readonly settleMs: number;
 };
 const PLANS: Readonly<Record<PlayedLink, Plan>> = {
-  lan: { rounds: 3, readsASlice: 100, meanPauseMs: 20, settleMs: 2_000 },
-  cable: { rounds: 3, readsASlice: 100, meanPauseMs: 30, settleMs: 2_500 },
+  lan: { rounds: 2, readsASlice: 100, meanPauseMs: 20, settleMs: 2_000 },
+  cable: { rounds: 2, readsASlice: 100, meanPauseMs: 30, settleMs: 2_500 },
   lte: { rounds: 3, readsASlice: 50, meanPauseMs: 100, settleMs: 5_000 },
-  dsl: { rounds: 4, readsASlice: 30, meanPauseMs: 250, settleMs: 8_000 },
+  dsl: { rounds: 3, readsASlice: 30, meanPauseMs: 250, settleMs: 8_000 },
 };
 const LINKS = Object.keys(PLANS) as readonly PlayedLink[];
 /** Of link.mjs's profiles, upwards. */

@@ -4,6 +4,8 @@ import type { Line } from './scheduler-plan.js';
 /** Short: what a line can do is known after the first one that was full, and until then prefetch holds back. */
 const WINDOW_MS = 100;
 const WINDOWS = 40;
+/** While traffic goes on, a rate is that of so many windows: what has waited in a stall comes all at once, and is no rate of the line. */
+const RATE_WINDOWS = 4;
 /** What is left of the peak after each half second with traffic: a tenth after a minute. */
 const PEAK_KEPT = 0.98;
 const PEAK_KEPT_MS = 500;
@@ -31,9 +33,11 @@ export class LinkMeter {
   readonly #windowNumbers = new Float64Array(WINDOWS).fill(-1);
   readonly #roundTrips = new Float64Array(ROUND_TRIP_SAMPLES);
   #roundTripMs = 0;
+  /** The window before which there was none with traffic. */
+  #trafficFrom = 0;
   /** When the peak was lowered last, in half seconds. */
   #loweredAt = -1;
-  /** The fastest window so far, slowly forgotten while there is traffic: what the line can do, as far as is known. */
+  /** The fastest so far, slowly forgotten while there is traffic: what the line can do, as far as is known. */
   #peakBytesPerSecond = 0;
   #bytes = 0;
   #chunkBytes = 0;
@@ -49,15 +53,18 @@ export class LinkMeter {
     const number = Math.floor(nowMs / WINDOW_MS);
     const at = number % WINDOWS;
     if (this.#windowNumbers[at] !== number) {
+      if (this.#windowNumbers[(number - 1) % WINDOWS] !== number - 1) this.#trafficFrom = number;
       this.#windowNumbers[at] = number;
       this.#windowBytes[at] = 0;
     }
     const halfSecond = Math.floor(nowMs / PEAK_KEPT_MS);
     if (halfSecond !== this.#loweredAt) this.#peakBytesPerSecond *= PEAK_KEPT;
     this.#loweredAt = halfSecond;
-    const windowBytes = (this.#windowBytes[at] ?? 0) + byteLength;
-    this.#windowBytes[at] = windowBytes;
-    this.#peakBytesPerSecond = Math.max(this.#peakBytesPerSecond, (windowBytes * 1000) / WINDOW_MS);
+    this.#windowBytes[at] = (this.#windowBytes[at] ?? 0) + byteLength;
+    const windows = Math.min(RATE_WINDOWS, number - this.#trafficFrom + 1);
+    let bytes = 0;
+    for (let back = 0; back < windows; back += 1) bytes += this.#windowBytes[(number - back) % WINDOWS] ?? 0;
+    this.#peakBytesPerSecond = Math.max(this.#peakBytesPerSecond, (bytes * 1000) / (WINDOW_MS * windows));
   }
 
   /** A request was answered: how long its first byte took. */
