@@ -37,7 +37,7 @@ import { swingSvg } from './plot.js';
 const ROUND_TRIP_MS = 20;
 const LOWEST = 2e6;
 const HIGHEST = 250e6;
-const PHASE_SECONDS = 25;
+const PHASE_SECONDS = 20;
 const QUICK_PHASE_SECONDS = 12;
 /** The other download alone: it needs no time to find out. */
 const ALONE_SECONDS = 8;

@@ -5,9 +5,9 @@ import type { Line } from './scheduler-plan.js';
 const WINDOW_MS = 100;
 const WINDOWS = 40;
 /** While traffic goes on, a rate is that of so many windows: what has waited in a stall comes all at once, and is no rate of the line. */
-const RATE_WINDOWS = 4;
-/** What is left of the peak after each half second with traffic: a tenth after a minute. */
-const PEAK_KEPT = 0.98;
+const RATE_WINDOWS = 5;
+/** What is left of the peak after each half second with traffic: a tenth after 22 s. A burst after a stall is forgotten in two or three. */
+const PEAK_KEPT = 0.95;
 const PEAK_KEPT_MS = 500;
 /**
  * The shortest time to a first byte is looked for among so many answers: many, because those that come while the line is full
