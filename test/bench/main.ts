@@ -10,12 +10,14 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   boot: () => import('./boot/bench.js'),
   cache: () => import('./cache/bench.js'),
   commit: () => import('./commit/bench.js'),
+  demand: () => import('./demand/bench.js'),
   dirty: () => import('./dirty/bench.js'),
   inherit: () => import('./inherit/bench.js'),
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),
   restore: () => import('./restore/bench.js'),
   storm: () => import('./storm/bench.js'),
+  swing: () => import('./swing/bench.js'),
   trace: () => import('./trace-player/bench.js'),
 };
 

@@ -1,5 +1,6 @@
 /** What tests and benchmarks use of the transceiver in their own process; people use the command line. */
 export { GuestAgent } from './machine/guest-agent.js';
+export { DemandLook } from './agent/demand-look.js';
 export { QmpClient } from './machine/qmp-client.js';
 export { qemuArguments } from './machine/qemu-arguments.js';
 export { sessionPaths, type MachineSession } from './machine/machine-session.js';

@@ -3,7 +3,7 @@
  * of them was done (clients-process.ts).
  */
 import type { BlockRequest } from '@collective/transceiver';
-import { nowOfMachineMs } from './machine-clock.js';
+import { nowOfMachineMs } from '../../support/machine-clock.js';
 import { StormClient, type Fetched, type StormClientOptions } from './storm-client.js';
 
 export type ClientsAsked =

@@ -1,37 +1,9 @@
 /** The storm's processes: of its links and of its clients. Each ends with the benchmark. */
-import { fork, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { fileURLToPath } from 'node:url';
-import { endsWithUs } from '../../support/leftovers.js';
+import type { ChildProcess } from 'node:child_process';
+import { endForked, heardFrom, startForked } from '../../support/forked.js';
 import type { LinkRates } from '../../support/link.js';
 import type { ClientsAsked, ClientsSay } from './clients-main.js';
 import type { StormClientOptions } from './storm-client.js';
-
-const start = (file: string, words: readonly string[] = []): ChildProcess => {
-  const child = fork(fileURLToPath(new URL(file, import.meta.url)), words, {
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-  });
-  endsWithUs(child);
-  return child;
-};
-
-const end = async (child: ChildProcess): Promise<void> => {
-  if (child.exitCode !== null || child.signalCode !== null) return;
-  const exited = once(child, 'exit');
-  child.kill('SIGKILL');
-  await exited;
-};
-
-/** The next message; fails when the process ends first. */
-const heard = async (child: ChildProcess): Promise<unknown> =>
-  await new Promise((resolve, reject) => {
-    const onExit = (code: number | null): void => reject(new Error(`a process of the storm ended (${code})`));
-    child.once('exit', onExit);
-    child.once('message', (message) => {
-      child.off('exit', onExit);
-      resolve(message);
-    });
-  });
 
 export type LinksOptions = {
   readonly count: number;
@@ -56,12 +28,12 @@ export class LinksProcess implements AsyncDisposable {
   static async open({ count, toPort, rates, slower }: LinksOptions): Promise<LinksProcess> {
     const { downBitsPerSecond, upBitsPerSecond, roundTripMs } = rates;
     const numbers = [count, toPort, slower, downBitsPerSecond / 1_000, upBitsPerSecond / 1_000, roundTripMs];
-    const child = start('./links-main.js', numbers.map(String));
-    return new LinksProcess(child, (await heard(child)) as number[]);
+    const child = startForked(new URL('./links-main.js', import.meta.url), numbers);
+    return new LinksProcess(child, (await heardFrom(child)) as number[]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await end(this.#child);
+    await endForked(this.#child);
   }
 }
 
@@ -78,7 +50,7 @@ export class ClientsProcess implements AsyncDisposable {
   }
 
   static async open(clients: readonly StormClientOptions[]): Promise<ClientsProcess> {
-    const opened = new ClientsProcess(start('./clients-main.js'));
+    const opened = new ClientsProcess(startForked(new URL('./clients-main.js', import.meta.url)));
     await opened.#ask({ kind: 'open', clients });
     return opened;
   }
@@ -89,11 +61,11 @@ export class ClientsProcess implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await end(this.#child);
+    await endForked(this.#child);
   }
 
   async #ask(asked: ClientsAsked): Promise<ClientsSay> {
-    const answer = heard(this.#child);
+    const answer = heardFrom(this.#child);
     this.#child.send(asked);
     const says = (await answer) as ClientsSay;
     if (says.kind === 'failed') throw new Error(`a client of the storm: ${says.message}`);

@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { processUsage } from '../../support/process-usage.js';
-import { nowOfMachineMs } from './machine-clock.js';
+import { nowOfMachineMs } from '../../support/machine-clock.js';
 import type { StormVersion } from './storm-client.js';
 import { STORM_LINE } from './storm-line.js';
 import { ClientsProcess, LinksProcess } from './storm-processes.js';

@@ -9,6 +9,7 @@ import { readdir } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { decodeBootTrace, hasCode, type DiskMap } from '@collective/shared';
 import type { ControlClient } from '../blockd/control/control-client.js';
+import type { ControlParams } from '../blockd/control/control-protocol.js';
 import { orAborted } from '../blockd/fetch/single-flight-store.js';
 import type { Home } from '../home.js';
 import type { PrefetchStatus } from './agent-types.js';
@@ -187,20 +188,33 @@ export class Prefetcher {
     const { signal } = this.#ended;
     const bytes = lists.reduce((sum, { digests, blockBytes }) => sum + (digests.length / DIGEST_BYTES) * blockBytes, 0);
     let doneBytes = 0;
-    return withListFile(home, async (file) => {
-      for (const { blockBytes, digests } of lists) {
-        for (let at = 0; at < digests.length; at += BLOCKS_A_SLICE * DIGEST_BYTES) {
-          if (await isMetered()) return false;
-          this.#status = { state: 'working', what, doneBytes, bytes };
-          const slice = digests.subarray(at, at + BLOCKS_A_SLICE * DIGEST_BYTES);
-          const client = await this.#blockd();
-          const asked = await file({ blockBytes, digests: slice });
-          signal.throwIfAborted();
-          await orAborted(client.request('prefetch', asked), signal);
-          doneBytes += (slice.length / DIGEST_BYTES) * blockBytes;
+    // Two slices are under way, each with a file of its own: the line does not stand still between them.
+    let before: Promise<unknown> = Promise.resolve();
+    const ask = async (client: Pick<ControlClient, 'request'>, asked: ControlParams<'prefetch'>): Promise<void> => {
+      const asking = client.request('prefetch', asked);
+      asking.catch(() => undefined); // it may end while nobody waits for it yet
+      await orAborted(before, signal);
+      before = asking;
+    };
+    return withListFile(home, async (even) =>
+      withListFile(home, async (odd) => {
+        let slices = 0;
+        for (const { blockBytes, digests } of lists) {
+          for (let at = 0; at < digests.length; at += BLOCKS_A_SLICE * DIGEST_BYTES) {
+            if (await isMetered()) return false;
+            this.#status = { state: 'working', what, doneBytes, bytes };
+            const slice = digests.subarray(at, at + BLOCKS_A_SLICE * DIGEST_BYTES);
+            const client = await this.#blockd();
+            const asked = await (slices % 2 === 0 ? even : odd)({ blockBytes, digests: slice });
+            signal.throwIfAborted();
+            await ask(client, asked);
+            slices += 1;
+            doneBytes += (slice.length / DIGEST_BYTES) * blockBytes;
+          }
         }
-      }
-      return true;
-    });
+        await orAborted(before, signal);
+        return true;
+      }),
+    );
   }
 }

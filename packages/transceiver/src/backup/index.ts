@@ -14,6 +14,7 @@ export { SnapshotObjects } from './snapshot-objects.js';
 export { fetchSnapshotMap } from './snapshot-maps.js';
 export { SnapshotTrust, requireNotOlder, type SnapshotName, type VerifiedSnapshot } from './snapshot-trust.js';
 export { LineMeter, UploadGate, PART_BYTES_MIN } from './upload-gate.js';
+export { uploadObject, type UploadOptions } from './upload-snapshot.js';
 export { BackupRunner, PROFILE_EVERY_MS } from './backup-runner.js';
 export { freeName, namedSubscriptions, withBroughtBack, withDeleted, withHead } from './profile-subscriptions.js';
 export { continueHere, continueWithout, keepBoth } from './continue.js';

@@ -53,7 +53,7 @@ describe('a gate that looks whether a machine waits for the line', () => {
     expect([seen.ms, seen.looks]).toEqual([2_000, 2_000 / GATE_LOOK_MS]);
   });
 
-  it('keeps parts back while one does, but never for longer than two seconds each', async () => {
+  it('keeps parts back while one does, but never for longer than a second each', async () => {
     const { gate, seen } = lookingGate(() => true);
     for (let part = 1; part <= 5; part += 1) {
       await gate.pass(signal);
@@ -82,10 +82,21 @@ describe('parts', () => {
     const line = new LineMeter();
     expect([line.partBytes, line.bytesPerSecond]).toEqual([PART_BYTES_MIN, undefined]);
     line.sent(1_000_000, 100); // 10 MB/s
-    expect(line.partBytes).toBe(15 * PART_BYTES_MIN);
-    for (let parts = 0; parts < 50; parts += 1) line.sent(1_000, 1_000); // 1 KB/s
+    expect(line.partBytes).toBe(61 * PART_BYTES_MIN);
+    for (let parts = 0; parts < 50; parts += 1) line.sent(100_000, 100_000); // 1 KB/s
     expect(line.partBytes).toBe(PART_BYTES_MIN);
     for (let parts = 0; parts < 50; parts += 1) line.sent(100_000_000, 1);
     expect(line.partBytes).toBe(4_194_304);
+  });
+
+  it('are a tenth as long beside a machine that waits for the line, and say nothing of it then', () => {
+    const line = new LineMeter();
+    expect(line.smallPartBytes).toBe(4_096);
+    line.sent(1_000_000, 100);
+    expect(line.smallPartBytes).toBe(24 * 4_096);
+    line.sent(4_096, 50);
+    expect(line.bytesPerSecond).toBe(10_000_000);
+    for (let parts = 0; parts < 50; parts += 1) line.sent(100_000, 100_000);
+    expect(line.smallPartBytes).toBe(4_096);
   });
 });

@@ -1,20 +1,23 @@
 /**
  * When an upload may use the line, and how much of it at a time. The line belongs to reads that a machine waits for: while
- * there are some the gate is closed, and only one part in two seconds goes; and a part is never longer than a tenth of a
- * second of the measured line. Whether there are some is looked at before a part, so that nobody asks while nothing is sent.
+ * there are some the gate is closed, and only one small part a second goes; and a part is never longer than a tenth of a
+ * second of the measured line: a read's request waits behind it. Whether there are some is looked at before a part, so that nobody asks while nothing is sent.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { SNAPSHOT_PART_BYTES_MAX } from '@collective/shared';
 
-export const PART_BYTES_MIN = 65_536;
+export const PART_BYTES_MIN = 16_384;
 const PART_MS = 100;
+/** Beside a machine that waits for the line: so short that hardly a read meets one. */
+const SMALL_PART_MS = 10;
+const SMALL_PART_BYTES_MIN = 4_096;
 /** How much the newest part counts. */
 const WEIGHT = 0.3;
 
 /** Whether a machine waits for the line is looked at so often at most. */
 export const GATE_LOOK_MS = 500;
 /** So long a part is kept back at most: an upload goes on, slowly, whatever else there is. */
-export const GATE_WAIT_MS_MAX = 2_000;
+export const GATE_WAIT_MS_MAX = 1_000;
 
 export type UploadGateOptions = {
   /** Whether a machine waits for the line now: closes and opens the gate. Absent: only `close` and `open` do. What fails says no. */
@@ -99,11 +102,14 @@ export class UploadGate {
 export class LineMeter {
   #bytesPerMs: number | undefined;
 
-  /** Of the next part: 100 ms of the line, 64 KiB to 4 MiB; the first is small. */
+  /** Of the next part: 100 ms of the line, 16 KiB to 4 MiB; the first is small. */
   get partBytes(): number {
-    if (this.#bytesPerMs === undefined) return PART_BYTES_MIN;
-    const bytes = Math.floor((this.#bytesPerMs * PART_MS) / PART_BYTES_MIN) * PART_BYTES_MIN;
-    return Math.min(SNAPSHOT_PART_BYTES_MAX, Math.max(PART_BYTES_MIN, bytes));
+    return this.#ofLine(PART_MS, PART_BYTES_MIN);
+  }
+
+  /** The same while the gate is closed: 10 ms of the line, 4 KiB at the least. */
+  get smallPartBytes(): number {
+    return this.#ofLine(SMALL_PART_MS, SMALL_PART_BYTES_MIN);
   }
 
   /** Undefined before the first part. */
@@ -111,8 +117,15 @@ export class LineMeter {
     return this.#bytesPerMs === undefined ? undefined : this.#bytesPerMs * 1_000;
   }
 
+  /** What is shorter than the shortest usual part says more of the way than of the line, and does not count beside one that is not. */
   sent(bytes: number, ms: number): void {
+    if (bytes < PART_BYTES_MIN && this.#bytesPerMs !== undefined) return;
     const now = bytes / Math.max(1, ms);
     this.#bytesPerMs = this.#bytesPerMs === undefined ? now : this.#bytesPerMs * (1 - WEIGHT) + now * WEIGHT;
+  }
+
+  #ofLine(ms: number, bytesMin: number): number {
+    const bytes = Math.floor(((this.#bytesPerMs ?? 0) * ms) / bytesMin) * bytesMin;
+    return Math.min(SNAPSHOT_PART_BYTES_MAX, Math.max(bytesMin, bytes));
   }
 }

@@ -44,7 +44,9 @@ export async function uploadObject(options: UploadOptions): Promise<string> {
       throw cutOff(`${options.path} does not have the ${String(objectBytes)} bytes that it should.`);
     for (let at = receivedBytes; at < objectBytes;) {
       await options.gate.pass(signal);
-      const part = Buffer.allocUnsafe(Math.min(options.line.partBytes, objectBytes - at));
+      const { gate, line } = options;
+      const partBytes = gate.isOpen ? line.partBytes : line.smallPartBytes;
+      const part = Buffer.allocUnsafe(Math.min(partBytes, objectBytes - at));
       const { bytesRead } = await file.read(part, 0, part.length, at);
       if (bytesRead !== part.length) throw cutOff(`${options.path} ends at byte ${String(at)}.`);
       at = await sendPart(upload, { part, at }, options);

@@ -1,8 +1,18 @@
 import { describe, expect, it } from 'vitest';
 import { FIRST_RATE, RATE_LIMITS, rateAfter, type RateState } from './background-rate.js';
 
-const after = (waits: readonly number[], state: RateState = FIRST_RATE, line = 0): RateState =>
-  waits.reduce((now, waitMs) => rateAfter(now, waitMs, line), state);
+/** Requests one after the other, each sent when the one before was answered. */
+const after = (waits: readonly number[], state: RateState = FIRST_RATE, line = 0, fromMs = 0): RateState => {
+  let nowMs = fromMs;
+  return waits.reduce((now, waitMs) => {
+    const sentAtMs = nowMs;
+    nowMs += waitMs;
+    return rateAfter(now, { sentAtMs, cameAtMs: nowMs }, line);
+  }, state);
+};
+/** As at the beginning, but it has seen a request that was neither quick nor slow after a quick one. */
+const STEADY: RateState = { ...FIRST_RATE, isRising: false };
+const first = RATE_LIMITS.firstBytesPerSecond;
 
 const CHUNK_BYTES = 32_000;
 
@@ -23,7 +33,7 @@ const seconds = (line: (second: number) => { readonly capacity: number; readonly
     // Another download always has more to send than the line holds: it keeps the queue full by itself.
     const filled = others > 0 ? 300 : Math.max(0, queueMs + (CHUNK_BYTES * 1000) / free - gapMs);
     queueMs = Math.min(300, filled);
-    state = rateAfter(state, 20 + queueMs, peak);
+    state = rateAfter(state, { sentAtMs: nowMs, cameAtMs: nowMs + 20 + queueMs }, peak);
     nowMs += Math.max(gapMs, queueMs >= 300 ? (CHUNK_BYTES * 1000) / capacity : 0);
     const at = Math.floor(nowMs / 1000);
     if (at < count) got[at] = (got[at] ?? 0) + CHUNK_BYTES;
@@ -36,13 +46,28 @@ const mean = (values: readonly number[]): number => values.reduce((sum, value) =
 
 describe('rate of the background', () => {
   it('doubles when most first bytes were quick, halves when many were slow, and moves a little otherwise', () => {
-    const first = RATE_LIMITS.firstBytesPerSecond;
-    expect(after([20, 20, 20, 20]).bytesPerSecond).toBe(2 * (first + 3 * RATE_LIMITS.stepBytesPerSecond));
-    const quick = after([20, 20, 20, 20]);
-    expect(after([20, 90, 20, 90], quick).bytesPerSecond).toBe(quick.bytesPerSecond / 2 + 8 * 1024);
+    expect(after([20, 20, 20, 20], STEADY).bytesPerSecond).toBe(2 * (first + 3 * RATE_LIMITS.stepBytesPerSecond));
+    const quick = { ...after([20, 20, 20, 20], STEADY), changedAtMs: 0 };
+    expect(after([20, 90, 90], quick).bytesPerSecond).toBe(quick.bytesPerSecond / 2);
     // Neither: the last one decides, and one between changes nothing.
-    expect(after([20, 40, 40, 40]).bytesPerSecond).toBe(first + RATE_LIMITS.stepBytesPerSecond);
-    expect(after([20, 40, 40, 90, 40]).bytesPerSecond).toBe(first);
+    expect(after([20, 40, 40, 40], STEADY).bytesPerSecond).toBe(first + RATE_LIMITS.stepBytesPerSecond);
+    expect(after([20, 40, 40, 90, 40], STEADY).bytesPerSecond).toBe(first);
+  });
+
+  it('doubles with each quick one at the beginning and from the lowest rate, until one is not quick', () => {
+    expect(after([20, 20, 20]).bytesPerSecond).toBe(8 * first);
+    const risen = after([20, 20, 20, 40, 20]);
+    expect(risen).toMatchObject({ bytesPerSecond: 8 * first + RATE_LIMITS.stepBytesPerSecond, isRising: false });
+    const lowest = after([20, ...new Array<number>(20).fill(300)]);
+    expect(lowest.bytesPerSecond).toBe(RATE_LIMITS.minBytesPerSecond);
+    expect(after([20, 20, 20], lowest, 0, 10_000).bytesPerSecond).toBe(8 * RATE_LIMITS.minBytesPerSecond);
+  });
+
+  it('is halved once by a stall, however many requests were in it', () => {
+    const state = after([20, 20, 20, 20, 20, 40]);
+    const stalled = Array.from({ length: 12 }, (_, at) => ({ sentAtMs: 200 + at, cameAtMs: 500 }));
+    const stalledState = stalled.reduce((now, firstByte) => rateAfter(now, firstByte, 0), state);
+    expect(stalledState.bytesPerSecond).toBe((state.bytesPerSecond - RATE_LIMITS.stepBytesPerSecond) / 2);
   });
 
   it('stays within its bounds, and below twice what the line was seen to do', () => {
@@ -54,7 +79,7 @@ describe('rate of the background', () => {
 
   it('takes a longer way for what is usual after some requests', () => {
     const near = after(new Array<number>(40).fill(20), FIRST_RATE, 1e6);
-    const far = after(new Array<number>(120).fill(200), near, 1e6);
+    const far = after(new Array<number>(150).fill(200), near, 1e6, 10_000);
     expect(far.bytesPerSecond).toBe(2e6);
   });
 

@@ -1,10 +1,14 @@
 /** What the line did: bytes, rate and round trip, for `status` and for the limits that depend on it. */
 import type { Line } from './scheduler-plan.js';
 
-const WINDOW_MS = 500;
-const WINDOWS = 8;
-/** What is left of the peak after each half second with traffic: a tenth after a minute. */
-const PEAK_KEPT = 0.98;
+/** Short: what a line can do is known after the first one that was full, and until then prefetch holds back. */
+const WINDOW_MS = 100;
+const WINDOWS = 40;
+/** While traffic goes on, a rate is that of so many windows: what has waited in a stall comes all at once, and is no rate of the line. */
+const RATE_WINDOWS = 5;
+/** What is left of the peak after each half second with traffic: a tenth after 22 s. A burst after a stall is forgotten in two or three. */
+const PEAK_KEPT = 0.95;
+const PEAK_KEPT_MS = 500;
 /**
  * The shortest time to a first byte is looked for among so many answers: many, because those that come while the line is full
  * have waited behind each other and say nothing about the way.
@@ -24,12 +28,16 @@ export type LinkStatus = {
 
 export class LinkMeter {
   readonly #nowMs: () => number;
-  /** Bytes of the last windows of half a second, by window number. */
+  /** Bytes of the last windows, by window number. */
   readonly #windowBytes = new Float64Array(WINDOWS);
   readonly #windowNumbers = new Float64Array(WINDOWS).fill(-1);
   readonly #roundTrips = new Float64Array(ROUND_TRIP_SAMPLES);
   #roundTripMs = 0;
-  /** The fastest half second so far, slowly forgotten while there is traffic: what the line can do, as far as is known. */
+  /** The window before which there was none with traffic. */
+  #trafficFrom = 0;
+  /** When the peak was lowered last, in half seconds. */
+  #loweredAt = -1;
+  /** The fastest so far, slowly forgotten while there is traffic: what the line can do, as far as is known. */
   #peakBytesPerSecond = 0;
   #bytes = 0;
   #chunkBytes = 0;
@@ -41,16 +49,22 @@ export class LinkMeter {
 
   addBytes(byteLength: number): void {
     this.#bytes += byteLength;
-    const number = Math.floor(this.#nowMs() / WINDOW_MS);
+    const nowMs = this.#nowMs();
+    const number = Math.floor(nowMs / WINDOW_MS);
     const at = number % WINDOWS;
     if (this.#windowNumbers[at] !== number) {
+      if (this.#windowNumbers[(number - 1) % WINDOWS] !== number - 1) this.#trafficFrom = number;
       this.#windowNumbers[at] = number;
       this.#windowBytes[at] = 0;
-      this.#peakBytesPerSecond *= PEAK_KEPT;
     }
-    const windowBytes = (this.#windowBytes[at] ?? 0) + byteLength;
-    this.#windowBytes[at] = windowBytes;
-    this.#peakBytesPerSecond = Math.max(this.#peakBytesPerSecond, (windowBytes * 1000) / WINDOW_MS);
+    const halfSecond = Math.floor(nowMs / PEAK_KEPT_MS);
+    if (halfSecond !== this.#loweredAt) this.#peakBytesPerSecond *= PEAK_KEPT;
+    this.#loweredAt = halfSecond;
+    this.#windowBytes[at] = (this.#windowBytes[at] ?? 0) + byteLength;
+    const windows = Math.min(RATE_WINDOWS, number - this.#trafficFrom + 1);
+    let bytes = 0;
+    for (let back = 0; back < windows; back += 1) bytes += this.#windowBytes[(number - back) % WINDOWS] ?? 0;
+    this.#peakBytesPerSecond = Math.max(this.#peakBytesPerSecond, (bytes * 1000) / (WINDOW_MS * windows));
   }
 
   /** A request was answered: how long its first byte took. */

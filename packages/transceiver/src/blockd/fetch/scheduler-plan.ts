@@ -1,7 +1,7 @@
 /**
  * Which request may go onto the line next, as a function of what is outstanding. Each class has its own bound, and what is
- * not demand shares one that fits the line: one round trip's worth of it and one chunk more, so that the line stays full
- * and a demand read finds little in front of it. It is counted in bytes: the chunks of a boot's beginning are five times as
+ * not demand shares one that fits the line: the next goes out when less than one round trip's worth of it is still to come, so that the line stays
+ * full and a demand read finds one chunk more than that in front of it at most. It is counted in bytes: the chunks of a boot's beginning are five times as
  * long as those of its end. What nobody waits for has a rate of its own beside that (background-rate.ts), and the line only while no guest wants it.
  */
 import { FETCH_CLASSES, type FetchClass } from '../block-store.js';
@@ -18,6 +18,8 @@ const BULK_BYTES_UNKNOWN = 128 << 10;
 export const CHUNK_BYTES_UNKNOWN = 32 << 10;
 /** The rate that was seen is at most what the bound allowed: asking for a little more finds out whether the line has more. */
 const PROBE_GAIN = 1.25;
+/** Between an answer and the next request lies what we take ourselves, which the shortest round trip does not tell: without it a lan stands half idle. */
+const OWN_MS = 2;
 /** Hoard waits while so many better ones are outstanding. */
 const BETTER_OUTSTANDING_MAX = 2;
 
@@ -40,9 +42,9 @@ export type Bulk = {
 };
 
 /** From how many outstanding bytes of all classes but demand on nothing is added on this line. */
-export const bulkBytesMax = ({ roundTripMs, bytesPerSecond, chunkBytes }: Line): number => {
-  if (roundTripMs <= 0 || bytesPerSecond <= 0 || chunkBytes <= 0) return BULK_BYTES_UNKNOWN;
-  return (PROBE_GAIN * bytesPerSecond * roundTripMs) / 1000 + chunkBytes;
+export const bulkBytesMax = ({ roundTripMs, bytesPerSecond }: Line): number => {
+  if (roundTripMs <= 0 || bytesPerSecond <= 0) return BULK_BYTES_UNKNOWN;
+  return (PROBE_GAIN * bytesPerSecond * (roundTripMs + OWN_MS)) / 1000;
 };
 
 /** A part of an object that is read ahead: a demand read that comes while it is on the line waits behind so much of it. */

@@ -45,7 +45,8 @@ export class SchedulingStore implements ChunkStore {
   #rate = FIRST_RATE;
   /** When the next request of the class background may go out. */
   #backgroundFromMs = Number.NEGATIVE_INFINITY;
-  #isWaitingForRate = false;
+  /** Ends the wait for that moment. */
+  #stopWaiting: (() => void) | undefined;
 
   /** `line`: what is known of it now. */
   constructor(
@@ -168,7 +169,15 @@ export class SchedulingStore implements ChunkStore {
     const { sinceMs, fetchClass } = ticket;
     ticket.sinceMs = undefined;
     if (sinceMs === undefined || fetchClass === 'trace' || fetchClass === 'hoard') return;
-    this.#rate = rateAfter(this.#rate, this.#clock.nowMs() - sinceMs, this.#line().bytesPerSecond);
+    const nowMs = this.#clock.nowMs();
+    const before = this.#rate.bytesPerSecond;
+    this.#rate = rateAfter(this.#rate, { sentAtMs: sinceMs, cameAtMs: nowMs }, this.#line().bytesPerSecond);
+    if (this.#rate.bytesPerSecond === before || this.#backgroundFromMs <= nowMs) return;
+    // What is left of the wait is waited at the new rate: from the lowest one it would be seconds.
+    this.#backgroundFromMs = nowMs + ((this.#backgroundFromMs - nowMs) * before) / this.#rate.bytesPerSecond;
+    this.#stopWaiting?.();
+    this.#stopWaiting = undefined;
+    this.#startMore();
   }
 
   get #bulk(): Bulk {
@@ -198,10 +207,9 @@ export class SchedulingStore implements ChunkStore {
       const [oldest] = this.#queues[fetchClass];
       oldest?.start();
     }
-    if (this.#queues.background.size === 0 || isBackgroundDue || this.#isWaitingForRate) return;
-    this.#isWaitingForRate = true;
-    this.#clock.after(Math.max(0, this.#backgroundFromMs - this.#clock.nowMs()), () => {
-      this.#isWaitingForRate = false;
+    if (this.#queues.background.size === 0 || isBackgroundDue || this.#stopWaiting !== undefined) return;
+    this.#stopWaiting = this.#clock.after(Math.max(0, this.#backgroundFromMs - this.#clock.nowMs()), () => {
+      this.#stopWaiting = undefined;
       this.#startMore();
     });
   }

@@ -272,7 +272,7 @@ describe('retry', () => {
 });
 
 /** A line that holds eight chunks of 45,000 bytes. */
-const EIGHT_CHUNKS: Line = { roundTripMs: 20, bytesPerSecond: 12.5e6, chunkBytes: 45_000 };
+const EIGHT_CHUNKS: Line = { roundTripMs: 21, bytesPerSecond: 12.5e6, chunkBytes: 45_000 };
 
 describe('scheduler', () => {
   const start = (store: SchedulingStore, digest: Digest, fetchClass: 'demand' | 'trace' | 'hoard' | 'background') => {
@@ -299,7 +299,7 @@ describe('scheduler', () => {
 
   it('sends the next one before the last byte of what is outstanding has come', async () => {
     const gated = new GatedStore();
-    // A line that holds next to nothing: one chunk of any length, and another when little of that is left.
+    // A line that holds 9,844 bytes: one chunk of any length, and another when so little of that is left.
     const store = new SchedulingStore(gated, () => ({ roundTripMs: 40, bytesPerSecond: 187_500, chunkBytes: 20_000 }));
     for (let number = 0; number < 3; number += 1)
       store
@@ -307,9 +307,9 @@ describe('scheduler', () => {
         .catch(() => undefined);
     await settle();
     expect(gated.calls.length).toBe(1);
-    gated.call(0).options.onBytes?.(30_000);
+    gated.call(0).options.onBytes?.(50_000);
     expect(gated.calls.length).toBe(1);
-    gated.call(0).options.onBytes?.(5_000);
+    gated.call(0).options.onBytes?.(500);
     await settle();
     expect(gated.calls.length).toBe(2);
     // More than was said: it counts for no other.
@@ -417,6 +417,24 @@ describe('scheduler', () => {
       if (fetchClass === 'trace') expect(store.backgroundBytesPerSecond).toBe(late);
       else expect(store.backgroundBytesPerSecond).not.toBe(late);
     }
+  });
+
+  it('does not wait on at the lowest rate once a first byte has come soon', async () => {
+    const gated = new GatedStore();
+    const clock = new ManualClock();
+    const store = new SchedulingStore(gated, () => EIGHT_CHUNKS, clock);
+    const gapMs = (EIGHT_CHUNKS.chunkBytes * 1000) / store.backgroundBytesPerSecond;
+    for (let number = 0; number < 3; number += 1) start(store, digestOf(number), 'background');
+    await settle();
+    clock.advance(20);
+    gated.call(0).options.onBytes?.(EIGHT_CHUNKS.chunkBytes);
+    // The rate is twice as high: half of what was left is waited.
+    clock.advance((gapMs - 20) / 2 - 1);
+    await settle();
+    expect(gated.calls.length).toBe(1);
+    clock.advance(2);
+    await settle();
+    expect(gated.calls.length).toBe(2);
   });
 
   it('sends what nobody waits for also when its time comes between two looks at the clock', async () => {
