@@ -16,7 +16,7 @@ import {
   requireSignatures,
   type SnapshotManifest,
 } from '@collective/shared';
-import { type Device } from '../catalogue/catalogue.js';
+import { type Device, endedUpload } from '../catalogue/catalogue.js';
 import { type SnapshotRecord, type SnapshotUpload, type SubscriptionRecord } from '../catalogue/subscriptions.js';
 import {
   type BlobName,
@@ -25,6 +25,7 @@ import {
   type SubscriptionName,
   uploadName,
 } from '../storage/blob-names.js';
+import { type BlobStore } from '../storage/blob-store.js';
 import { checkSnapshotChunks } from './check-snapshot-chunks.js';
 import { settlePending } from './heal-subscriptions.js';
 import { readKeys } from './keys-record.js';
@@ -214,6 +215,12 @@ const checkWriter = async ({ catalogue }: Repository, { writtenBy }: SnapshotMan
     );
 };
 
+const lengthOf = async (blobStore: BlobStore, name: BlobName): Promise<number | undefined> => {
+  const file = await blobStore.open(name);
+  await file?.close();
+  return file?.byteLength;
+};
+
 /** Every chunk of the new object is whole; where it lies. Undefined when the snapshot adds nothing. */
 const wholeObject = async (
   { blobStore, limits }: Repository,
@@ -228,10 +235,13 @@ const wholeObject = async (
     );
   if (!isListed) return undefined;
   const name = uploadName(upload.id);
+  const fileBytes = await lengthOf(blobStore, name);
+  // The session has expired since it was looked at, and a collector has taken its file.
+  if (fileBytes === undefined || fileBytes < upload.receivedBytes) throw endedUpload();
   // A part that was cut off may lie behind what has been received.
-  await blobStore.writePart(name, Buffer.alloc(0), upload.receivedBytes);
+  if (fileBytes > upload.receivedBytes) await blobStore.writePart(name, Buffer.alloc(0), upload.receivedBytes);
   const object = await SnapshotObjectFile.open(blobStore, name, { recordsMax: limits.snapshotRecordsMax });
-  if (object === undefined) throw new CollectiveError('internal', `the file of upload ${upload.id} is missing`);
+  if (object === undefined) throw endedUpload();
   try {
     await object.verify((digest, { cipher, epoch }) => {
       if (cipher !== 'none' && epoch !== manifest.epoch)
