@@ -150,7 +150,7 @@ test('a manifest that is found after a crash is made durable before its row says
   const upload = String((await backup.open(made.manifest)).json()['upload']);
   await backup.send(upload, made.data);
   // Dies right after the manifest has its name.
-  Object.assign(blobStore, { diesIn: 4, isAfter: true });
+  Object.assign(blobStore, { diesIn: 3, isAfter: true });
   expect((await backup.commit(upload, made.file)).status).toBe(500);
   expect(await subscriptions().snapshot(of(), 1)).toMatchObject({ state: 'pending' });
   expect(await subscriptions().head(of())).toBeUndefined();
