@@ -11,6 +11,7 @@ import {
   DiskMap,
   MAP_PAGE_BYTES_MAX,
   TRACE_BYTES_MAX,
+  type BootSegment,
   type DiskDescription,
 } from '@collective/shared';
 import {
@@ -113,9 +114,22 @@ export class StormClient {
         return chunk === undefined ? undefined : decodeChunk(chunk, { digest, plainBytesMax: MAP_PAGE_BYTES_MAX });
       },
     });
-    return decodeBootTrace(traced).touches.flatMap(({ blockIndex, chunkBytes }) => {
+    const { touches, segments = [] } = decodeBootTrace(traced);
+    const requests = touches.flatMap(({ blockIndex, chunkBytes }): BlockRequest[] => {
       const digest = map.digestAt(blockIndex);
       return digest === undefined ? [] : [{ digest, blockBytes, neighbourhood: 0, chunkBytes }];
     });
+    return segments.length === 0 || requests.length < touches.length ? requests : inSegments(requests, segments);
   }
 }
+
+/** As blockd asks for them that has none of them (blockd/image-device.ts). */
+const inSegments = (requests: readonly BlockRequest[], segments: readonly BootSegment[]): BlockRequest[] => {
+  const placed: BlockRequest[] = [];
+  for (const { digest, touches, chunkBytes } of segments) {
+    const held = requests.slice(placed.length, placed.length + touches);
+    const segment = { digest, chunkBytes, digests: held.map((request) => request.digest) };
+    placed.push(...held.map((request) => ({ ...request, segment })));
+  }
+  return placed;
+};

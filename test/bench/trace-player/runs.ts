@@ -5,7 +5,7 @@ import path from 'node:path';
 import { decodeRequestRecording, type RequestRecordingFile } from '@collective/transceiver';
 import { ServerClient } from '../../faults/server-client.js';
 import { Child } from '../../support/child.js';
-import type { Repository } from '../../support/collective.js';
+import { repositoryCommand, type Repository } from '../../support/collective.js';
 import { freePort, Link } from '../../support/link.js';
 import { APPLIANCE } from '../boot/appliance.js';
 import { RANGE_SERVER } from '../boot/competitors.js';
@@ -77,6 +77,8 @@ export class TraceRuns {
       });
       const client = await this.#client();
       await ours.tellTraces(client);
+      // What a server does by itself some minutes later.
+      await repositoryCommand(['pack-boots', this.#repository.folder]);
       await client.close();
       await ours.detach();
       const bytes = await readFile(file);
