@@ -71,7 +71,7 @@ describe('collective-repository', () => {
   test('a server runs the collector by itself, and its end ends a collection under way', async () => {
     await repositoryCommand(['init', folder]);
     await using repository = await Repository.serve(folder, 0, ['--collect-every', '1s', '--log-level', 'info']);
-    await repository.process.waitFor(/"chunksDeleted\\?":0.*"msg":"collected"/);
+    await repository.process.waitFor(/"chunksDeleted\\?":0.*"msg":"collecting garbage"/);
     expect((await repository.process.stop()).code).toBe(0);
   });
 
