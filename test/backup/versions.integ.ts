@@ -4,6 +4,8 @@
  *
  * What was seen: the set of disks was fixed with the first start, so that a disk that came later was never saved, while one
  * that was dropped stopped every snapshot; and what version 1 had sealed offline was saved as written by version 2.
+ *
+ * Over 400 lines: each change of version is tried with the same person, disks and repository.
  */
 import { rm } from 'node:fs/promises';
 import path from 'node:path';

@@ -5,7 +5,7 @@
  * A trace is not signed: a reader of a segment checks each of its blocks by the digest that the disk's map has for it.
  */
 import { type Digest } from './brands.js';
-import { CHUNK_PLAIN_BYTES_MAX, decodeSegmentChunk, encodeChunk } from './chunk.js';
+import { CHUNK_PLAIN_BYTES_MAX, encodeChunk, unpackChunk } from './chunk.js';
 import { sha256 } from './digest.js';
 
 /** In the beginning the guest waits for each block: small segments are there sooner. */
@@ -42,6 +42,6 @@ export const decodeSegment = (
   chunk: Uint8Array,
   of: { readonly touches: number; readonly blockBytes: number },
 ): Buffer[] => {
-  const plain = decodeSegmentChunk(chunk, of.touches * of.blockBytes);
+  const plain = unpackChunk(chunk, { plainBytes: of.touches * of.blockBytes });
   return Array.from({ length: of.touches }, (_, at) => plain.subarray(at * of.blockBytes, (at + 1) * of.blockBytes));
 };

@@ -48,10 +48,7 @@ export const decodeChunk = (
   chunk: Uint8Array,
   expected: { readonly digest: Digest; readonly plainBytes?: number; readonly plainBytesMax?: number },
 ): Buffer => {
-  const { header, payload } = splitChunk(chunk);
-  checkPlainBytes(header, expected);
-  if (header.cipher !== 'none') throw malformed('is encrypted, a public one is expected');
-  const plain = unpackBlock(header, payload);
+  const plain = unpackChunk(chunk, expected);
   const found = sha256(plain);
   if (found !== expected.digest) {
     throw new CollectiveError('digest-mismatch', `chunk: block ${expected.digest} has the digest ${found}`);
@@ -60,9 +57,12 @@ export const decodeChunk = (
 };
 
 /** The same for a reader that checks what is in it piece by piece: header, lengths and payload digest are right, the content is anybody's. */
-export const decodeSegmentChunk = (chunk: Uint8Array, plainBytes: number): Buffer => {
+export const unpackChunk = (
+  chunk: Uint8Array,
+  expected: { readonly plainBytes?: number; readonly plainBytesMax?: number },
+): Buffer => {
   const { header, payload } = splitChunk(chunk);
-  checkPlainBytes(header, { plainBytes });
+  checkPlainBytes(header, expected);
   if (header.cipher !== 'none') throw malformed('is encrypted, a public one is expected');
   return unpackBlock(header, payload);
 };

@@ -90,6 +90,8 @@ const traceOfDisk = ({ name, version, disk }: TracedDisk, bytes: Uint8Array): Bo
 
 /** What is to be fetched ahead of a boot of this disk, with the lengths of its chunks; undefined when nothing is known. */
 export const traceFor = async (parts: Parts, of: TracedDisk): Promise<BootTrace | undefined> => {
+  const packed = await packedTrace(parts.blobStore, of);
+  if (packed !== undefined) return packed;
   const trace = await foundTrace(parts, of);
   return trace === undefined ? undefined : withLengths(parts, of, trace);
 };
@@ -99,9 +101,8 @@ export const packedTrace = async (
   blobStore: BlobStore,
   { name, version, disk }: TracedDisk,
 ): Promise<BootTrace | undefined> => {
-  const bytes = await blobStore.read(packedTraceName(name, version, disk.name));
-  const trace = bytes === undefined ? undefined : readable(bytes);
-  return trace?.root === disk.root && trace.segments !== undefined ? trace : undefined;
+  const trace = await readTrace(blobStore, packedTraceName(name, version, disk.name), disk);
+  return trace?.segments === undefined ? undefined : trace;
 };
 
 const withLengths = async ({ maps, catalogue }: Parts, of: TracedDisk, trace: BootTrace): Promise<BootTrace> => {
@@ -117,8 +118,6 @@ const withLengths = async ({ maps, catalogue }: Parts, of: TracedDisk, trace: Bo
 const foundTrace = async (parts: Parts, of: TracedDisk): Promise<BootTrace | undefined> => {
   const { root } = of.disk;
   if (root === null) return undefined;
-  const packed = await packedTrace(parts.blobStore, of);
-  if (packed !== undefined) return packed;
   const own = await ownTrace(parts.blobStore, of);
   if (own !== undefined) return own;
   let version: number | undefined = of.version;

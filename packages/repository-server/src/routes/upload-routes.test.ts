@@ -1,3 +1,4 @@
+/** A version on its way up: sessions, chunks, maps, commit, and everything that is refused. Over 400 lines: one server and one story of versions serve all of it. */
 import {
   decodeChangedPairs,
   decodeChunkBatch,

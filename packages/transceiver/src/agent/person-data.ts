@@ -1,6 +1,7 @@
 /**
  * The person's data on this machine while they are logged in: the backup of every machine of theirs, and what the start, the end and the
- * suspending of one mean for it. One for each session; what it has not finished is in the machines' files, and the next one goes on.
+ * suspending of one mean for it. One for each session; what it has not finished is in the machines' files, and the next one goes on. A little over 400
+ * lines: what each step does is elsewhere, here they are put together.
  */
 import { existsSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';

@@ -1,3 +1,4 @@
+/** What a machine believes of its repository, and what it refuses. As long as the class (trust-client.ts): each refusal is tried from each state that it is refused in. */
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,3 +1,4 @@
+/** Reads of a published disk: hits, misses, waits, readahead, traces. Over 400 lines: one lab with a gated line serves all of it. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { CollectiveError, DiskMap, type Digest } from '@collective/shared';
 import type { BlockStore } from './block-store.js';

@@ -1,3 +1,4 @@
+/** The layers between cache and line, each by itself and all together. Over 400 lines: one contract and one set of doubles serve them all. */
 import { describe, expect, it } from 'vitest';
 import { CollectiveError, type Digest } from '@collective/shared';
 import { RANK } from '../block-store.js';
