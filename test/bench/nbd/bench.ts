@@ -64,14 +64,11 @@ export const run = async (options: NbdBenchOptions = {}): Promise<BenchResult> =
     const image = join(folder, 'image.raw');
     const imageBytes = options.imageBytes ?? (options.quick === true ? QUICK_IMAGE_BYTES : IMAGE_BYTES);
     await makeImage(image, imageBytes);
-    const fill = {
-      image: join(folder, 'fill.raw'),
-      byteLength: options.quick === true ? QUICK_IMAGE_BYTES : FILL_BYTES,
-    };
-    await makeImage(fill.image, fill.byteLength);
+    const fillImage = join(folder, 'fill.raw');
+    await makeImage(fillImage, options.quick === true ? QUICK_IMAGE_BYTES : FILL_BYTES);
     options.log?.('publishing the image and filling the cache with it');
-    await using ours = await ExportSide.open(image, folder, fill);
-    await rm(fill.image);
+    await using ours = await ExportSide.open(image, folder, fillImage);
+    await rm(fillImage);
     const bench = new NbdBench({ ours, theirs: new QemuSide(image, folder) }, { ...options, imageBytes });
     await bench.reads();
     await bench.writes();

@@ -17,8 +17,10 @@ const TICK_US = 10_000;
 const NAME = 'bench-disk';
 /** Another appliance, whose blocks are fetched beside the measured runs. */
 const FILL_NAME = 'bench-fill';
-/** A little more than the lan's 100 Mbit/s. */
-const FILL_BYTES_PER_SECOND = 13_000_000;
+/** More than its maps: blocks are coming. */
+const FILL_BEGUN_BYTES = 4_000_000;
+/** Half of the lan's 100 Mbit/s: who downloads less does not stand for a full line. */
+const OTHERS_BYTES_PER_SECOND_MIN = 6_500_000;
 /** What runs beside a run has begun before: a scrub of a cache takes minutes to hours, the start of its thread is no part of the figure. */
 const UNDER_WAY_MS = 1_500;
 
@@ -94,29 +96,24 @@ export class ExportSide implements NbdSide, AsyncDisposable {
   readonly #person: Person;
   readonly #folder: string;
   #link: Link;
-  readonly #fillBytes: number;
-  /** What lies before was fetched already. */
-  #fillAt = 0;
 
   private constructor(parts: {
     readonly repository: Repository;
     readonly person: Person;
     readonly folder: string;
     readonly link: Link;
-    readonly fillBytes: number;
   }) {
     this.#repository = parts.repository;
     this.#person = parts.person;
     this.#folder = parts.folder;
     this.#link = parts.link;
-    this.#fillBytes = parts.fillBytes;
   }
 
-  /** Publishes `image` and brings all of it into the cache; of `fill` nothing. Afterwards the line is the lan's. */
+  /** Publishes `image` and brings all of it into the cache; of `fillImage` nothing. Afterwards the line is the lan's. */
   static async open(
     image: string,
     folder: string,
-    fill: { readonly image: string; readonly byteLength: number },
+    fillImage: string,
   ): Promise<ExportSide> {
     await repositoryCommand(['init', path.join(folder, 'repository')]);
     const repository = await Repository.serve(path.join(folder, 'repository'));
@@ -128,7 +125,7 @@ export class ExportSide implements NbdSide, AsyncDisposable {
     await person.login(invitation.replace(/^http:\/\/[^/]+/, `http://127.0.0.1:${link.port}`), 'bench');
     for (const [name, file] of [
       [NAME, image],
-      [FILL_NAME, fill.image],
+      [FILL_NAME, fillImage],
     ] as const) {
       await repository.allow('bench', name);
       await person.json(
@@ -136,7 +133,7 @@ export class ExportSide implements NbdSide, AsyncDisposable {
         { timeoutMs: 900_000 },
       );
     }
-    const side = new ExportSide({ repository, person, folder, link, fillBytes: fill.byteLength });
+    const side = new ExportSide({ repository, person, folder, link });
     const serving = await side.serve('read');
     try {
       await runOrThrow('nbdcopy', [serving.uri, 'null:'], { timeoutMs: 900_000 });
@@ -173,34 +170,35 @@ export class ExportSide implements NbdSide, AsyncDisposable {
     };
   }
 
-  /** Until `stop`: a scrub at its full rate, and a disk that is fetched as fast as the lan carries it. A server runs. */
+  /** Until `stop`: a scrub at its full rate, and `collective hoard` of an appliance, as fast as the lan carries it. A server runs. */
   async disturb(): Promise<{ readonly stop: () => Promise<void> }> {
-    const socket = path.join(this.#folder, 'fill.sock');
     const control = await ControlClient.connect(path.join(this.#person.home, 'run/blockd.sock'));
-    const child = this.#person.spawn(['export', FILL_NAME, '--disk', 'system', '--socket', socket]);
-    await child.waitFor(/Serving disk/);
-    const beganMs = performance.now();
-    if (this.#fillAt >= this.#fillBytes) throw new Error('nothing is left to be fetched: the fill image is too small');
-    const reader = new Child('reader of the fill', 'fio', [
-      ...['--name=fill', '--ioengine=nbd', `--uri=nbd+unix:///system?socket=${socket}`, '--rw=read', '--bs=64k'],
-      ...['--iodepth=8', `--offset=${this.#fillAt}`, `--size=${this.#fillBytes - this.#fillAt}`],
-    ]);
-    const before = await control.request('status', {});
+    const bytesNow = async (): Promise<number> => (await control.request('status', {})).fetch.link.bytes;
+    const first = await bytesNow();
+    // What was brought in beside earlier runs is not asked for again.
+    const fill = this.#person.spawn(['hoard', FILL_NAME]);
+    await eventually('the fill has begun', 20_000, async () =>
+      (await bytesNow()) > first + FILL_BEGUN_BYTES ? true : undefined,
+    );
     await control.request('scrub', { start: true });
     await setTimeout(UNDER_WAY_MS);
+    const beganMs = performance.now();
+    const before = await bytesNow();
     return {
       stop: async () => {
-        const isFilling = reader.running;
+        const isFilling = fill.running;
         const { fetch, scrub } = await control.request('status', {});
         const seconds = (performance.now() - beganMs) / 1000;
         await control.request('scrub', { stop: true });
+        await fill.stop('SIGINT');
+        // What it had asked for still comes.
+        await eventually('the fill has ended', 20_000, async () => {
+          const { queued, outstanding } = (await control.request('status', {})).fetch;
+          return queued.hoard + outstanding.hoard === 0 ? true : undefined;
+        });
         control.close();
-        await reader.stop('SIGINT');
-        await child.stop('SIGINT');
-        const bytes = fetch.link.bytes - before.fetch.link.bytes;
-        this.#fillAt += Math.ceil((Math.max(bytes, seconds * FILL_BYTES_PER_SECOND) + 4e6) / 65_536) * 65_536;
         this.disturbance.push({
-          fillBytesPerSecond: bytes / seconds,
+          fillBytesPerSecond: (fetch.link.bytes - before) / seconds,
           scrubbedBytes: scrub?.running?.bytes ?? scrub?.last?.bytes ?? 0,
           isFilling,
         });
@@ -236,7 +234,7 @@ export class ExportSide implements NbdSide, AsyncDisposable {
         const isRunning = curl.running;
         await curl.stop('SIGTERM');
         await rm(target, { force: true });
-        if (!isRunning || bytesPerSecond < FILL_BYTES_PER_SECOND / 2)
+        if (!isRunning || bytesPerSecond < OTHERS_BYTES_PER_SECOND_MIN)
           throw new Error(
             `others did not download as fast as the line carries it: ${bytesPerSecond} B/s ${curl.stderr}`,
           );
