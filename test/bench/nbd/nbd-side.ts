@@ -110,11 +110,7 @@ export class ExportSide implements NbdSide, AsyncDisposable {
   }
 
   /** Publishes `image` and brings all of it into the cache; of `fillImage` nothing. Afterwards the line is the lan's. */
-  static async open(
-    image: string,
-    folder: string,
-    fillImage: string,
-  ): Promise<ExportSide> {
+  static async open(image: string, folder: string, fillImage: string): Promise<ExportSide> {
     await repositoryCommand(['init', path.join(folder, 'repository')]);
     const repository = await Repository.serve(path.join(folder, 'repository'));
     const home = path.join(folder, 'home');

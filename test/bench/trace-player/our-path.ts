@@ -87,28 +87,30 @@ export class OurPath implements AsyncDisposable {
   async attach(traces: Traces = new Map()): Promise<ReadonlyMap<string, string>> {
     const { appliance, version, disks } = this.#version;
     const sockets = new Map<string, string>();
-    for (const { name, description, map } of disks) {
-      const { diskBytes, blockBytes, root } = description;
-      const mapFile = path.join(this.#home, `${name}.map`);
-      if (root !== null) await writeFile(mapFile, encodeChangedPairs(map.changesSince(undefined)));
-      const socket = path.join(this.#home, `${name}.sock`);
-      const trace = traces.get(name);
-      const traceFile = path.join(this.#home, `${name}.trace`);
-      if (trace !== undefined) await writeFile(traceFile, trace);
-      const replay = trace === undefined ? {} : { trace: { replay: traceFile } };
-      await this.#control.request('attach', {
-        session: SESSION,
-        disk: name,
-        source:
-          root === null
-            ? { kind: 'zero', diskBytes }
-            : { kind: 'published', appliance, version, diskBytes, blockBytes, root, map: mapFile, ...replay },
-        overlay: { path: path.join(this.#home, `overlay-${name}`), mode: 'temporary', fresh: true },
-        waitMs: WAIT_MS,
-        listen: { path: socket },
-      });
-      sockets.set(name, socket);
-    }
+    await Promise.all(
+      disks.map(async ({ name, description, map }) => {
+        const { diskBytes, blockBytes, root } = description;
+        const mapFile = path.join(this.#home, `${name}.map`);
+        if (root !== null) await writeFile(mapFile, encodeChangedPairs(map.changesSince(undefined)));
+        const socket = path.join(this.#home, `${name}.sock`);
+        const trace = traces.get(name);
+        const traceFile = path.join(this.#home, `${name}.trace`);
+        if (trace !== undefined) await writeFile(traceFile, trace);
+        const replay = trace === undefined ? {} : { trace: { replay: traceFile } };
+        await this.#control.request('attach', {
+          session: SESSION,
+          disk: name,
+          source:
+            root === null
+              ? { kind: 'zero', diskBytes }
+              : { kind: 'published', appliance, version, diskBytes, blockBytes, root, map: mapFile, ...replay },
+          overlay: { path: path.join(this.#home, `overlay-${name}`), mode: 'temporary', fresh: true },
+          waitMs: WAIT_MS,
+          listen: { path: socket },
+        });
+        sockets.set(name, socket);
+      }),
+    );
     await Promise.all(
       disks.map(({ name }) => this.#control.request('warm', { session: SESSION, disk: name, timeoutMs: WARM_MS })),
     );

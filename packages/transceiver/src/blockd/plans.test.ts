@@ -139,14 +139,14 @@ describe('scheduler plan', () => {
     const lines = { lan: [0.5, 12.5e6], cable: [21, 12.5e6], lte: [62, 1.5e6], dsl: [42, 187_500] } as const;
     const counts = Object.entries(lines).map(([name, [roundTripMs, bytesPerSecond]]) => [
       name,
-      outstandingOn({ roundTripMs, bytesPerSecond, chunkBytes: 45_000 }),
+      outstandingOn({ roundTripMs, bytesPerSecond, chunkBytes: 45_000, slowStartBytes: 0 }),
     ]);
     expect(Object.fromEntries(counts)).toEqual({ lan: 1, cable: 8, lte: 3, dsl: 1 });
     expect(outstandingOn(UNKNOWN_LINE, CHUNK_BYTES_UNKNOWN)).toBe(4);
   });
 
   it('lets more of them go when they are short', () => {
-    const lte = { roundTripMs: 62, bytesPerSecond: 1.5e6 };
+    const lte = { roundTripMs: 62, bytesPerSecond: 1.5e6, slowStartBytes: 0 };
     expect(outstandingOn({ ...lte, chunkBytes: 4_500 })).toBe(27);
     // Whose length is known before they come, after long ones.
     expect(outstandingOn({ ...lte, chunkBytes: 45_000 }, 4_500)).toBe(27);
@@ -157,7 +157,7 @@ describe('scheduler plan', () => {
     let count = 4;
     const rate = (): number => Math.min(12.5e6, (count * 45_000) / 0.0236);
     for (let round = 0; round < 10; round += 1)
-      count = outstandingOn({ roundTripMs: 20, bytesPerSecond: rate(), chunkBytes: 45_000 });
+      count = outstandingOn({ roundTripMs: 20, bytesPerSecond: rate(), chunkBytes: 45_000, slowStartBytes: 0 });
     expect(rate()).toBe(12.5e6);
   });
 });
@@ -166,7 +166,7 @@ describe('link meter', () => {
   it('forgets the shortest round trip when it is long ago, and the peak of the rate slowly', () => {
     let nowMs = 10_000;
     const meter = new LinkMeter(() => nowMs);
-    expect(meter.line).toEqual({ roundTripMs: 0, bytesPerSecond: 0, chunkBytes: 0 });
+    expect(meter.line).toEqual({ ...UNKNOWN_LINE, slowStartBytes: 128 << 10 });
     meter.addFirstByte(3);
     meter.addBytes(1000);
     for (let answer = 0; answer < 600; answer += 1) meter.addFirstByte(20 + (answer % 7));

@@ -58,8 +58,12 @@ export class MachineDisks {
 
   /** `fresh`: what every start begins with is removed first; false for a machine that is resumed. */
   async attach({ fresh, signal }: { readonly fresh: boolean; readonly signal: AbortSignal }): Promise<void> {
-    for (const disk of this.#options.spec.disks)
-      await this.#attach(disk, fresh && disk.overlay?.mode === 'temporary', signal);
+    // At once: what their new overlays want on the medium goes there together. All of them have ended when this fails.
+    const ends = await Promise.allSettled(
+      this.#options.spec.disks.map((disk) => this.#attach(disk, fresh && disk.overlay?.mode === 'temporary', signal)),
+    );
+    const failed = ends.find((end) => end.status === 'rejected');
+    if (failed !== undefined) throw failed.reason;
   }
 
   /** Of a machine of an earlier supervisor. `onFailed`: go on with the others. */

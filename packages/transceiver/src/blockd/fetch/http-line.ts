@@ -145,6 +145,7 @@ export class HttpLine {
       let status = 0;
       let retryAfter: string | undefined;
       let contentRange: string | undefined;
+      let sentMs = beganMs;
       let controller: Dispatcher.DispatchController | undefined;
       let isSettled = false;
 
@@ -209,6 +210,7 @@ export class HttpLine {
         {
           onRequestStart: (started) => {
             controller = started;
+            sentMs = clock.nowMs(); // on a connection that is there
             if (isSettled) started.abort(new Error('abandoned'));
           },
           onResponseStart: (_, statusCode, headers) => {
@@ -218,7 +220,7 @@ export class HttpLine {
             const range = headers['content-range'];
             contentRange = typeof range === 'string' ? range : undefined;
             hear();
-            meter.addFirstByte(heardMs - beganMs);
+            meter.addFirstByte(heardMs - sentMs);
           },
           onResponseData: (_, part) => {
             hear();

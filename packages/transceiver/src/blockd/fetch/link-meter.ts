@@ -1,5 +1,6 @@
 /** What the line did: bytes, rate and round trip, for `status` and for the limits that depend on it. */
 import type { Line } from './scheduler-plan.js';
+import { afterBytes, afterFirstByte, SLOW_START, type SlowStart } from './slow-start.js';
 
 /** Short: what a line can do is known after the first one that was full, and until then prefetch holds back. */
 const WINDOW_MS = 100;
@@ -42,6 +43,7 @@ export class LinkMeter {
   #bytes = 0;
   #chunkBytes = 0;
   #requests = 0;
+  #slowStart: SlowStart = SLOW_START;
 
   constructor(nowMs: () => number) {
     this.#nowMs = nowMs;
@@ -50,6 +52,7 @@ export class LinkMeter {
   addBytes(byteLength: number): void {
     this.#bytes += byteLength;
     const nowMs = this.#nowMs();
+    this.#slowStart = afterBytes(this.#slowStart, byteLength, nowMs);
     const number = Math.floor(nowMs / WINDOW_MS);
     const at = number % WINDOWS;
     if (this.#windowNumbers[at] !== number) {
@@ -67,7 +70,7 @@ export class LinkMeter {
     this.#peakBytesPerSecond = Math.max(this.#peakBytesPerSecond, (bytes * 1000) / (WINDOW_MS * windows));
   }
 
-  /** A request was answered: how long its first byte took. */
+  /** A request was answered: how long after it was sent its first byte came. */
   addFirstByte(afterMs: number): void {
     const at = this.#requests % ROUND_TRIP_SAMPLES;
     const leavesShortest = this.#requests >= ROUND_TRIP_SAMPLES && this.#roundTrips[at] === this.#roundTripMs;
@@ -75,6 +78,8 @@ export class LinkMeter {
     this.#requests += 1;
     if (leavesShortest) this.#roundTripMs = Math.min(...this.#roundTrips);
     else if (this.#requests === 1 || afterMs < this.#roundTripMs) this.#roundTripMs = afterMs;
+    const heard = { afterMs, roundTripMs: this.#roundTripMs, nowMs: this.#nowMs() };
+    this.#slowStart = afterFirstByte(this.#slowStart, heard);
   }
 
   /** A chunk has come whole. */
@@ -87,6 +92,7 @@ export class LinkMeter {
       roundTripMs: this.#roundTripMs,
       bytesPerSecond: this.#peakBytesPerSecond,
       chunkBytes: this.#chunkBytes,
+      slowStartBytes: this.#slowStart.bytesMax,
     };
   }
 

@@ -30,8 +30,10 @@ export type Line = {
   readonly bytesPerSecond: number;
   /** Mean length of the chunks that came last; 0 when nothing is known. */
   readonly chunkBytes: number;
+  /** So much may be outstanding at the line's beginning, whatever its rate seems to be (slow-start.ts). */
+  readonly slowStartBytes: number;
 };
-export const UNKNOWN_LINE: Line = { roundTripMs: 0, bytesPerSecond: 0, chunkBytes: 0 };
+export const UNKNOWN_LINE: Line = { roundTripMs: 0, bytesPerSecond: 0, chunkBytes: 0, slowStartBytes: 0 };
 
 /** What is outstanding of all classes but demand, and from how much on nothing is added. */
 export type Bulk = {
@@ -42,9 +44,9 @@ export type Bulk = {
 };
 
 /** From how many outstanding bytes of all classes but demand on nothing is added on this line. */
-export const bulkBytesMax = ({ roundTripMs, bytesPerSecond }: Line): number => {
+export const bulkBytesMax = ({ roundTripMs, bytesPerSecond, slowStartBytes }: Line): number => {
   if (roundTripMs <= 0 || bytesPerSecond <= 0) return BULK_BYTES_UNKNOWN;
-  return (PROBE_GAIN * bytesPerSecond * (roundTripMs + OWN_MS)) / 1000;
+  return Math.max(slowStartBytes, (PROBE_GAIN * bytesPerSecond * (roundTripMs + OWN_MS)) / 1000);
 };
 
 /** A part of an object that is read ahead: a demand read that comes while it is on the line waits behind so much of it. */

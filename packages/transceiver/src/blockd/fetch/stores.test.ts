@@ -273,7 +273,7 @@ describe('retry', () => {
 });
 
 /** A line that holds eight chunks of 45,000 bytes. */
-const EIGHT_CHUNKS: Line = { roundTripMs: 21, bytesPerSecond: 12.5e6, chunkBytes: 45_000 };
+const EIGHT_CHUNKS: Line = { roundTripMs: 21, bytesPerSecond: 12.5e6, chunkBytes: 45_000, slowStartBytes: 0 };
 
 describe('scheduler', () => {
   const start = (store: SchedulingStore, digest: Digest, fetchClass: 'demand' | 'trace' | 'hoard' | 'background') => {
@@ -301,7 +301,12 @@ describe('scheduler', () => {
   it('sends the next one before the last byte of what is outstanding has come', async () => {
     const gated = new GatedStore();
     // A line that holds 9,844 bytes: one chunk of any length, and another when so little of that is left.
-    const store = new SchedulingStore(gated, () => ({ roundTripMs: 40, bytesPerSecond: 187_500, chunkBytes: 20_000 }));
+    const store = new SchedulingStore(gated, () => ({
+      roundTripMs: 40,
+      bytesPerSecond: 187_500,
+      chunkBytes: 20_000,
+      slowStartBytes: 0,
+    }));
     for (let number = 0; number < 3; number += 1)
       store
         .getChunk({ ...requestFor(digestOf(number)), chunkBytes: 60_000 }, { rank: RANK.trace })
