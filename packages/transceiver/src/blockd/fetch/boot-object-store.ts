@@ -5,6 +5,7 @@
  * The guest itself does not wait for a segment whose turn has not come: its block is then fetched alone, and so is every block of a segment that did not
  * come or held something else. So a segment can delay nothing and make nothing wrong; each block is checked by its digest.
  */
+import { setMaxListeners } from 'node:events';
 import { CollectiveError, decodeSegment, hasCode, type Digest } from '@collective/shared';
 import type { BlockRequest, BlockStore, FetchClass, GetOptions, ObjectSegment } from '../block-store.js';
 import { publicNaming } from '../cache/block-naming.js';
@@ -85,6 +86,7 @@ export class BootObjectStore implements BlockStore {
   #start(segment: ObjectSegment, blockBytes: number, fetchClass: FetchClass): Flight {
     const rank = new RaisableRank(fetchClass);
     const abort = new AbortController();
+    setMaxListeners(0, abort.signal); // some for each part
     const before = this.#turn;
     let passOn = (): void => undefined;
     this.#turn = new Promise((resolve) => (passOn = resolve));
