@@ -1,6 +1,6 @@
 /**
  * The background prefetcher: looks now and then whether there is a newer version of what the person uses on this machine, and brings in what its
- * next start will want (prefetch-order.ts), in the class *background* of the block path: at the pace that others leave of the line, and never in the
+ * next start and its use will want (prefetch-order.ts), in the class *background* of the block path: at the pace that others leave of the line, and never in the
  * place of what is in the cache. What it has brought in it does not ask for again, so it may be ended at any time.
  *
  * On a link that is metered it does nothing, and without the repository neither. Nothing waits for it.
