@@ -27,6 +27,7 @@ export class TokenCourier {
   #blockd: ControlClient | undefined;
   /** What it was told; it takes a link to cost nothing. */
   #meteredBrought = false;
+  #bringingMetered: Promise<void> | undefined;
 
   constructor(options: {
     readonly home: Home;
@@ -67,8 +68,14 @@ export class TokenCourier {
     if (brought.length > 0 && brought.every(({ status }) => status === 'fulfilled')) this.#keysBrought = text;
   }
 
+  /** A new connection and a look may come together: it is said once. */
+  #bringMetered(): Promise<void> {
+    this.#bringingMetered ??= this.#sayMetered().finally(() => (this.#bringingMetered = undefined));
+    return this.#bringingMetered;
+  }
+
   /** Where nobody can tell, nothing is to travel that nobody waits for. */
-  async #bringMetered(): Promise<void> {
+  async #sayMetered(): Promise<void> {
     const metered = await this.#isMetered().catch(() => true);
     if (metered === this.#meteredBrought || this.#blockd === undefined) return;
     const told = await this.#blockd.request('metered', { metered }).catch(() => undefined);
