@@ -9,7 +9,7 @@ import { GOLDEN_EXAMPLES, type GoldenExample } from './testing/golden-examples.j
 
 const FORMAT_CODES: readonly ErrorCode[] = ['malformed', 'too-large', 'unknown-format'];
 
-const BINARY = /^(?:map-page|changed-pairs|chunk-batch|boot-trace|snapshot-object)-/;
+const BINARY = /^(?:map-page|changed-pairs|chunk-batch|boot-trace|use-record|disk-use|snapshot-object)-/;
 
 type Outcome = 'value' | ErrorCode;
 

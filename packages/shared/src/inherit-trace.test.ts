@@ -2,7 +2,8 @@ import { describe, expect, it } from 'vitest';
 import { type Digest } from './brands.js';
 import { sha256 } from './digest.js';
 import { DiskMap } from './disk-map.js';
-import { inheritTrace } from './inherit-trace.js';
+import type { DiskUse } from './disk-use.js';
+import { inheritTrace, inheritUse } from './inherit-trace.js';
 import type { BootTrace } from './trace.js';
 
 const BLOCK = 65_536;
@@ -65,5 +66,63 @@ describe('an inherited trace', () => {
 
   it('leaves a block where it is although another one has the same content', () => {
     expect(inherited([2], [5, 0, 5], [5, 0, 5])).toEqual([2]);
+  });
+});
+
+describe('inherited use', () => {
+  const use: DiskUse = {
+    version: 1,
+    root: 'ab'.repeat(32) as Digest,
+    blockBytes: BLOCK,
+    records: 5,
+    blocks: [
+      { blockIndex: 2, records: 5 },
+      { blockIndex: 0, records: 3 },
+      { blockIndex: 1, records: 3 },
+    ],
+    groups: [
+      { blocks: [0, 1, 3], triggers: 1 },
+      { blocks: [4, 2], triggers: 1 },
+    ],
+  };
+  const heirOf = (to: readonly number[], byFile?: ReadonlyMap<number, readonly number[]>): DiskUse =>
+    inheritUse(use, mapOf([1, 2, 3, 4, 5]), {
+      ...{ map: mapOf(to), version: 2, root },
+      ...(byFile === undefined ? {} : { byFile }),
+    });
+
+  it('follows blocks to where they lie now, and keeps the place of those that have changed', () => {
+    expect(heirOf([9, 3, 2, 4, 5])).toEqual({
+      ...use,
+      ...{ version: 2, root },
+      blocks: [
+        { blockIndex: 1, records: 5 },
+        { blockIndex: 0, records: 3 },
+        { blockIndex: 2, records: 3 },
+      ],
+      groups: [
+        { blocks: [0, 2, 3], triggers: 1 },
+        { blocks: [4, 1], triggers: 1 },
+      ],
+    });
+  });
+
+  it('follows files where it is known which lay there', () => {
+    expect(heirOf([9, 2, 3, 4, 5, 8], new Map([[0, [5]]])).groups[0]).toEqual({ blocks: [5, 1, 3], triggers: 1 });
+  });
+
+  it('has no group whose triggers are gone, or that has nothing to follow them, and no block without content', () => {
+    const { blocks, groups } = heirOf([0, 2, 0, 4, 5]);
+    expect(blocks).toEqual([{ blockIndex: 1, records: 3 }]);
+    expect(groups).toEqual([]);
+  });
+
+  it('names a block once where two have become one', () => {
+    const { blocks, groups } = heirOf([7, 1, 3, 4, 5]);
+    expect(blocks).toEqual([
+      { blockIndex: 2, records: 5 },
+      { blockIndex: 1, records: 3 },
+    ]);
+    expect(groups[0]).toEqual({ blocks: [1, 3], triggers: 1 });
   });
 });

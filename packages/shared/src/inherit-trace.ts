@@ -1,35 +1,37 @@
 /**
- * What a new version of a disk takes over of an older one's boot trace: a block whose content is still there is named where it lies now (by digest), one
- * whose content is gone where it lay (by position); where it is known which files lay in a block, wherever these lie now (by file). A pure function.
+ * What a new version of a disk takes over of an older one's boot trace and of its use: a block whose content is still there is named where it lies now (by digest), one
+ * whose content is gone where it lay (by position); where it is known which files lay in a block, wherever these lie now (by file). Pure functions.
  */
 import type { Digest } from './brands.js';
 import { DIGEST_BYTES } from './digest.js';
 import type { DiskMap } from './disk-map.js';
+import { type BlockGroup, type DiskUse } from './disk-use.js';
 import { MAP_KIND } from './map-page.js';
 import { TRACE_TOUCHES_MAX, type BootTrace, type TraceTouch } from './trace.js';
 
 /** Of blocks of the older disk in which files lie: the blocks of the new one where the same parts of the same files are, ascending; none: the files are gone. */
 export type FilePlaces = ReadonlyMap<number, readonly number[]>;
 
-export const inheritTrace = (
-  trace: BootTrace,
-  from: DiskMap,
-  to: { readonly map: DiskMap; readonly version: number; readonly root: Digest; readonly byFile?: FilePlaces },
-): BootTrace => {
-  const { map, version, root, byFile } = to;
-  const places = placesOf(lostDigests(trace, from, map), map);
+/** The disk that inherits. */
+export type Heir = {
+  readonly map: DiskMap;
+  readonly version: number;
+  readonly root: Digest;
+  readonly byFile?: FilePlaces;
+};
+
+export const inheritTrace = (trace: BootTrace, from: DiskMap, to: Heir): BootTrace => {
+  const { version, root } = to;
+  const placesNow = heirsOf(
+    trace.touches.map(({ blockIndex }) => blockIndex),
+    from,
+    to,
+  );
   const named = new Set<number>();
   const touches: TraceTouch[] = [];
   for (const touch of trace.touches) {
-    const { blockIndex } = touch;
-    const digest = digestOf(from, blockIndex);
-    const isSame = digest === digestOf(map, blockIndex);
-    const ofFiles = byFile?.get(blockIndex);
-    const place = digest === undefined || isSame ? undefined : places.get(digest);
-    // A block that is as it was may be what a deleted file has left: it counts where one of its files is still there.
-    const isInPlace = ofFiles === undefined || (isSame && ofFiles.includes(blockIndex));
-    for (const index of isInPlace ? [place ?? blockIndex] : ofFiles) {
-      if (touches.length >= TRACE_TOUCHES_MAX || named.has(index) || digestOf(map, index) === undefined) continue;
+    for (const index of placesNow(touch.blockIndex)) {
+      if (touches.length >= TRACE_TOUCHES_MAX || named.has(index)) continue;
       named.add(index);
       touches.push({ ...touch, blockIndex: index, chunkBytes: 0 });
     }
@@ -37,10 +39,58 @@ export const inheritTrace = (
   return { version, root, blockBytes: trace.blockBytes, touches };
 };
 
+/** No longer than what it inherits: of a block that files lead to several places the first is taken. */
+export const inheritUse = (use: DiskUse, from: DiskMap, to: Heir): DiskUse => {
+  const { version, root } = to;
+  const known = [...use.blocks.map(({ blockIndex }) => blockIndex), ...use.groups.flatMap(({ blocks }) => blocks)];
+  const placesNow = heirsOf(known, from, to);
+  const counts = new Map<number, number>();
+  for (const { blockIndex, records } of use.blocks) {
+    const [index] = placesNow(blockIndex);
+    if (index !== undefined && !counts.has(index)) counts.set(index, records);
+  }
+  const grouped = new Set<number>();
+  const move = (blocks: readonly number[]): number[] =>
+    blocks.flatMap((blockIndex) => {
+      const [index] = placesNow(blockIndex);
+      if (index === undefined || grouped.has(index)) return [];
+      grouped.add(index);
+      return [index];
+    });
+  const groups: BlockGroup[] = [];
+  for (const { blocks, triggers } of use.groups) {
+    const first = move(blocks.slice(0, triggers));
+    const rest = move(blocks.slice(triggers));
+    if (first.length > 0 && rest.length > 0) groups.push({ blocks: [...first, ...rest], triggers: first.length });
+  }
+  const blocks = [...counts]
+    .map(([blockIndex, records]) => ({ blockIndex, records }))
+    .sort((one, other) => other.records - one.records || one.blockIndex - other.blockIndex);
+  return { version, root, blockBytes: use.blockBytes, records: use.records, blocks, groups };
+};
+
+/** Where the content of a block of the older disk is wanted in the new one; each of these has content. */
+const heirsOf = (
+  blocks: readonly number[],
+  from: DiskMap,
+  { map, byFile }: Pick<Heir, 'map' | 'byFile'>,
+): ((blockIndex: number) => readonly number[]) => {
+  const places = placesOf(lostDigests(blocks, from, map), map);
+  return (blockIndex) => {
+    const digest = digestOf(from, blockIndex);
+    const isSame = digest === digestOf(map, blockIndex);
+    const ofFiles = byFile?.get(blockIndex);
+    const place = digest === undefined || isSame ? undefined : places.get(digest);
+    // A block that is as it was may be what a deleted file has left: it counts where one of its files is still there.
+    const isInPlace = ofFiles === undefined || (isSame && ofFiles.includes(blockIndex));
+    return (isInPlace ? [place ?? blockIndex] : ofFiles).filter((index) => digestOf(map, index) !== undefined);
+  };
+};
+
 /** Of touched blocks, those digests that are not at their place any more. */
-const lostDigests = ({ touches }: BootTrace, from: DiskMap, map: DiskMap): ReadonlySet<string> => {
+const lostDigests = (blocks: readonly number[], from: DiskMap, map: DiskMap): ReadonlySet<string> => {
   const lost = new Set<string>();
-  for (const { blockIndex } of touches) {
+  for (const blockIndex of blocks) {
     const digest = digestOf(from, blockIndex);
     if (digest !== undefined && digest !== digestOf(map, blockIndex)) lost.add(digest);
   }

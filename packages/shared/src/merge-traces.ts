@@ -3,6 +3,7 @@
  * block counts when more than half of the boots touched it, at the median of its places in them.
  */
 import { CollectiveError } from './errors.js';
+import { median } from './median.js';
 import { type BootPhase, type BootTrace, TRACE_TOUCHES_MAX, type TraceTouch } from './trace.js';
 
 type Seen = { readonly places: number[]; readonly times: number[]; readonly phases: number[]; chunkBytes: number };
@@ -50,7 +51,3 @@ export const mergeTraces = (traces: readonly BootTrace[]): BootTrace => {
   });
   return { version: first.version, root: first.root, blockBytes: first.blockBytes, touches };
 };
-
-/** The lower one of two in the middle. */
-const median = (values: readonly number[]): number =>
-  [...values].sort((one, other) => one - other)[(values.length - 1) >> 1] ?? 0;

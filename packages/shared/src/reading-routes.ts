@@ -1,5 +1,5 @@
 /**
- * Routes that read appliances: heads, versions, candidates, manifests, maps, boot traces. (Trust files and chunks need no token.)
+ * Routes that read appliances: heads, versions, candidates, manifests, maps, boot traces, use. (Trust files and chunks need no token.)
  */
 import { Type } from '@collective/schema';
 import { HEADS_MAX } from './heads.js';
@@ -15,6 +15,7 @@ import {
 import { nameField, nullable, numberField, strictObject, textField, wordField } from './schema-fields.js';
 import { type RouteSpec, bytesOut, noBody } from './route-spec.js';
 import { TRACE_BYTES_MAX } from './trace.js';
+import { USE_RECORD_BYTES_MAX } from './use-record.js';
 
 export const READING_ROUTES = {
   // session: reading
@@ -132,6 +133,28 @@ export const READING_ROUTES = {
     bytesMax: TRACE_BYTES_MAX,
     params: diskParams,
     query: Type.Object({ kind: Type.Optional(wordField('publication', 'inherited')) }, { additionalProperties: false }),
+    responseKind: 'json',
+    response: nothing,
+  },
+  /** What sessions of all users touch of this disk (docs/formats/use.md). */
+  diskUse: {
+    method: 'GET',
+    path: '/v1/appliances/:name/versions/:version/disks/:disk/use',
+    auth: 'session',
+    rateClass: 'session',
+    ...noBody,
+    params: diskParams,
+    ...bytesOut,
+  },
+  /** What one session touched: the account's record of this day. */
+  addUseRecord: {
+    method: 'POST',
+    path: '/v1/appliances/:name/versions/:version/disks/:disk/use',
+    auth: 'session',
+    rateClass: 'session',
+    bodyKind: 'bytes',
+    bytesMax: USE_RECORD_BYTES_MAX,
+    params: diskParams,
     responseKind: 'json',
     response: nothing,
   },

@@ -13,7 +13,9 @@ import {
   decodeBootTrace,
   type Digest,
   type DiskDescription,
+  type DiskMap,
   encodeBootTrace,
+  type Heir,
   inheritTrace,
   isDiskName,
   mergeTraces,
@@ -22,6 +24,7 @@ import {
 import {
   type BlobName,
   isId,
+  mergedUseName,
   packedTraceName,
   PUBLISHERS_TRACES,
   type PublishersTrace,
@@ -29,6 +32,8 @@ import {
   tracesFolder,
   traceVoteName,
   traceVotesFolder,
+  useRecordName,
+  useRecordsFolder,
 } from '../storage/blob-names.js';
 import { type BlobStore } from '../storage/blob-store.js';
 import { type Repository } from './repository.js';
@@ -51,18 +56,30 @@ export const addTraceVote = async (
 ): Promise<void> => {
   const { name, version, disk } = of;
   const trace = traceOfDisk(of, bytes);
-  const day = Math.floor(clock.nowSeconds() / SECONDS_PER_DAY);
-  const vote = createHmac('sha256', keys.nameSecret)
-    .update(`boot trace\0${name}\0${version}\0${disk.name}\0${account}\0${day}`)
-    .digest('hex')
-    .slice(0, 32);
-  const votes = await votesOf(blobStore, of);
-  // Names are random: so is who makes room.
-  const doomed = votes[Number.parseInt(vote.slice(0, 8), 16) % TRACE_VOTES_MAX];
-  if (votes.length >= TRACE_VOTES_MAX && !votes.includes(vote) && doomed !== undefined)
-    await blobStore.remove(traceVoteName(name, version, disk.name, doomed));
+  const vote = voteId({ keys, clock }, of, { account, what: 'boot trace' });
+  const doomed = doomedVote(await votesOf(blobStore, of), vote);
+  if (doomed !== undefined) await blobStore.remove(traceVoteName(name, version, disk.name, doomed));
   await blobStore.replace(traceVoteName(name, version, disk.name, vote), encodeBootTrace(trace));
 };
+
+/** One a person, disk and day. */
+export const voteId = (
+  { keys, clock }: Pick<Repository, 'keys' | 'clock'>,
+  { name, version, disk }: TracedDisk,
+  { account, what }: { readonly account: string; readonly what: 'boot trace' | 'use record' },
+): string => {
+  const day = Math.floor(clock.nowSeconds() / SECONDS_PER_DAY);
+  return createHmac('sha256', keys.nameSecret)
+    .update(`${what}\0${name}\0${version}\0${disk.name}\0${account}\0${day}`)
+    .digest('hex')
+    .slice(0, 32);
+};
+
+/** Which one makes room for a new vote: names are random, so is that. */
+export const doomedVote = (votes: readonly string[], vote: string): string | undefined =>
+  votes.length >= TRACE_VOTES_MAX && !votes.includes(vote)
+    ? votes[Number.parseInt(vote.slice(0, 8), 16) % TRACE_VOTES_MAX]
+    : undefined;
 
 /** What its publisher tells of a version; in place of what was told before. Errors as of addTraceVote. */
 export const putPublishersTrace = async (
@@ -120,21 +137,45 @@ const foundTrace = async (parts: Parts, of: TracedDisk): Promise<BootTrace | und
   if (root === null) return undefined;
   const own = await ownTrace(parts.blobStore, of);
   if (own !== undefined) return own;
+  return inherited(parts, { ...of, root }, { own: ownTrace, move: inheritTrace });
+};
+
+/** What a version without has from the nearest of its ancestors that has some: `own` of an ancestor's disk, moved to the blocks of this one. */
+export const inherited = async <T>(
+  { blobStore, maps }: Parts,
+  of: TracedDisk & { readonly root: Digest },
+  {
+    own,
+    move,
+  }: {
+    readonly own: (blobStore: BlobStore, of: TracedDisk) => Promise<T | undefined>;
+    readonly move: (of: T, from: DiskMap, to: Heir) => T;
+  },
+): Promise<T | undefined> => {
+  const { name, root } = of;
   let version: number | undefined = of.version;
   for (let back = 0; back < ANCESTORS_MAX; back += 1) {
-    version = await parentOf(parts.blobStore, of.name, version);
+    version = await parentOf(blobStore, name, version);
     if (version === undefined) return undefined;
-    const inherited = await inheritedFrom(parts, { ...of, root }, version);
-    if (inherited !== undefined) return inherited;
+    const file = await readVersionFile(blobStore, name, version);
+    const disk = file?.manifest.disks.find((each) => each.name === of.disk.name);
+    if (disk === undefined || disk.root === null || disk.blockBytes !== of.disk.blockBytes) continue;
+    const found = await own(blobStore, { name, version, disk });
+    const from = found === undefined ? undefined : await loadIfThere(maps, disk);
+    if (found === undefined || from === undefined) continue;
+    return move(found, from, { map: await maps.load(of.disk), version: of.version, root });
   }
   return undefined;
 };
 
-/** With the version that they are of. */
+/** With the version that they are of; use records (disk-uses.ts) too. */
 export const removeTraces = async (blobStore: BlobStore, name: string, version: number): Promise<void> => {
   for (const disk of (await blobStore.list(tracesFolder(name, version))).filter(isDiskName)) {
     for (const vote of (await blobStore.list(traceVotesFolder(name, version, disk))).filter(isId))
       await blobStore.remove(traceVoteName(name, version, disk, vote));
+    for (const record of (await blobStore.list(useRecordsFolder(name, version, disk))).filter(isId))
+      await blobStore.remove(useRecordName(name, version, { disk, record }));
+    await blobStore.remove(mergedUseName(name, version, disk));
     await blobStore.remove(packedTraceName(name, version, disk));
     for (const kind of PUBLISHERS_TRACES) await blobStore.remove(publishersTraceName(name, version, { disk, kind }));
   }
@@ -188,21 +229,6 @@ const readable = (bytes: Uint8Array): BootTrace | undefined => {
 
 const parentOf = async (blobStore: BlobStore, name: string, version: number): Promise<number | undefined> =>
   (await readVersionFile(blobStore, name, version))?.manifest.parent?.version;
-
-const inheritedFrom = async (
-  { blobStore, maps }: Parts,
-  of: TracedDisk & { readonly root: Digest },
-  ancestor: number,
-): Promise<BootTrace | undefined> => {
-  const file = await readVersionFile(blobStore, of.name, ancestor);
-  const disk = file?.manifest.disks.find(({ name }) => name === of.disk.name);
-  if (disk === undefined || disk.root === null || disk.blockBytes !== of.disk.blockBytes) return undefined;
-  const trace = await ownTrace(blobStore, { name: of.name, version: ancestor, disk });
-  if (trace === undefined) return undefined;
-  const from = await loadIfThere(maps, disk);
-  if (from === undefined) return undefined;
-  return inheritTrace(trace, from, { map: await maps.load(of.disk), version: of.version, root: of.root });
-};
 
 /** The pages of a version that was deleted may have been collected. */
 const loadIfThere = async (maps: Repository['maps'], disk: DiskDescription) =>

@@ -1,4 +1,4 @@
-/** What a client reads: heads, appliances, versions, manifests, maps, boot traces. Access protects these; chunks need none. */
+/** What a client reads: heads, appliances, versions, manifests, maps, boot traces, use. Access protects these; chunks need none. */
 import { type FastifyInstance } from 'fastify';
 import {
   type Access,
@@ -10,10 +10,12 @@ import {
   encodeBootTrace,
   encodeChangedPairs,
   encodeChunkBatch,
+  encodeDiskUse,
   type VersionManifest,
 } from '@collective/shared';
 import { type Caller, listAccess, requirePublish, requireUse } from '../caller.js';
 import { addTraceVote, putPublishersTrace, traceFor } from '../repository/boot-traces.js';
+import { addUseRecord, diskUseFor } from '../repository/disk-uses.js';
 import { isNamed, ownCandidates, type VersionName } from '../repository/candidates.js';
 import { type StoredPage } from '../repository/map-store.js';
 import { type Repository } from '../repository/repository.js';
@@ -116,6 +118,18 @@ const registerTraceRoutes = (app: FastifyInstance, context: RouteContext): void 
       await requirePublish(repository, caller, name);
       await putPublishersTrace(repository.blobStore, traced, { kind: query.kind, bytes: body });
     }
+    return {};
+  });
+  registerRoute(app, context, 'diskUse', async ({ caller, params: { name, version, disk } }) => {
+    const used = { name, version, disk: await publishedDisk(repository, caller, { name, version, disk }) };
+    const use = await diskUseFor(repository, used);
+    if (use === undefined)
+      throw new CollectiveError('not-found', `Too few have told of their use of ${name}@${version} yet`);
+    return encodeDiskUse(use);
+  });
+  registerRoute(app, context, 'addUseRecord', async ({ caller, params: { name, version, disk }, body }) => {
+    const used = { name, version, disk: await publishedDisk(repository, caller, { name, version, disk }) };
+    await addUseRecord(repository, used, { account: caller.account, bytes: body });
     return {};
   });
 };

@@ -53,6 +53,16 @@ export const publishersTraceName = (
   version: number,
   of: { readonly disk: string; readonly kind: PublishersTrace },
 ): BlobName => `${traceVotesFolder(appliance, version, of.disk)}/${of.kind}` as BlobName;
+/** What sessions touched, beside the votes of boots: a folder of records, and what is made of them. */
+export const useRecordsFolder = (appliance: string, version: number, disk: string): BlobName =>
+  `${traceVotesFolder(appliance, version, disk)}/use` as BlobName;
+export const useRecordName = (
+  appliance: string,
+  version: number,
+  of: { readonly disk: string; readonly record: string },
+): BlobName => `${useRecordsFolder(appliance, version, of.disk)}/${checkedId(of.record)}` as BlobName;
+export const mergedUseName = (appliance: string, version: number, disk: string): BlobName =>
+  `${useRecordsFolder(appliance, version, disk)}/merged` as BlobName;
 export const userFolder = (account: string): BlobName => `users/${checkedAccount(account)}` as BlobName;
 /** Snapshot objects that are being uploaded, and those that the collector writes anew. */
 export const UPLOADS_FOLDER = 'uploads' as BlobName;

@@ -17,6 +17,7 @@ import { type JoinLink, formatJoinLink, parseJoinLink } from '../join-link.js';
 import { type KeysFile, decodeKeysFile, encodeKeysFile } from '../keys-file.js';
 import { type VersionManifest, decodeVersionManifest, encodeVersionManifest } from '../manifest.js';
 import { type MapPage, decodeMapPage, encodeMapPage } from '../map-page.js';
+import { type DiskUse, decodeDiskUse, encodeDiskUse } from '../disk-use.js';
 import { deriveEpochKeys, derivePersonKeys } from '../person-keys.js';
 import { decodePrivateChunk, encodePrivateChunk } from '../private-chunk.js';
 import {
@@ -34,6 +35,7 @@ import { type SnapshotManifest, decodeSnapshotManifest, encodeSnapshotManifest }
 import { decodeSnapshotObject, encodeSnapshotObject } from '../snapshot-object.js';
 import { encodeJson, parseStrictJson } from '../strict-json.js';
 import { type BootTrace, decodeBootTrace, encodeBootTrace } from '../trace.js';
+import { type UseRecord, decodeUseRecord, encodeUseRecord } from '../use-record.js';
 import { type TrustFile, decodeTrustFile, encodeTrustFile, followTrust, openFirstTrust } from '../trust-file.js';
 
 export type GoldenExample = {
@@ -301,6 +303,34 @@ const packedBootTrace: BootTrace = {
   ],
 };
 
+/** A boot of three blocks, then two applications. */
+const useRecord: UseRecord = {
+  version: 2,
+  root: bootTrace.root,
+  blockBytes: 65_536,
+  bursts: [
+    [0, 4_000, 17],
+    [300, 301, 90],
+    [7, 8],
+  ],
+};
+const diskUse: DiskUse = {
+  version: 2,
+  root: bootTrace.root,
+  blockBytes: 65_536,
+  records: 5,
+  blocks: [
+    { blockIndex: 0, records: 5 },
+    { blockIndex: 17, records: 5 },
+    { blockIndex: 300, records: 3 },
+    { blockIndex: 90, records: 2 },
+  ],
+  groups: [
+    { blocks: [300, 301, 90], triggers: 1 },
+    { blocks: [7, 8], triggers: 1 },
+  ],
+};
+
 const privateTrace: BootTrace = { ...bootTrace, ...USER_DISK, blockBytes: 16_384 };
 const traceKey = privateTraceKey(person.diskKey);
 const traceName = namePrivateTrace(epoch.blockNameKey, privateTrace);
@@ -478,6 +508,8 @@ export const GOLDEN_EXAMPLES: readonly GoldenExample[] = [
     encode: encodeBootTrace,
     decode: decodeBootTrace,
   }),
+  document('use-record-v1/session.use', useRecord, { encode: encodeUseRecord, decode: decodeUseRecord }),
+  document('disk-use-v1/merged.use', diskUse, { encode: encodeDiskUse, decode: decodeDiskUse }),
   {
     path: 'private-trace-v1/three.box',
     write: () => sealPrivateTrace(traceKey, privateTrace),

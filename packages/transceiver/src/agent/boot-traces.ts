@@ -1,7 +1,7 @@
 /**
- * Boot traces on this machine (docs/formats/trace.md). Before a start the repository is asked what most boots of each system disk touch, which the block
- * daemon then fetches ahead of the guest. What this boot touches the block daemon leaves in a file when it is over; here it is found, kept, and told to
- * the repository, which keeps it without a name, unless the person has switched that off.
+ * Boot traces (docs/formats/trace.md) and use (use.md) on this machine. Before a start the repository is asked what most boots of each system disk touch, which the block
+ * daemon then fetches ahead of the guest, and what sessions touch. What this boot and this session touch the block daemon leaves in files; here they are found, the boot's
+ * is kept, and both are told to the repository, which keeps them without a name, unless the person has switched that off.
  *
  * Nothing here is needed: a start never fails for it, and waits no longer than it takes the repository to answer.
  */
@@ -10,10 +10,12 @@ import { join } from 'node:path';
 import {
   CollectiveError,
   decodeBootTrace,
+  decodeDiskUse,
+  decodeUseRecord,
+  DISK_USE_BYTES_MAX,
   ERROR_TABLE,
   hasCode,
   TRACE_BYTES_MAX,
-  type BootTrace,
   type Digest,
   type VersionManifest,
 } from '@collective/shared';
@@ -21,7 +23,7 @@ import type { RepositoryClient } from '../repository/repository-client.js';
 import { isErrno, readIfThere, removeIfThere } from '../storage/durable-file.js';
 import type { ObjectCache } from './object-cache.js';
 import { readSettings } from './settings-file.js';
-import { recordedDisk } from './subscription.js';
+import { leftFile, type LeftFile } from './subscription.js';
 
 const ASK_MS = 3_000;
 /** As often as blockd's files are looked for. */
@@ -29,7 +31,7 @@ const LOOK_MS = 30_000;
 
 export type BootTracesOptions = {
   readonly home: { readonly machinesDirectory: string; readonly settingsFile: string };
-  readonly objects: Pick<ObjectCache, 'trace' | 'putTrace'>;
+  readonly objects: Pick<ObjectCache, 'trace' | 'putTrace' | 'use' | 'putUse'>;
   readonly client: Pick<RepositoryClient, 'call'>;
   readonly applianceOf: (machine: string) => string;
   /** Then nothing is fetched ahead. */
@@ -37,7 +39,18 @@ export type BootTracesOptions = {
   readonly log: (text: string) => void;
 };
 
-type Found = { readonly machine: string; readonly disk: string; readonly file: string };
+type Found = LeftFile & { readonly machine: string; readonly file: string };
+
+/** By disk: what most boots touch, and what sessions touch. */
+export type StartHints = { readonly traces: ReadonlyMap<string, Buffer>; readonly uses: ReadonlyMap<string, Buffer> };
+export const NO_HINTS: StartHints = { traces: new Map(), uses: new Map() };
+
+/** What is asked of the repository before a start. */
+const HINTS = {
+  traces: { route: 'bootTrace', bytesMax: TRACE_BYTES_MAX, decode: decodeBootTrace },
+  uses: { route: 'diskUse', bytesMax: DISK_USE_BYTES_MAX, decode: decodeDiskUse },
+} as const;
+type HintKind = keyof typeof HINTS;
 
 export class BootTraces {
   readonly #options: BootTracesOptions;
@@ -63,25 +76,29 @@ export class BootTraces {
   async forStart(
     manifest: VersionManifest,
     { isOnline, signal }: { readonly isOnline: boolean; readonly signal: AbortSignal },
-  ): Promise<ReadonlyMap<string, Buffer>> {
+  ): Promise<StartHints> {
     const isMetered = await this.isMetered();
     signal.throwIfAborted();
-    if (isMetered) return new Map();
+    if (isMetered) return NO_HINTS;
     const system = manifest.disks.filter(({ kind, root }) => kind === 'system' && root !== null);
-    const traces = new Map<string, Buffer>();
-    await Promise.all(
-      system.map(async ({ name: disk, root }) => {
-        if (root === null) return;
-        const params = { name: manifest.appliance, version: manifest.version, disk };
-        const asked = isOnline ? await this.#ask(params, signal) : undefined;
-        const trace = await this.#kept(root, asked).catch((error: unknown) => {
-          this.#options.log(`the boot trace of ${manifest.appliance}: ${String(error)}`);
-          return asked;
-        });
-        if (trace !== undefined) traces.set(disk, trace);
-      }),
-    );
-    return traces;
+    const ofKind = async (kind: HintKind): Promise<ReadonlyMap<string, Buffer>> => {
+      const found = new Map<string, Buffer>();
+      await Promise.all(
+        system.map(async ({ name: disk, root }) => {
+          if (root === null) return;
+          const params = { name: manifest.appliance, version: manifest.version, disk };
+          const asked = isOnline ? await this.#ask(kind, params, signal) : undefined;
+          const hint = await this.#kept(kind, root, asked).catch((error: unknown) => {
+            this.#options.log(`the boot trace of ${manifest.appliance}: ${String(error)}`);
+            return asked;
+          });
+          if (hint !== undefined) found.set(disk, hint);
+        }),
+      );
+      return found;
+    };
+    const [traces, uses] = await Promise.all([ofKind('traces'), ofKind('uses')]);
+    return { traces, uses };
   }
 
   /** Takes what boots have left: kept for the next start here, and told to the repository. Never fails. */
@@ -99,24 +116,23 @@ export class BootTraces {
   }
 
   /** The answer, from now on the last one; without one, the last one. */
-  async #kept(root: Digest, asked: Buffer | undefined): Promise<Buffer | undefined> {
-    if (asked === undefined) return this.#options.objects.trace(root);
-    await this.#options.objects.putTrace(root, asked);
+  async #kept(kind: HintKind, root: Digest, asked: Buffer | undefined): Promise<Buffer | undefined> {
+    const { objects } = this.#options;
+    if (asked === undefined) return kind === 'traces' ? objects.trace(root) : objects.use(root);
+    await (kind === 'traces' ? objects.putTrace(root, asked) : objects.putUse(root, asked));
     return asked;
   }
 
   async #ask(
+    kind: HintKind,
     params: { readonly name: string; readonly version: number; readonly disk: string },
     signal: AbortSignal,
   ): Promise<Buffer | undefined> {
+    const { route, bytesMax, decode } = HINTS[kind];
     try {
       const inTime = AbortSignal.any([signal, AbortSignal.timeout(ASK_MS)]);
-      const bytes = await this.#options.client.call('bootTrace', {
-        params,
-        signal: inTime,
-        responseBytesMax: TRACE_BYTES_MAX,
-      });
-      decodeBootTrace(bytes);
+      const bytes = await this.#options.client.call(route, { params, signal: inTime, responseBytesMax: bytesMax });
+      decode(bytes);
       return bytes;
     } catch (error) {
       signal.throwIfAborted();
@@ -142,31 +158,40 @@ export class BootTraces {
         throw error;
       });
       for (const name of names) {
-        const disk = recordedDisk(name);
-        if (disk !== undefined) found.push({ machine, disk, file: join(machinesDirectory, machine, 'traces', name) });
+        const left = leftFile(name);
+        if (left !== undefined)
+          found.push({ ...left, machine, file: join(machinesDirectory, machine, 'traces', name) });
       }
     }
     return found;
   }
 
   /** What cannot be told now stays for the next time. */
-  async #take({ machine, disk, file }: Found, { isTold }: { readonly isTold: boolean }): Promise<void> {
-    const { objects, client, applianceOf, log } = this.#options;
+  async #take({ machine, disk, kind, file }: Found, { isTold }: { readonly isTold: boolean }): Promise<void> {
     const bytes = await readIfThere(file);
     if (bytes === undefined) return;
     try {
-      const trace: BootTrace = decodeBootTrace(bytes);
-      // Of all boots more is known: this one alone counts where nobody tells more.
-      if (objects.trace(trace.root) === undefined) await objects.putTrace(trace.root, bytes);
+      const version = kind === 'boot' ? await this.#keepBoot(bytes) : decodeUseRecord(bytes).version;
       if (isTold) {
-        const params = { name: applianceOf(machine), version: trace.version, disk };
-        await client.call('addBootTrace', { params, query: {}, body: bytes, signal: this.#ended.signal });
+        const params = { name: this.#options.applianceOf(machine), version, disk };
+        const sent = { params, body: bytes, signal: this.#ended.signal };
+        if (kind === 'boot') await this.#options.client.call('addBootTrace', { ...sent, query: {} });
+        else await this.#options.client.call('addUseRecord', sent);
       }
     } catch (error) {
       if (this.#ended.signal.aborted || isLater(error)) return;
-      log(`the boot trace of ${machine}: ${String(error)}`);
+      this.#options.log(`the ${kind === 'boot' ? 'boot trace' : 'use record'} of ${machine}: ${String(error)}`);
     }
-    await removeIfThere(file);
+    // The session may have left more meanwhile.
+    if ((await readIfThere(file))?.equals(bytes) === true) await removeIfThere(file);
+  }
+
+  /** Of all boots more is known: this one alone counts where nobody tells more. The number of its version. */
+  async #keepBoot(bytes: Buffer): Promise<number> {
+    const { objects } = this.#options;
+    const { root, version } = decodeBootTrace(bytes);
+    if (objects.trace(root) === undefined) await objects.putTrace(root, bytes);
+    return version;
   }
 }
 

@@ -37,6 +37,8 @@ export type MachinePlan = {
   readonly accel?: string;
   /** Of system disks: what is to be fetched ahead of the guest. */
   readonly traces?: ReadonlyMap<string, Buffer>;
+  /** What sessions touch of each system disk (docs/formats/use.md). */
+  readonly uses?: ReadonlyMap<string, Buffer>;
   /** What earlier boots touched of the person's own disks is fetched ahead, too; default: not. */
   readonly replaysPrivateTraces?: boolean;
   /** Of a maintain session, `name` being its machine's: the appliance. What is written to its system disk is kept. */

@@ -37,7 +37,10 @@ export async function specOf(plan: MachinePlan, subscription: Subscription): Pro
       // What a maintain session boots is no version yet.
       const isTraced = source.kind === 'published' && plan.maintains === undefined;
       const traced = isTraced
-        ? { ...source, trace: await subscription.putTrace(name, plan.traces?.get(name)) }
+        ? {
+            ...source,
+            trace: await subscription.putHints(name, { trace: plan.traces?.get(name), use: plan.uses?.get(name) }),
+          }
         : source;
       disks.push({ name, bus, source: traced, overlay: { path: subscription.overlayPath(name), mode } });
       continue;

@@ -1,5 +1,5 @@
 /**
- * The transceiver's cache of small objects (level): manifests and map pages by digest, the newest heads, letters and profile, boot traces by the root of their disk. It is only a
+ * The transceiver's cache of small objects (level): manifests and map pages by digest, the newest heads, letters and profile, boot traces and use by the root of their disk. It is only a
  * cache: what is read by digest is checked against it, and what does not match is dropped and counts as not there. It
  * grows with the versions that this machine has used, about 0.05 % of their disks.
  */
@@ -78,6 +78,15 @@ export class ObjectCache {
 
   async putTrace(root: Digest, bytes: Buffer): Promise<void> {
     await this.#level.put(`trace/${root}`, bytes);
+  }
+
+  /** What sessions touch of that disk. */
+  use(root: Digest): Buffer | undefined {
+    return this.#level.getSync(`use/${root}`);
+  }
+
+  async putUse(root: Digest, bytes: Buffer): Promise<void> {
+    await this.#level.put(`use/${root}`, bytes);
   }
 
   /** The person's newest sealed profile as it came; the reader verifies it again. */

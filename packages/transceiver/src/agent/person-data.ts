@@ -115,6 +115,7 @@ export class PersonData implements BackupSettling {
     this.#courier = new TokenCourier({
       ...options,
       up: () => [...this.#backups.keys()].filter((name) => this.isUp(name)),
+      isMetered: async () => link.isMetered(),
     });
   }
 

@@ -17,16 +17,21 @@ const orderOf = async (
   map: Mapped,
   traced: readonly number[],
   [before, here]: readonly [Mapped, string],
+  usual: readonly number[] = [],
 ): Promise<string> => {
   const changed = await changedBlocks(map, before);
   const missing = [...lettersOf(digestsOf(before, changed))].filter((letter) => !here.includes(letter)).join('');
   const used = blocksHere(before, changed, missing === '' ? Buffer.alloc(0) : mapOf(missing).digestBytes);
-  return lettersOf(prefetchOrder({ map, traced, used }));
+  return lettersOf(prefetchOrder({ map, traced, used, usual }));
 };
 
 describe('what is brought in ahead', () => {
   it('is what boots touch, in their order, then what took the place of what was used', async () => {
     expect(await orderOf(mapOf('aBCDEF'), [5, 0, 2], [mapOf('abcdef'), 'bdf'])).toBe('FaCBD');
+  });
+
+  it('is then what sessions of all users touch, in the order that it is given, and nothing that nobody touched', async () => {
+    expect(await orderOf(mapOf('aBCDEFGH'), [5, 0], [mapOf('abcdefgh'), 'bd'], [6, 1, 4])).toBe('FaBDGE');
   });
 
   it('is each block once, and none without content', async () => {
@@ -37,7 +42,7 @@ describe('what is brought in ahead', () => {
   });
 
   it('is what boots touch alone where no version before is known, or its disk had other blocks', async () => {
-    expect(lettersOf(prefetchOrder({ map: mapOf('ab'), traced: [1], used: [] }))).toBe('b');
+    expect(lettersOf(prefetchOrder({ map: mapOf('ab'), traced: [1], used: [], usual: [] }))).toBe('b');
     expect(await orderOf(mapOf('ab'), [1], [mapOf('cd', 4_096), 'cd'])).toBe('b');
   });
 

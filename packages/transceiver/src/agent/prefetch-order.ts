@@ -1,6 +1,7 @@
 /**
  * Which blocks of a version are worth bringing in before it is started, best first, as a function of what is known: what boots touch, in the
- * order of the trace; then what took the place of blocks that are here of the version before, for those were used on this machine.
+ * order of the trace; then what took the place of blocks that are here of the version before, for those were used on this machine; then what sessions of all
+ * users touch, what most of them do first (docs/formats/use.md).
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { MAP_KIND, type DiskMap } from '@collective/shared';
@@ -17,10 +18,12 @@ export type PrefetchKnowledge = {
   readonly traced: readonly number[];
   /** Block numbers of what took the place of blocks that are in the cache. */
   readonly used: readonly number[];
+  /** Block numbers of what enough sessions touch. */
+  readonly usual: readonly number[];
 };
 
 /** Digests, one after the other, each once. */
-export const prefetchOrder = ({ map, traced, used }: PrefetchKnowledge): Buffer => {
+export const prefetchOrder = ({ map, traced, used, usual }: PrefetchKnowledge): Buffer => {
   const order = new Map<string, Buffer>();
   const add = (block: number): void => {
     if (map.kinds[block] !== MAP_KIND.public) return;
@@ -29,6 +32,7 @@ export const prefetchOrder = ({ map, traced, used }: PrefetchKnowledge): Buffer 
   };
   for (const block of traced) add(block);
   for (const block of used) add(block);
+  for (const block of usual) add(block);
   return Buffer.concat([...order.values()]);
 };
 

@@ -4,6 +4,7 @@ import path from 'node:path';
 import { CollectiveError, DiskMap, encodeBootTrace, type Digest, type VersionManifest } from '@collective/shared';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { eventually, settle } from '../blockd/testing/eventually.js';
+import { NO_HINTS } from './boot-traces.js';
 import { Prefetcher, type PrefetcherOptions } from './prefetcher.js';
 import { Subscription } from './subscription.js';
 
@@ -37,6 +38,7 @@ const trace = encodeBootTrace({
   ...{ version: 2, root, blockBytes: BLOCK },
   touches: Array.from({ length: 40 }, (_none, blockIndex) => ({ blockIndex, afterMs: 0, phase: 0, chunkBytes: 0 })),
 });
+const hints = { ...NO_HINTS, traces: new Map([['system', trace]]) };
 
 /** Two appliances, of each of which a boot touches 40 blocks. */
 const open = (overrides: Partial<PrefetcherOptions> & { readonly refresh?: () => Promise<unknown> } = {}) => {
@@ -61,7 +63,7 @@ const open = (overrides: Partial<PrefetcherOptions> & { readonly refresh?: () =>
     home: { directory: folder, machinesDirectory: path.join(folder, 'machines') },
     objects: objects as unknown as PrefetcherOptions['objects'],
     session: session as unknown as PrefetcherOptions['session'],
-    traces: { forStart: async () => Promise.resolve(new Map([['system', trace]])) },
+    traces: { forStart: async () => Promise.resolve(hints) },
     blockd: async () => Promise.resolve(new FakeBlockd().client),
     applianceOf: (machine) => machine,
     isMetered: async () => Promise.resolve(false),
@@ -105,7 +107,7 @@ it('what is wrong with one appliance keeps nobody from another, is said, and is 
   const { prefetcher, looked } = open({
     traces: {
       forStart: async ({ appliance }: VersionManifest) =>
-        appliance === 'bad' ? Promise.reject(new CollectiveError('malformed', 'no trace')) : Promise.resolve(new Map()),
+        appliance === 'bad' ? Promise.reject(new CollectiveError('malformed', 'no trace')) : Promise.resolve(NO_HINTS),
     },
   });
   await eventually('a look', () => prefetcher.status.lookedAt !== undefined);
@@ -163,7 +165,7 @@ it('is not ready to start a block daemon when it is ended while it looks', async
     traces: {
       forStart: async () => {
         await new Promise<void>((resolve) => (answer = resolve));
-        return new Map([['system', trace]]);
+        return hints;
       },
     },
     blockd: async () => {

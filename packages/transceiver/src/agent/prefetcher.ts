@@ -1,13 +1,13 @@
 /**
  * The background prefetcher: looks now and then whether there is a newer version of what the person uses on this machine, and brings in what its
- * next start will want (prefetch-order.ts), in the class *background* of the block path: at the pace that others leave of the line, and never in the
+ * next start and its use will want (prefetch-order.ts), in the class *background* of the block path: at the pace that others leave of the line, and never in the
  * place of what is in the cache. What it has brought in it does not ask for again, so it may be ended at any time.
  *
  * On a link that is metered it does nothing, and without the repository neither. Nothing waits for it.
  */
 import { readdir } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
-import { decodeBootTrace, hasCode, type DiskMap } from '@collective/shared';
+import { decodeBootTrace, decodeDiskUse, hasCode, usualBlocks, type DiskMap } from '@collective/shared';
 import type { ControlClient } from '../blockd/control/control-client.js';
 import type { ControlParams } from '../blockd/control/control-protocol.js';
 import { orAborted } from '../blockd/fetch/single-flight-store.js';
@@ -147,7 +147,7 @@ export class Prefetcher {
     const { manifest } = verified;
     const { objects } = this.#options;
     const { signal } = this.#ended;
-    const traces = await this.#options.traces.forStart(manifest, { isOnline: true, signal });
+    const { traces, uses } = await this.#options.traces.forStart(manifest, { isOnline: true, signal });
     const wanted: Wanted[] = [];
     for (const { description, map } of disks) {
       if (description.kind !== 'system') continue;
@@ -155,7 +155,9 @@ export class Prefetcher {
       const traced = trace === undefined ? [] : decodeBootTrace(trace).touches.map(({ blockIndex }) => blockIndex);
       const before = (await olderMap({ manifest, disk: description, objects }))?.map;
       const used = before === undefined ? [] : await this.#usedOf(map, before);
-      const digests = prefetchOrder({ map, traced, used });
+      const use = uses.get(description.name);
+      const usual = use === undefined ? [] : usualBlocks(decodeDiskUse(use));
+      const digests = prefetchOrder({ map, traced, used, usual });
       const missing = await this.#missing({ blockBytes: map.blockBytes, digests });
       if (missing.length > 0) wanted.push({ blockBytes: map.blockBytes, digests: missing });
     }

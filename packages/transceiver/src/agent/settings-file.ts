@@ -5,7 +5,7 @@ import { readIfThere, writeDurably } from '../storage/durable-file.js';
 
 const schema = strictObject({
   format: Type.Literal(1),
-  /** What boots touch is told to the repository, without a name (boot-traces.ts). */
+  /** What boots and sessions touch is told to the repository, without a name (boot-traces.ts). */
   tellTraces: Type.Boolean(),
   /** What travels over the link costs something (metered-link.ts): `auto` asks the system. Absent: as `auto`. */
   metered: Type.Optional(wordField('on', 'off', 'auto')),

@@ -1,5 +1,6 @@
 /** `collective start`: what is suspended goes on, the rest begins with the version that was asked for, verified here. */
 import { CollectiveError, hasCode, type VersionManifest } from '@collective/shared';
+import { NO_HINTS, type StartHints } from './boot-traces.js';
 import type { JobContext } from './agent-server.js';
 import type { StartedMachine, StartRequest } from './agent-types.js';
 import { START_BYTES, START_BYTES_A_DISK, withRoom } from './local-room.js';
@@ -84,10 +85,10 @@ async function startEach(
     const appliance = data.applianceOf(name);
     const isOnline = source !== undefined;
     const wanted = { name: appliance, ...(version === undefined ? {} : { version }), isOnline };
-    let traces: Promise<ReadonlyMap<string, Buffer>> = Promise.resolve(new Map());
+    let hints: Promise<StartHints> = Promise.resolve(NO_HINTS);
     const onVerified = (manifest: VersionManifest): void => {
-      traces = data.traces.forStart(manifest, { isOnline, signal: job.signal });
-      traces.catch(() => undefined); // aborted: so is what is awaited first
+      hints = data.traces.forStart(manifest, { isOnline, signal: job.signal });
+      hints.catch(() => undefined); // aborted: so is what is awaited first
     };
     const found = await runnableVersion(wanted, { session, objects, signal: job.signal, onVerified }).catch(
       async (error: unknown) => {
@@ -105,7 +106,7 @@ async function startEach(
     const wish = { name, appliance, version: found, isOnline, isTakenOver, job };
     const notes = await data.start(wish, async ({ bases, notes: mine }) => {
       const plan = {
-        ...{ name, appliance, disks, blocks, bases, traces: await traces },
+        ...{ name, appliance, disks, blocks, bases, ...(await hints) },
         replaysPrivateTraces: !(await data.traces.isMetered()),
         // After the news: another device may have unlocked some, or have begun a new epoch.
         diskKeys: session.diskKeys,

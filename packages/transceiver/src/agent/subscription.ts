@@ -25,6 +25,7 @@ import {
 } from '@collective/shared';
 import { decodeStackDescription, DESCRIPTION_NAME } from '../blockd/overlay/stack-description.js';
 import { isErrno, makeFolderDurably, readIfThere, removeIfThere, writeDurably } from '../storage/durable-file.js';
+import type { MachineDisk } from '../supervisor/machine-spec.js';
 import type { PlannedDisk } from './machine-port.js';
 
 const schema = strictObject({
@@ -48,9 +49,17 @@ const schema = strictObject({
 const PRIVATE = '.private';
 /** Names in `traces` of what boots have left. */
 const RECORDED = '.recorded';
-export const recordedDisk = (name: string): string | undefined => {
-  const disk = name.slice(0, -RECORDED.length);
-  return name.endsWith(RECORDED) && isDiskName(disk) ? disk : undefined;
+/** Names in `traces` of what all sessions touch, and of what this one, or the last one, has touched. */
+const USE = '.use';
+const SESSION = '.session';
+export type LeftFile = { readonly disk: string; readonly kind: 'boot' | 'session' };
+/** Undefined: it was left by neither. */
+export const leftFile = (name: string): LeftFile | undefined => {
+  for (const [ending, kind] of [[RECORDED, 'boot'] as const, [SESSION, 'session'] as const]) {
+    const disk = name.slice(0, -ending.length);
+    if (name.endsWith(ending) && isDiskName(disk)) return { disk, kind };
+  }
+  return undefined;
 };
 
 const codec = documentCodec(schema, { what: 'subscription.json', bytesMax: 65_536 });
@@ -161,16 +170,20 @@ export class Subscription {
     return checks;
   }
 
-  /** Where blockd finds the trace that it replays, which is written for it here, and where it leaves that of this boot. */
-  async putTrace(
+  /** Where blockd finds what is known of a system disk, which is written for it here, and where it leaves what this boot and this session touch. */
+  async putHints(
     disk: string,
-    trace: Buffer | undefined,
-  ): Promise<{ readonly replay?: string; readonly record: string }> {
-    const replay = join(this.#folder, 'traces', disk);
-    const record = `${replay}${RECORDED}`;
-    if (trace === undefined) return { record };
-    await writeDurably(replay, trace);
-    return { replay, record };
+    { trace, use }: { readonly trace: Buffer | undefined; readonly use: Buffer | undefined },
+  ): Promise<NonNullable<Extract<MachineDisk['source'], { readonly kind: 'published' }>['trace']>> {
+    const path = join(this.#folder, 'traces', disk);
+    if (trace !== undefined) await writeDurably(path, trace);
+    if (use !== undefined) await writeDurably(`${path}${USE}`, use);
+    return {
+      record: `${path}${RECORDED}`,
+      session: `${path}${SESSION}`,
+      ...(trace === undefined ? {} : { replay: path }),
+      ...(use === undefined ? {} : { use: `${path}${USE}` }),
+    };
   }
 
   /** Where the sealed boot trace of a user disk lies. */

@@ -1,7 +1,8 @@
 /**
  * Brings the session's bearer token to the processes that fetch private blocks: whenever it is another one, and at once when one was
  * refused. They keep it in memory only, and go on with the one they have while no agent is there. And the keys of blocks to the machines
- * that run, when a new epoch has begun since: blockd has them from a rebase, but one that is started again has what the supervisor holds.
+ * that run, when a new epoch has begun since: blockd has them from a rebase, but one that is started again has what the supervisor holds. And to blockd whether
+ * the link is metered, which it does not see itself.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { ControlClient } from '../blockd/control/control-client.js';
@@ -22,6 +23,11 @@ export class TokenCourier {
   readonly #ended = new AbortController();
   readonly #running: Promise<unknown>;
   #brought: string | undefined;
+  readonly #isMetered: () => Promise<boolean>;
+  #blockd: ControlClient | undefined;
+  /** What it was told; it takes a link to cost nothing. */
+  #meteredBrought = false;
+  #bringingMetered: Promise<void> | undefined;
 
   constructor(options: {
     readonly home: Home;
@@ -29,8 +35,10 @@ export class TokenCourier {
     readonly machines: Pick<MachinePort, 'authorize' | 'addKeys'>;
     /** Machines of the person that run. */
     readonly up: () => readonly string[];
+    readonly isMetered: () => Promise<boolean>;
     readonly lookEveryMs?: number;
   }) {
+    this.#isMetered = options.isMetered;
     this.#lookEveryMs = options.lookEveryMs ?? LOOK_EVERY_MS;
     this.#up = options.up;
     this.#home = options.home;
@@ -60,11 +68,26 @@ export class TokenCourier {
     if (brought.length > 0 && brought.every(({ status }) => status === 'fulfilled')) this.#keysBrought = text;
   }
 
+  /** A new connection and a look may come together: it is said once. */
+  #bringMetered(): Promise<void> {
+    this.#bringingMetered ??= this.#sayMetered().finally(() => (this.#bringingMetered = undefined));
+    return this.#bringingMetered;
+  }
+
+  /** Where nobody can tell, nothing is to travel that nobody waits for. */
+  async #sayMetered(): Promise<void> {
+    const metered = await this.#isMetered().catch(() => true);
+    if (metered === this.#meteredBrought || this.#blockd === undefined) return;
+    const told = await this.#blockd.request('metered', { metered }).catch(() => undefined);
+    if (told !== undefined) this.#meteredBrought = metered;
+  }
+
   async #look(): Promise<void> {
     const { signal } = this.#ended;
     while (!signal.aborted) {
       await this.#bring();
       await this.#bringKeys();
+      await this.#bringMetered();
       await delay(this.#lookEveryMs, undefined, { signal, ref: false }).catch(() => undefined);
     }
   }
@@ -81,7 +104,11 @@ export class TokenCourier {
         this.#brought = undefined; // one that was just started has none
         await client.request('events', {}).catch(() => undefined);
         await this.#bring();
+        this.#blockd = client;
+        this.#meteredBrought = false;
+        await this.#bringMetered();
         await Promise.race([client.closed, aborted(signal)]);
+        this.#blockd = undefined;
         client.close();
       }
       await delay(RECONNECT_MS, undefined, { signal, ref: false }).catch(() => undefined);

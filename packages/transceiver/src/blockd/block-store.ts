@@ -35,6 +35,8 @@ export type BlockRequest = {
   readonly source?: string | undefined;
   /** Where it lies beside others that are wanted, too; used for what is asked for ahead. */
   readonly segment?: ObjectSegment | undefined;
+  /** It is not to take the place of another block. */
+  readonly ifRoom?: boolean | undefined;
 };
 
 /** A segment of a boot object: a chunk that holds several blocks (docs/formats/trace.md). */

@@ -64,6 +64,7 @@ export class Blockd {
   readonly #epochTimer: NodeJS.Timeout;
   readonly #startedAt = Math.floor(Date.now() / 1000);
   #repository: string | null = null;
+  #isMetered = false;
   #lastError: BlockdStatus['lastError'] = null;
   #closed: Promise<void> | undefined;
 
@@ -156,6 +157,9 @@ export class Blockd {
         this.#private.setRepository({ origin, pin, token });
         return {};
       }
+      case 'metered':
+        this.#isMetered = request.params.metered;
+        return {};
       case 'network-back':
         this.#fetcher.networkIsBack();
         this.#private.networkIsBack();
@@ -311,6 +315,7 @@ export class Blockd {
           waitedMs: Math.round(waitedMs),
           stillUnavailable: attached.unavailableCount,
         }),
+      isMetered: () => this.#isMetered,
       onHintFailed: (error) => console.error(`blockd: ${session}/${disk}:`, error),
       onFailed: (error) => {
         const fault = faultOfRequest(error);

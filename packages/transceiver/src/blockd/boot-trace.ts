@@ -19,6 +19,7 @@ import { replaceFileDurably, type FileSystem } from '../storage/file-system.js';
 import type { Clock } from './clock.js';
 import type { ImageDevice } from './image-device.js';
 import type { Recorder } from './recorder.js';
+import type { SessionUse } from './session-use.js';
 
 const IN_THE_CLEAR: TraceCodec = { encode: encodeBootTrace, decode: decodeBootTrace };
 const LOOK_MS = 1_000;
@@ -42,6 +43,8 @@ export type DiskTraceOptions = TracedDisk & {
   readonly codec?: TraceCodec;
   readonly image: Pick<ImageDevice, 'foresee' | 'hasContent'>;
   readonly recorder: Pick<Recorder, 'restart' | 'setPhase' | 'touches'>;
+  /** What follows the boot; of a published disk. */
+  readonly use?: Pick<SessionUse, 'begin' | 'bootIsOver'>;
   readonly fileSystem: FileSystem;
   readonly clock: Clock;
   readonly onFailed: (error: unknown) => void;
@@ -79,7 +82,8 @@ export class DiskTrace {
 
   /** The guest's first instruction is about to run. */
   begin(guest: () => GuestReads): void {
-    const { recorder, files, clock } = this.#options;
+    const { recorder, files, clock, use } = this.#options;
+    use?.begin();
     recorder.restart();
     this.#stopLooking();
     if (files.record === undefined) return;
@@ -117,7 +121,8 @@ export class DiskTrace {
   }
 
   async #write(): Promise<void> {
-    const { files, fileSystem, onFailed } = this.#options;
+    const { files, fileSystem, use, onFailed } = this.#options;
+    use?.bootIsOver();
     if (files.record === undefined) return;
     const { dir, base } = parsePath(files.record);
     try {

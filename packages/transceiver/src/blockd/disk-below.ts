@@ -14,6 +14,7 @@ import type { ControlParams } from './control/control-protocol.js';
 import { readMapFile } from './control/map-file.js';
 import { ImageDevice, type ImageDeviceOptions, type ImageMap } from './image-device.js';
 import type { PrivateUse } from './private/private-half.js';
+import { SessionUse, type SessionUseOptions } from './session-use.js';
 import { halfOf, SnapshotDevice } from './snapshot-device.js';
 import { ZeroDevice } from './zero-device.js';
 
@@ -48,6 +49,8 @@ export type BelowContext = {
   /** As PrivateHalf.use, with the disk key of this disk. */
   readonly usePrivate: (base: OpenedBase) => Promise<PrivateUse>;
   readonly onUnavailable: (blockIndex: number, digest: Digest) => void;
+  /** Whether what nobody waits for costs the person something. */
+  readonly isMetered: () => boolean;
   /** Something that only helps has failed. */
   readonly onHintFailed: (error: unknown) => void;
   readonly onArrived: (blockIndex: number, waitedMs: number) => void;
@@ -91,31 +94,32 @@ const openPublished = async (
     name: `${source.appliance}@${source.version}/${options.disk}`,
     placementTag,
   });
-  const trace = traceOf(source, {
-    image,
-    recorder,
-    fileSystem: context.fileSystem,
-    onFailed: context.onHintFailed,
+  const { trace, use } = hintsOf(source, {
+    ...{ image, recorder, fileSystem: context.fileSystem },
+    ...{ isMetered: context.isMetered, onFailed: context.onHintFailed },
   });
-  await trace?.replay();
+  await Promise.all([trace?.replay(), use?.open()]);
   return {
     ...{ device: recorder, images: [image], map, trace, privateUse: undefined, placementTag },
     foresee: (touches, segments) => image.foresee(touches, segments),
     fetch: (blockIndex, readOptions) => image.fetch(blockIndex, readOptions),
-    close: () => {
+    close: async () => {
       trace?.close();
-      return image.close();
+      await use?.close();
+      await image.close();
     },
   };
 };
 
-const traceOf = (
+const hintsOf = (
   { version, root, blockBytes, trace: files = {} }: Extract<DiskSource, { kind: 'published' }>,
-  parts: Pick<DiskTraceOptions, 'image' | 'recorder' | 'fileSystem' | 'onFailed'>,
-): DiskTrace | undefined =>
-  root === null || !isDigest(root)
-    ? undefined
-    : new DiskTrace({ ...parts, version, root, blockBytes, files, clock: systemClock });
+  parts: Pick<DiskTraceOptions & SessionUseOptions, 'image' | 'recorder' | 'fileSystem' | 'isMetered' | 'onFailed'>,
+): { readonly trace?: DiskTrace; readonly use?: SessionUse } => {
+  if (root === null || !isDigest(root)) return {};
+  const of = { ...parts, version, root, blockBytes, files, clock: systemClock };
+  const use = new SessionUse(of);
+  return { use, trace: new DiskTrace({ ...of, use }) };
+};
 
 const readMap = async (
   source: Extract<DiskSource, { kind: 'published' }>,

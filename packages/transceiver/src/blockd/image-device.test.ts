@@ -343,6 +343,40 @@ describe('image device', () => {
     expect(device.foresee(touchesOf(8, 7))).toBe(0);
   });
 
+  it('brings a group in the class of traces, without what is here or waited for, and does not read ahead in it', async () => {
+    const gated = new GatedStore();
+    const { device } = await open(new SingleFlightStore(gated), { readahead: true });
+    const reading = readAny(device, 8 * BLOCK, 512);
+    await eventually('the read', () => gated.calls.length > 0);
+    await settle();
+    const before = gated.calls.length;
+    device.bringIfRoom([8, 10, 20, 1_000_000, 19]);
+    await eventually('the group', () => gated.calls.length >= before + 2);
+    const calls = gated.calls.slice(before);
+    expect(calls.map(({ request }) => request.digest)).toEqual([20, 19].map((index) => disk.map.digestAt(index)));
+    expect(calls.map((call) => call.options.rank.fetchClass)).toEqual(['trace', 'trace']);
+    const member = readAny(device, 20 * BLOCK, 512);
+    await eventually('it waits', () => device.waiting.length === 2);
+    for (const call of gated.calls) call.resolve(disk.blocks.get(call.request.digest) ?? Buffer.alloc(0));
+    await Promise.all([reading, member]);
+    await settle();
+    expect(gated.calls).toHaveLength(before + 2);
+    device.bringIfRoom([20, 19]);
+    await settle();
+    expect(gated.calls).toHaveLength(before + 2);
+  });
+
+  it('brings no group into a cache that is full', async () => {
+    const below = new MemoryStore(disk.blocks);
+    const { device, cache } = await open(below, { cacheBytesMax: 6 * BLOCK });
+    for (let block = 0; below.asked.length < 12; block += 1) await readAny(device, block * BLOCK, 512);
+    expect(cache.writer.hasRoom(BLOCK)).toBe(false);
+    const asked = below.asked.length;
+    device.bringIfRoom([20, 21, 22]);
+    for (let turn = 0; turn < 10; turn += 1) await settle();
+    expect(below.asked).toHaveLength(asked);
+  });
+
   it('asks for the trace again after an outage in which it was given up', async () => {
     const gated = new GatedStore();
     const clock = new ManualClock();

@@ -210,6 +210,18 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
     return this.#warmForeseen();
   }
 
+  /** Asks for blocks that are likely to be wanted soon, in this order, while the cache has room for more. */
+  bringIfRoom(blocks: readonly number[]): void {
+    if (this.#closed) return;
+    const wanted = blocks.filter((blockIndex) => this.hasContent(blockIndex) && !this.#waits.has(blockIndex));
+    // What is read after one of them is among them.
+    for (const blockIndex of wanted) this.#foreseen[blockIndex] = 1;
+    this.#store.warm(
+      wanted.map((blockIndex) => ({ ...this.#requestFor(blockIndex), ifRoom: true })),
+      RANK.trace,
+    );
+  }
+
   /** Blocks that reads wait for, or waited for in vain, longest first. */
   get waiting(): WaitingBlock[] {
     return this.#waits.list;

@@ -18,6 +18,8 @@ export class Recorder implements BlockDevice {
   #touches: TraceTouch[] = [];
   #beganMs: number;
   #phase: BootPhase = 0;
+  /** Called at each first touch, before the read: has to be quick. */
+  onFirstTouch: ((blockIndex: number) => void) | undefined;
 
   /** `touchesMax`: later ones are left out; by default as many as a trace has. */
   constructor(
@@ -115,8 +117,10 @@ export class Recorder implements BlockDevice {
   #record(byteOffset: number, byteLength: number): void {
     const last = Math.floor((byteOffset + byteLength - 1) / this.blockBytes);
     for (let index = Math.floor(byteOffset / this.blockBytes); index <= last; index += 1) {
-      if (this.#touched[index] !== 0 || this.#touches.length >= this.#touchesMax) continue;
+      if (this.#touched[index] !== 0) continue;
       this.#touched[index] = 1;
+      this.onFirstTouch?.(index);
+      if (this.#touches.length >= this.#touchesMax) continue;
       this.#touches.push({
         blockIndex: index,
         afterMs: Math.round(this.#clock.nowMs() - this.#beganMs),

@@ -393,7 +393,7 @@ function addServiceCommands(program: Command): void {
     .description('what is set for this machine; without an option it is only shown')
     .option(
       '--tell-traces <on|off>',
-      'tell the repository, which keeps it without your name, which blocks of an appliance a boot touches',
+      'tell the repository, which keeps it without your name, which blocks of an appliance a boot and its use touch',
     )
     .option(
       '--metered <on|off|auto>',

@@ -21,6 +21,7 @@
  * | warm | session, disk, blocks, timeoutMs | when those blocks (default: the first) are in the cache |
  * | status | | BlockdStatus |
  * | repository | origin, pin, token | from now on fetches go there; also wakes what backs off |
+ * | metered | metered (default at the start: false) | on such a link nothing is brought in because of what other sessions touch together |
  * | network-back | | connections are renewed, what backs off tries now |
  * | trace-start | session | the machine starts now: first touches count from here |
  * | phase | session, phase | 0 firmware, 1 kernel, 2 login, 3 idle |
@@ -38,8 +39,9 @@
  *
  * source: {"kind": "published", appliance, version, diskBytes, blockBytes, root, map, trace}, `map` the path of a file that holds the
  * disk map as a list of changed pairs relative to nothing; rebuilt and checked against `root`. `root` null
- * (and no map): all zero. trace: {replay, record}, paths: the blocks of the boot trace in the one are asked for ahead of the guest, and that of this boot
- * is written to the other when the boot is over. Or {"kind": "zero", diskBytes}. Or {"kind": "snapshot", folder, base}: the state that the base file `base` (its SHA-256) in
+ * (and no map): all zero. trace: {replay, record, use, session}, paths: the blocks of the boot trace in `replay` are asked for ahead of the guest, and that of this boot
+ * is written to `record` when the boot is over; the groups of the disk use in `use` are asked for when the guest touches one, and the use record of this session is written to
+ * `session`, at its end and every half hour (docs/formats/use.md). Or {"kind": "zero", diskBytes}. Or {"kind": "snapshot", folder, base}: the state that the base file `base` (its SHA-256) in
  * `folder` says (docs/formats/base-file.md). Where the overlay's own `overlay.json` names a base, that one counts, and the source only
  * when there is none. A new overlay whose folder is that of a snapshot source names its base from the start.
  *
@@ -88,7 +90,14 @@ const publishedSource = strict({
   blockBytes: Type.Integer({ minimum: 4096, maximum: 1_048_576 }),
   root: Type.Union([digest, Type.Null()]),
   map: Type.Optional(path),
-  trace: Type.Optional(strict({ replay: Type.Optional(path), record: Type.Optional(path) })),
+  trace: Type.Optional(
+    strict({
+      replay: Type.Optional(path),
+      record: Type.Optional(path),
+      use: Type.Optional(path),
+      session: Type.Optional(path),
+    }),
+  ),
 });
 const zeroSource = strict({ kind: Type.Literal('zero'), diskBytes });
 const snapshotSource = strict({ kind: Type.Literal('snapshot'), folder: path, base: digest });
@@ -149,6 +158,7 @@ export const CONTROL_METHODS = {
     pin: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9_-]{43}$' })),
     token: Type.Optional(Type.String({ maxLength: 1000 })),
   }),
+  metered: strict({ metered: Type.Boolean() }),
   'network-back': strict({}),
   'trace-start': strict({ session: name }),
   phase: strict({
@@ -248,6 +258,7 @@ export type ControlResults = {
   readonly warm: Record<string, never>;
   readonly status: BlockdStatus;
   readonly repository: Record<string, never>;
+  readonly metered: Record<string, never>;
   readonly 'network-back': Record<string, never>;
   readonly 'trace-start': Record<string, never>;
   readonly phase: Record<string, never>;

@@ -27,7 +27,7 @@ export class FillingStore implements CacheFiller {
   ): Promise<Buffer | undefined> {
     if (!options.wantBytes && this.#cache.has(request)) return undefined;
     // What may be wanted some day never takes the place of what was.
-    const mayEvict = options.rank.fetchClass !== 'background';
+    const mayEvict = options.rank.fetchClass !== 'background' && request.ifRoom !== true;
     if (!mayEvict && !this.#cache.hasRoom(request.blockBytes)) throw cacheIsFull();
     const block = await this.#next.get(request, options);
     const isInCache = await this.#cache.fill(request, block, { mayEvict });

@@ -29,8 +29,8 @@ export async function settings(
     set,
     `${
       set.tellTraces
-        ? 'Which blocks a boot touches is told to the repository, which keeps it without your name (--tell-traces off).'
-        : 'Nothing is told to the repository of which blocks a boot touches (--tell-traces on).'
+        ? 'Which blocks of an appliance a boot and its use touch is told to the repository, which keeps it without your name (--tell-traces off).'
+        : 'Nothing is told to the repository of which blocks a boot and use of an appliance touch (--tell-traces on).'
     }\n${METERED[set.metered]}`,
   );
 }
