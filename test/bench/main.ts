@@ -43,6 +43,13 @@ if (load === undefined || WITH_VALUE.some((each) => flag(each) && valueOf(each) 
   process.exit(2);
 }
 
+// By `exit`, so that what it has started ends with it (test/support/leftovers.ts).
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const)
+  process.once(signal, () => process.exit(code));
+
 const result = await (
   await load()
 ).run({

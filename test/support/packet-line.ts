@@ -12,8 +12,6 @@ import { ROOT } from './paths.js';
 
 const PYTHON = '/usr/bin/python3';
 const PROGRAM = path.join(ROOT, 'test/support/packet_line.py');
-const NEAR = '10.203.0.1';
-const FAR = '10.203.0.2';
 /** Two frames at least, and what a processor that comes late has to make up for. */
 const BURST_BYTES = 32_768;
 /** As link.mjs: a router's buffer of 250 ms, 64 KiB at the least. */
@@ -25,7 +23,7 @@ export const PAYLOAD_SHARE = 1_448 / 1_500;
 
 export class PacketLine implements AsyncDisposable {
   /** Where the server is, seen from here. */
-  readonly address = FAR;
+  readonly address: string;
   /** Before a command that is to run at the far end. */
   readonly atFarEnd: readonly string[];
   readonly #near: string;
@@ -33,28 +31,38 @@ export class PacketLine implements AsyncDisposable {
   readonly #holder: Child;
   readonly #delay: Child;
 
-  private constructor(near: string, holder: Child, delay: Child) {
+  private constructor(of: {
+    readonly near: string;
+    readonly address: string;
+    readonly holder: Child;
+    readonly delay: Child;
+  }) {
+    const { near, address, holder, delay } = of;
     this.#near = near;
+    this.address = address;
     this.#holder = holder;
     this.#delay = delay;
     this.atFarEnd = ['nsenter', `--net=/proc/${holder.process.pid ?? 0}/ns/net`];
   }
 
-  /** At most one is open at a time: its addresses are fixed. */
+  /** Errors when not root. */
   static async open({ downBitsPerSecond, upBitsPerSecond, roundTripMs }: LinkRates): Promise<PacketLine> {
     if (process.getuid?.() !== 0)
       throw new Error('a line of packets needs root (network namespaces, /dev/net/tun): run this part as root');
-    const name = `line${randomBytes(3).toString('hex')}`;
+    // One of 16,384 networks of two addresses, so that lines of other runs are not in the way.
+    const random = randomBytes(3);
+    const name = `line${random.toString('hex')}`;
+    const addressOf = (end: number): string => `10.203.${random[0] ?? 0}.${((random[1] ?? 0) & 0xfc) + end}`;
     const [near, far] = [`${name}n`, `${name}f`];
     const holder = new Child('far end', 'unshare', ['--net', 'sh', '-c', 'echo in; exec cat']);
     const delay = new Child('line', PYTHON, [PROGRAM, near, far, String(roundTripMs / 2)]);
-    const line = new PacketLine(near, holder, delay);
+    const line = new PacketLine({ near, address: addressOf(2), holder, delay });
     try {
       await Promise.all([holder.waitFor(/in/), delay.waitFor(/line up/)]);
       await at([], 'ip', ['link', 'set', far, 'netns', String(holder.process.pid)]);
       for (const [device, address, where] of [
-        [near, NEAR, []],
-        [far, FAR, line.atFarEnd],
+        [near, addressOf(1), []],
+        [far, line.address, line.atFarEnd],
       ] as const) {
         await at(where, 'ip', ['addr', 'add', `${address}/30`, 'dev', device]);
         await at(where, 'ip', ['link', 'set', device, 'up']);

@@ -9,7 +9,15 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { describeMachine, type BenchCase, type BenchOptions, type BenchResult } from '../bench-result.js';
+import {
+  describeMachine,
+  informs,
+  interval,
+  median,
+  type BenchCase,
+  type BenchOptions,
+  type BenchResult,
+} from '../bench-result.js';
 import type { PlayedLink } from '../trace-player/links.js';
 import { buildImages } from './appliance.js';
 import { linkCases, playRound, ROUNDS, type Round } from './link-rounds.js';
@@ -18,8 +26,9 @@ import { PACKET_LINKS, packetCases } from './packet-boots.js';
 import { BootRig } from './rig.js';
 
 const LINKS = Object.keys(ROUNDS) as readonly PlayedLink[];
-const PACKET_ROUNDS = 3;
-const DISK_PAIRS = 4;
+const PACKET_ROUNDS = 2;
+const DISK_PAIRS = 3;
+const LOAD_EVERY_MS = 10_000;
 
 type Part = { readonly name: string; readonly cases: (rig: BootRig, quick: boolean) => Promise<BenchCase[]> };
 
@@ -48,6 +57,16 @@ const PARTS: readonly Part[] = [
   },
 ];
 
+/** What the machine did meanwhile: a boot alone makes a load of 1 to 2. */
+const withLoad = async (name: string, work: () => Promise<BenchCase[]>): Promise<BenchCase[]> => {
+  const loads: number[] = [];
+  const look = (): void => void loads.push(os.loadavg()[0] ?? Number.NaN);
+  const timer = setInterval(look, LOAD_EVERY_MS);
+  const cases = await work().finally(() => clearInterval(timer));
+  look();
+  return [...cases, informs(`${name}: load of the machine meanwhile`, median(loads), '', interval(loads, 1))];
+};
+
 export const run = async ({ quick, only, log }: BenchOptions): Promise<BenchResult> => {
   const wanted = PARTS.filter(({ name }) => only === undefined || name === only || name.startsWith(`${only}-`));
   if (wanted.length === 0) throw new Error(`--only ${only ?? ''}: one of ${PARTS.map(({ name }) => name).join(', ')}`);
@@ -56,7 +75,7 @@ export const run = async ({ quick, only, log }: BenchOptions): Promise<BenchResu
   try {
     await using rig = await BootRig.open(images, folder, log);
     const cases: BenchCase[] = [];
-    for (const part of wanted) cases.push(...(await part.cases(rig, quick)));
+    for (const part of wanted) cases.push(...(await withLoad(part.name, async () => part.cases(rig, quick))));
     return { bench: 'boot', machine: describeMachine(), cases };
   } finally {
     await rm(folder, { recursive: true, force: true });

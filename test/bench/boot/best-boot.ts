@@ -2,6 +2,7 @@
  * What a boot over a line is measured against: T* from the first touches of a boot of the same guest that was recorded on a filled cache a moment ago, from
  * the start of QEMU to its prompt, and the compressed chunks of which it needs something.
  */
+import { decodeBootTrace } from '@collective/shared';
 import { firstTouches } from '../trace-player/first-touches.js';
 import type { OurPath } from '../trace-player/our-path.js';
 import type { PublishedVersion } from '../trace-player/published-disks.js';
@@ -12,6 +13,8 @@ export type BestBoot = {
   /** Of the recorded boot. */
   readonly seconds: number;
   readonly touchedBytes: number;
+  /** What boots in other homes had touched when they were over (20 s without a new block), in chunks: the trace. */
+  readonly toldBytes: number;
   readonly tStarSeconds: number;
 };
 
@@ -20,10 +23,12 @@ export const bestBoot = async (
   line: Line,
 ): Promise<BestBoot> => {
   const { recording, seconds } = await runs.record(filled, { isTold: false });
+  const { touches: told } = decodeBootTrace(await runs.knownTrace('system'));
   const touches = firstTouches(recording, version.disks);
   return {
     seconds,
     touchedBytes: touches.reduce((sum, { chunkBytes }) => sum + chunkBytes, 0),
+    toldBytes: told.reduce((sum, { chunkBytes }) => sum + chunkBytes, 0),
     tStarSeconds: tStar(touches, { line, endUs: recording.endUs, thinkFactor: 1 }),
   };
 };

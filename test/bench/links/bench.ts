@@ -10,7 +10,10 @@ import { describeMachine, type Bench, type BenchOptions, type BenchResult } from
 import { BARS, barRows, type Bar } from './bars.js';
 
 const collected = async (folder: string): Promise<BenchResult[]> => {
-  const names = (await readdir(folder)).filter((name) => name.endsWith('.json')).sort();
+  const found = await readdir(folder).catch((error: unknown) => {
+    throw new Error(`--from ${folder} is not a folder that can be read`, { cause: error });
+  });
+  const names = found.filter((name) => name.endsWith('.json')).sort();
   if (names.length === 0)
     throw new Error(`${folder} has no .json files; make some with npm run bench -- NAME --json FILE`);
   return await Promise.all(
