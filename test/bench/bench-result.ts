@@ -16,7 +16,14 @@ export type BenchCase = {
   readonly note?: string;
 };
 
-export type BenchResult = { readonly bench: string; readonly machine: string; readonly cases: readonly BenchCase[] };
+export type BenchResult = {
+  readonly bench: string;
+  readonly machine: string;
+  readonly cases: readonly BenchCase[];
+  /** When it was measured, and of which commit; in files. */
+  readonly at?: string;
+  readonly commit?: string;
+};
 
 export type BenchOptions = {
   /** Fewer repetitions, for trying the benchmark itself; its figures are not to be quoted. */
@@ -25,9 +32,13 @@ export type BenchOptions = {
   readonly only?: string;
   /** Where the result goes; a benchmark that draws puts its pictures beside it. */
   readonly jsonFile?: string;
+  /** A folder of such files, of which `links` makes its table. */
+  readonly from?: string;
   /** Says what it does; standard error by default. */
   readonly log: (line: string) => void;
 };
+
+export type Bench = { readonly run: (options: BenchOptions) => Promise<BenchResult> };
 
 export const describeMachine = (): string => {
   const cpus = os.cpus();

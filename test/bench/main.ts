@@ -1,11 +1,13 @@
 /**
- * `npm run bench -- NAME [--json FILE] [--check] [--quick] [--only PART]`: runs one benchmark and prints its table. With --json
- * also a file, with --check exit 1 when a case misses its target, with --only a part of it (the benchmark says which there are).
+ * `npm run bench -- NAME [--json FILE] [--check] [--quick] [--only PART] [--from DIR]`: runs one benchmark and prints its table. With
+ * --json also a file, with --check exit 1 when a case misses its target, with --only a part of it (the benchmark says which there are); --from is for `links`.
  */
 import { writeFile } from 'node:fs/promises';
-import type { BenchOptions, BenchResult } from './bench-result.js';
+import { run } from '../support/child.js';
+import { ROOT } from '../support/paths.js';
+import type { Bench } from './bench-result.js';
 
-const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptions) => Promise<BenchResult> }>>> = {
+const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   backup: () => import('./backup/bench.js'),
   boot: () => import('./boot/bench.js'),
   cache: () => import('./cache/bench.js'),
@@ -13,6 +15,7 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
   demand: () => import('./demand/bench.js'),
   dirty: () => import('./dirty/bench.js'),
   inherit: () => import('./inherit/bench.js'),
+  links: async () => (await import('./links/bench.js')).linksBench(BENCHES),
   nbd: () => import('./nbd/bench.js'),
   publish: () => import('./publish/bench.js'),
   restore: () => import('./restore/bench.js'),
@@ -23,27 +26,36 @@ const BENCHES: Readonly<Record<string, () => Promise<{ run: (options: BenchOptio
 
 const words = process.argv.slice(2);
 const flag = (name: string): boolean => words.includes(name);
-const WITH_VALUE = ['--json', '--only'];
+const WITH_VALUE = ['--json', '--only', '--from'];
 const valueOf = (name: string): string | undefined => {
   const at = words.indexOf(name);
   return at < 0 ? undefined : words[at + 1];
 };
 const jsonFile = valueOf('--json');
 const only = valueOf('--only');
+const from = valueOf('--from');
 const name = words.find((word, at) => !word.startsWith('--') && !WITH_VALUE.includes(words[at - 1] ?? ''));
 const load = name === undefined ? undefined : BENCHES[name];
 if (load === undefined || WITH_VALUE.some((each) => flag(each) && valueOf(each) === undefined)) {
   console.error(
-    `usage: npm run bench -- ${Object.keys(BENCHES).join('|')} [--json FILE] [--check] [--quick] [--only PART]`,
+    `usage: npm run bench -- ${Object.keys(BENCHES).join('|')} [--json FILE] [--check] [--quick] [--only PART] [--from DIR]`,
   );
   process.exit(2);
 }
+
+// By `exit`, so that what it has started ends with it (test/support/leftovers.ts).
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const)
+  process.once(signal, () => process.exit(code));
 
 const result = await (
   await load()
 ).run({
   quick: flag('--quick'),
   ...(only === undefined ? {} : { only }),
+  ...(from === undefined ? {} : { from }),
   ...(jsonFile === undefined ? {} : { jsonFile }),
   log: (line) => console.error(`bench: ${line}`),
 });
@@ -55,5 +67,11 @@ for (const row of result.cases) {
     `${verdict} ${row.case.padEnd(52)} ${row.value.toPrecision(4).padStart(9)} ${row.unit}${target}${row.note === undefined ? '' : `  ${row.note}`}`,
   );
 }
-if (jsonFile !== undefined) await writeFile(jsonFile, `${JSON.stringify(result, null, 2)}\n`);
+if (jsonFile !== undefined) {
+  const { stdout } = await run('git', ['-C', ROOT, 'rev-parse', '--short', 'HEAD']);
+  const commit = stdout.trim() === '' ? {} : { commit: stdout.trim() };
+  const { bench, machine, cases } = result;
+  const written = { bench, machine, at: new Date().toISOString(), ...commit, cases };
+  await writeFile(jsonFile, `${JSON.stringify(written, null, 2)}\n`);
+}
 if (flag('--check') && result.cases.some((row) => row.pass === false)) process.exit(1);

@@ -42,24 +42,22 @@ export class Repository implements AsyncDisposable {
 
   /**
    * Serves `folder`, made by `init`, with more `words` for `serve`. Port 0 takes a free one. `program`: one of a test's own, which is
-   * called as collective-repository is and says where it listens.
+   * called as collective-repository is and says where it listens. `inside`: a command that starts it somewhere else.
    */
   static async serve(
     folder: string,
     port = 0,
     words: readonly string[] = [],
     program = COLLECTIVE_REPOSITORY,
+    inside: readonly string[] = [],
   ): Promise<Repository> {
-    const spawn = (at: number): Child => Repository.#spawn(program, folder, at, words);
+    const spawn = (at: number): Child => {
+      const node = [process.execPath, program, 'serve', folder, '--listen', `127.0.0.1:${at}`, '--log-level', 'warn'];
+      const [command = '', ...rest] = [...inside, ...node, '--json', ...words];
+      return new Child('repository', command, rest);
+    };
     const child = spawn(port);
     return new Repository(folder, Repository.#portOf(await child.waitFor(/^(\{.*"origin".*\})$/m)), child, spawn);
-  }
-
-  static #spawn(program: string, folder: string, port: number, words: readonly string[]): Child {
-    return new Child('repository', process.execPath, [
-      ...[program, 'serve', folder, '--listen', `127.0.0.1:${port}`, '--log-level', 'warn', '--json'],
-      ...words,
-    ]);
   }
 
   static #portOf(match: RegExpExecArray): number {

@@ -1,12 +1,12 @@
 /**
  * A plain web server for one file, with Range: what the competitors of the boot benchmark read from. A process of its own
- * (`node range-server.js FILE PORT`), so that it costs the benchmark's own event loop nothing.
+ * (`node range-server.js FILE PORT [ADDRESS]`), so that it costs the benchmark's own event loop nothing.
  */
 import { createReadStream, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 
-const [file, port] = process.argv.slice(2);
-if (file === undefined || port === undefined) throw new Error('usage: range-server FILE PORT');
+const [file, port, address = '127.0.0.1'] = process.argv.slice(2);
+if (file === undefined || port === undefined) throw new Error('usage: range-server FILE PORT [ADDRESS]');
 const { size } = statSync(file);
 
 createServer({ keepAlive: true, noDelay: true }, (request, response) => {
@@ -24,4 +24,4 @@ createServer({ keepAlive: true, noDelay: true }, (request, response) => {
     createReadStream(file, { start, end, highWaterMark: 256 << 10 })
       .pipe(response)
       .on('error', () => response.destroy());
-}).listen(Number(port), '127.0.0.1', () => console.log('serving'));
+}).listen(Number(port), address, () => console.log('serving'));

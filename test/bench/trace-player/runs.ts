@@ -29,6 +29,12 @@ export type ColdRun = {
   readonly downBytes: number;
 };
 
+export type RecordedBoot = {
+  readonly seconds: number;
+  readonly recording: RequestRecordingFile;
+  readonly bytes: Buffer;
+};
+
 export type PlayedColdRun = ColdRun & { readonly play: PlayResult };
 
 export class TraceRuns {
@@ -59,11 +65,8 @@ export class TraceRuns {
     return seconds;
   }
 
-  async record(ours: OurPath): Promise<{
-    readonly seconds: number;
-    readonly recording: RequestRecordingFile;
-    readonly bytes: Buffer;
-  }> {
+  /** A real guest, recorded to its login prompt. `isTold`: then the repository knows the boot's trace, packed. */
+  async record(ours: OurPath, { isTold = true } = {}): Promise<RecordedBoot> {
     const folder = await mkdtemp(path.join(os.tmpdir(), 'recording-'));
     try {
       const file = path.join(folder, 'recording');
@@ -75,17 +78,21 @@ export class TraceRuns {
         },
         atLogin: () => ours.stopRecording(file),
       });
-      const client = await this.#client();
-      await ours.tellTraces(client);
-      // What a server does by itself some minutes later.
-      await repositoryCommand(['pack-boots', this.#repository.folder]);
-      await client.close();
+      if (isTold) await this.#tell(ours);
       await ours.detach();
       const bytes = await readFile(file);
       return { seconds, recording: decodeRequestRecording(bytes), bytes };
     } finally {
       await rm(folder, { recursive: true, force: true });
     }
+  }
+
+  async #tell(ours: OurPath): Promise<void> {
+    const client = await this.#client();
+    await ours.tellTraces(client);
+    // What a server does by itself some minutes later.
+    await repositoryCommand(['pack-boots', this.#repository.folder]);
+    await client.close();
   }
 
   /** What the repository tells who starts the version. */
