@@ -16,7 +16,17 @@ export type BenchCase = {
   readonly note?: string;
 };
 
-export type BenchResult = { readonly bench: string; readonly machine: string; readonly cases: readonly BenchCase[] };
+export type BenchResult = {
+  readonly bench: string;
+  readonly machine: string;
+  readonly cases: readonly BenchCase[];
+  /** How often each thing was measured. */
+  readonly rounds?: number;
+  /** What a picture was drawn from, when there is one. */
+  readonly data?: unknown;
+  /** The picture; beside the JSON, in a file of its own. A benchmark that has one keeps both in docs/results when no other file is named. */
+  readonly svg?: string;
+};
 
 export type BenchOptions = {
   /** Fewer repetitions, for trying the benchmark itself; its figures are not to be quoted. */

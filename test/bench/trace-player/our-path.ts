@@ -49,6 +49,34 @@ export class OurPath implements AsyncDisposable {
     return new OurPath(home, child, control, version);
   }
 
+  /** Where everything of it lies: its cache, and the overlays of what is attached. */
+  get home(): string {
+    return this.#home;
+  }
+
+  get pid(): number {
+    const { pid } = this.#process.process;
+    if (pid === undefined) throw new Error('blockd was not started');
+    return pid;
+  }
+
+  /** From now on it fetches there. */
+  async moveTo(repositoryPort: number): Promise<void> {
+    await this.#control.request('repository', { origin: `http://127.0.0.1:${repositoryPort}` });
+  }
+
+  /** Fetches those blocks of a disk into the cache; without a list all of it. */
+  async prefetch(diskName: string, blocks?: readonly number[]): Promise<void> {
+    const disk = this.#version.disks.find(({ name }) => name === diskName);
+    if (disk === undefined) throw new Error(`there is no disk ${diskName}`);
+    const { blockBytes, map, description } = disk;
+    const all = Array.from({ length: Math.ceil(description.diskBytes / blockBytes) }, (_none, index) => index);
+    const digests = new Set((blocks ?? all).flatMap((block) => map.digestAt(block) ?? []));
+    const file = path.join(this.#home, 'wanted');
+    await writeFile(file, Buffer.from([...digests].join(''), 'hex'));
+    await this.#control.request('prefetch', { blockBytes, path: file });
+  }
+
   /**
    * What a first start on this machine fetches before its disks can be attached, as the agent asks for it: heads, manifest, then maps beside
    * boot traces. `isTraced`: the traces are asked for, and come back.
