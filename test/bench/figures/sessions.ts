@@ -24,7 +24,7 @@ const DOINGS = {
   look: 'ls -lR /etc >/run/out; ps aux >>/run/out; df -h >>/run/out; ip address >>/run/out',
   services: 'systemctl list-units >/run/out; journalctl -b >>/run/out; systemctl status ssh cron >>/run/out; true',
   packages: 'dpkg -l >/run/out; apt-cache policy git >>/run/out; dpkg -L perl-base | head -200 >>/run/out',
-  git: 'cd /home && git init -q r && cd r && cp /usr/local/src/zstd.c . && git add . && git -c user.name=A -c user.email=a@example.org commit -q -m one && git log --stat >/run/out && git gc -q && git fsck',
+  git: 'cd /home && git init -q r && cd r && cp /usr/local/src/zstd.c . && git add . && git -c user.name=A -c user.email=a@example.org commit -q -m one && git log --stat >/run/out',
   vim: "cp /etc/services /run/s && vim -es -u /usr/share/vim/vim90/defaults.vim -c '%s/tcp/TCP/g' -c 'sort' -c 'wq' /run/s",
   sqlite:
     "sqlite3 /home/a.db 'CREATE TABLE t (a, b); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 5000) INSERT INTO t SELECT i, hex(randomblob(8)) FROM n; CREATE INDEX i ON t(b); SELECT count(*), max(b) > min(b) FROM t;'",
@@ -34,7 +34,6 @@ const DOINGS = {
   cpp: `printf '#include <iostream>\\n#include <vector>\\n#include <string>\\nint main(){std::vector<std::string> v{"hello"};std::cout<<v[0];}\\n' >/run/h.cc && g++ -o /run/hh /run/h.cc && /run/hh`,
   make: `mkdir -p /run/m && cd /run/m && printf 'all: a\\na: a.c\\n\\t$(CC) -o a a.c\\n' >Makefile && printf 'int main(void){return 0;}\\n' >a.c && make`,
   patch: 'cd /run && cp /etc/passwd p && sed s/root/ROOT/ p >q && (diff -u p q >d; patch p d)',
-  pack: 'cd /run && tar cf - /usr/share/perl /usr/share/vim 2>/dev/null | xz -0 >t.xz && tar tf t.xz | wc -l; bzip2 -k /run/t.xz',
   search: 'grep -rl size_t /usr/include | wc -l; find /usr/bin -type f | wc -l',
 } as const;
 type Doing = keyof typeof DOINGS;
@@ -46,8 +45,6 @@ const PEOPLE: readonly { readonly name: string; readonly doings: readonly Doing[
   { name: 'C++ programmer', doings: ['vim', 'cpp', 'make', 'git'] },
   { name: 'analyst', doings: ['sqlite', 'python', 'perl'] },
   { name: 'reviewer', doings: ['git', 'patch', 'search'] },
-  { name: 'archivist', doings: ['look', 'pack', 'sqlite'] },
-  { name: 'script writer', doings: ['perl', 'python', 'vim', 'git'] },
 ];
 const QUICK_PEOPLE = 2;
 

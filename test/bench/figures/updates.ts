@@ -39,7 +39,7 @@ export const UPDATES: readonly Update[] = [
   { name: 'g++', script: install('g++') },
   { name: 'build-essential', script: install('build-essential') },
   { name: 'without fio', script: `${APT} remove fio` },
-  { name: 'sources', script: 'mkdir -p /usr/local/src && cp /run/sources/* /usr/local/src/' },
+  { name: 'sources', script: 'mkdir -p /usr/local/src && cp /run/sources/*.c /usr/local/src/' },
 ];
 
 const FOLDER = path.join(BUILD, 'bench', 'figures', 'updates');
@@ -54,17 +54,20 @@ export const updatedDisks = async (
   await runOrThrow('bash', [path.join(ROOT, 'images/package-shelf/build.sh'), SHELF, images.system], {
     timeoutMs: 900_000,
   });
-  const { size, mtimeMs } = await stat(images.system);
-  const stamp = JSON.stringify({ size, mtimeMs, UPDATES });
   const disks = [images.system, ...UPDATES.map((_update, at) => path.join(FOLDER, `${at + 1}.raw`))];
-  const stampFile = path.join(FOLDER, 'stamp.json');
-  if ((await readFile(stampFile, 'utf8').catch(() => '')) === stamp) return { images, disks };
-  await rm(FOLDER, { recursive: true, force: true });
+  const { size, mtimeMs } = await stat(images.system);
+  const stampOf = (count: number): string =>
+    JSON.stringify({ size, mtimeMs, scripts: UPDATES.slice(0, count).map(({ script }) => script) });
+  let made = 0;
+  while (made < UPDATES.length && (await readFile(stampFile(made + 1), 'utf8').catch(() => '')) === stampOf(made + 1))
+    made += 1;
+  if (made === UPDATES.length) return { images, disks };
   await mkdir(FOLDER, { recursive: true });
-  await makeUpdates(images, disks, log);
-  await writeFile(stampFile, stamp);
+  await makeUpdates(images, { disks, made, stampOf, log });
   return { images, disks };
 };
+
+const stampFile = (count: number): string => path.join(FOLDER, `${count}.json`);
 
 /** The appliance after the last update. */
 export const workstation = async (log: (line: string) => void): Promise<ApplianceImages> => {
@@ -77,15 +80,21 @@ const rawNode = (file: string): BlockNode => ({
   file: { driver: 'file', filename: file, cache: { 'no-flush': true } },
 });
 
+/** Goes on after the first `made` of them. */
 const makeUpdates = async (
   images: ApplianceImages,
-  disks: readonly string[],
-  log: (line: string) => void,
+  options: {
+    readonly disks: readonly string[];
+    readonly made: number;
+    readonly stampOf: (count: number) => string;
+    readonly log: (line: string) => void;
+  },
 ): Promise<void> => {
+  const { disks, made, stampOf, log } = options;
   const folder = await mkdtemp(path.join(os.tmpdir(), 'updates-'));
   try {
     const system = path.join(folder, 'system.raw');
-    await copySparse(images.system, system);
+    await copySparse(disks[made] ?? images.system, system);
     const shelf = path.join(SHELF, 'shelf.raw');
     const sources = await diskOf(folder, SOURCE);
     const extra = [
@@ -105,9 +114,12 @@ const makeUpdates = async (
     );
     await guest.run(`${APT} update`);
     for (const [at, { name, script }] of UPDATES.entries()) {
+      if (at < made) continue;
       const { seconds } = await guest.run(script);
       await guest.run('sync && fsfreeze -f /');
+      await rm(stampFile(at + 1), { force: true });
       await copySparse(system, disks[at + 1] ?? '');
+      await writeFile(stampFile(at + 1), stampOf(at + 1));
       await guest.run('fsfreeze -u /');
       log(`update ${at + 1}, ${name}: ${seconds.toFixed(0)} s`);
     }
