@@ -14,6 +14,7 @@ import {
 import { quantile } from '../demand/quantile.js';
 import type { ApplianceImages } from '../boot/appliance.js';
 import { Link } from '../../support/link.js';
+import type { Screen } from '../../support/vnc-client.js';
 import { COLOURS, frame, legend, polyline, svgOfPanels } from '../svg.js';
 import { OurPath } from '../trace-player/our-path.js';
 import { nodesOn } from '../trace-player/runs.js';
@@ -44,12 +45,12 @@ type Played = {
 const onScreen = async <T>(
   images: ApplianceImages,
   nodes: Nodes,
-  work: (screen: Awaited<ReturnType<typeof openScreen>>) => Promise<T>,
+  work: (screen: Screen, guest: FigureGuest) => Promise<T>,
 ): Promise<T> => {
   await using guest = await FigureGuest.boot(images, nodes);
   const screen = await openScreen(guest);
   try {
-    return await work(screen);
+    return await work(screen, guest);
   } finally {
     screen.close();
   }

@@ -60,6 +60,11 @@ export class FigureGuest implements AsyncDisposable {
     return { seconds, output };
   }
 
+  /** Resolves when something of the guest has printed the word on the serial console. */
+  async printed(word: string): Promise<void> {
+    await this.#guest.console.waitFor(new RegExp(word), STEP_MS);
+  }
+
   /** Switches it off from inside; seconds until QEMU stands still. */
   async shutdown(command = 'systemctl poweroff'): Promise<number> {
     const { console, qemu } = this.#guest;

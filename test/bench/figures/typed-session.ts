@@ -37,9 +37,10 @@ export const COMMANDS: readonly string[] = [
 /** What the screen showed at each step. */
 export type RecordedPictures = readonly { readonly typed: string; readonly done: string }[];
 
-/** A picture is the last one when nothing has changed for so long: more than any of the commands is silent for on a local disk. */
-const SETTLED_MS = 4_000;
-const TYPED_SETTLED_MS = 700;
+/** A picture is the last one when nothing has changed for so long after the shell was done. */
+const SETTLED_MS = 700;
+/** What the shell says on the serial console, where nobody looks, when it shows its prompt. */
+const PROMPTED = 'prompted';
 /** Between a picture and the next command. */
 const THINK_MS = 500;
 const ANSWER_MS_MAX = 300_000;
@@ -49,23 +50,26 @@ export const openScreen = async (guest: FigureGuest): Promise<Screen> => {
   await guest.login();
   await guest.run('dmesg -n 1; systemctl stop getty@tty1; printf "\\033[?25l\\033[2J" >/dev/tty1');
   await guest.run(
-    "cd / && (HOME=/root TERM=linux PS1='$ ' HISTFILE= setsid -c bash --noprofile --norc -i </dev/tty1 >/dev/tty1 2>&1 &)",
+    `cd / && (HOME=/root TERM=linux PS1='$ ' HISTFILE= PROMPT_COMMAND='echo ${PROMPTED} | tee /run/prompted >/dev/ttyS0' setsid -c bash --noprofile --norc -i </dev/tty1 >/dev/tty1 2>&1 &)`,
   );
+  // What it has said of its first prompt is read with the answer of this.
+  await guest.run('until [ -s /run/prompted ]; do sleep 0.1; done; sleep 0.2');
   const screen = await Screen.open(guest.display);
-  await settled(screen, SETTLED_MS);
   screen.type('\n');
-  await settled(screen, SETTLED_MS);
+  await guest.printed(PROMPTED);
+  await settled(screen);
   return screen;
 };
 
 /** Types all commands on a guest whose disk is local; what the screen shows is what later runs wait for. */
-export const recordSession = async (screen: Screen): Promise<RecordedPictures> => {
+export const recordSession = async (screen: Screen, guest: FigureGuest): Promise<RecordedPictures> => {
   const pictures: { typed: string; done: string }[] = [];
   for (const command of COMMANDS) {
     screen.type(`clear; ${command}`);
-    const typed = await settled(screen, TYPED_SETTLED_MS);
+    const typed = await settled(screen);
     screen.type('\n');
-    pictures.push({ typed, done: await settled(screen, SETTLED_MS) });
+    await guest.printed(PROMPTED);
+    pictures.push({ typed, done: await settled(screen) });
   }
   return pictures;
 };
@@ -87,8 +91,8 @@ export const playSession = async (screen: Screen, pictures: RecordedPictures): P
   return seconds;
 };
 
-const settled = async (screen: Screen, quietMs: number): Promise<string> => {
-  while ((await screen.change(quietMs)) === 'changed');
+const settled = async (screen: Screen): Promise<string> => {
+  while ((await screen.change(SETTLED_MS)) === 'changed');
   return screen.digest();
 };
 

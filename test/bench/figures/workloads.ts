@@ -1,5 +1,5 @@
 /**
- * The workloads of figures 2 and 3, each on any block nodes: the workstation boots, compiles zstd and is shut down; the tiny guest boots and is shut down.
+ * The workloads of figures 2 and 3, each on any block nodes: the workstation boots, compiles and is shut down; the tiny guest boots and is shut down.
  * A run of the workstation gives two of them: its boot with its shutdown, and the compilation between them on a guest that has only just booted.
  */
 import type { ApplianceImages } from '../boot/appliance.js';
@@ -12,9 +12,12 @@ export type Workload = (typeof WORKLOADS)[number];
 /** Seconds by workload; what was fetched before the start is not in it. */
 export type WorkloadSeconds = Readonly<Partial<Record<Workload, number>>>;
 
-/** 50,000 lines of C without optimisation, which is most of what a processor that is emulated does in a minute; then linked, and written to the disk. */
+/**
+ * gcc looks at all of zstd (50,000 lines of C) and translates none of it, which would take an emulated processor minutes; then a small program is
+ * compiled, linked, written to the disk and run.
+ */
 const COMPILE =
-  'cd /home && printf \'#include <stdio.h>\\nunsigned ZSTD_versionNumber(void);\\nint main(void){printf("%%u\\\\n", ZSTD_versionNumber());return 0;}\\n\' >main.c && gcc -O0 -pthread -o version main.c /usr/local/src/zstd.c && sync && ./version';
+  'cd /home && gcc -fsyntax-only /usr/local/src/zstd.c && printf \'#include <stdio.h>\\nint main(void){puts("compiled");return 0;}\\n\' >main.c && gcc -O1 -o main main.c && sync && ./main';
 
 export const onDebian =
   (images: ApplianceImages) =>
@@ -22,7 +25,7 @@ export const onDebian =
     await using guest = await FigureGuest.boot(images, nodes);
     await guest.login();
     const { seconds, output } = await guest.run(COMPILE);
-    if (!/^\d{5}\s*$/.test(output.trim())) throw new Error(`the compiled program says ${JSON.stringify(output)}`);
+    if (!/compiled\s*$/.test(output)) throw new Error(`the compiled program says ${JSON.stringify(output)}`);
     const shutdown = await guest.shutdown();
     return {
       'Debian boot and shutdown': guest.bootSeconds + shutdown,
