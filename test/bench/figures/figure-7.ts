@@ -64,7 +64,7 @@ const playPrefetched = async (
   const blocks = order.slice(0, Math.round(order.length * share));
   await using ours = await OurPath.start(appliance.version, appliance.repository.port);
   const before = (await ours.status()).fetch.link.bytes;
-  if (blocks.length > 0) await ours.prefetch('system', blocks);
+  if (blocks.length > 0) await ours.hoard('system', blocks);
   const prefetchedBytes = (await ours.status()).fetch.link.bytes - before;
   await using link = await Link.open({ toPort: appliance.repository.port, profile: 'dsl' });
   const seconds = await onScreen(appliance.images, nodesOn(await ours.attach()), async (screen) => {

@@ -62,7 +62,7 @@ export class PublishedAppliance implements AsyncDisposable {
   /** A block daemon whose cache holds the whole system disk. */
   async filled(): Promise<OurPath> {
     const ours = await OurPath.start(this.version, this.repository.port);
-    await ours.prefetch('system');
+    await ours.hoard('system');
     return ours;
   }
 
