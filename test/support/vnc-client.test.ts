@@ -5,7 +5,10 @@ import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Screen } from './vnc-client.js';
 
-type Rectangle = { readonly at: readonly [x: number, y: number, width: number, height: number]; readonly pixels: Buffer };
+type Rectangle = {
+  readonly at: readonly [x: number, y: number, width: number, height: number];
+  readonly pixels: Buffer;
+};
 
 /** A display of 2 x 2 pixels of 4 bytes, which sends what a test tells it to, one update a request. */
 class FakeDisplay {
@@ -89,7 +92,8 @@ afterEach(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-const pixels = (...values: readonly number[]): Buffer => Buffer.from(values.flatMap((value) => [value, value, value, 0]));
+const pixels = (...values: readonly number[]): Buffer =>
+  Buffer.from(values.flatMap((value) => [value, value, value, 0]));
 
 /** The change is waited for before it comes. */
 const after = async (act: () => void): Promise<string> => {
