@@ -23,6 +23,12 @@ export type BenchResult = {
   /** When it was measured, and of which commit; in files. */
   readonly at?: string;
   readonly commit?: string;
+  /** How often each thing was measured. */
+  readonly rounds?: number;
+  /** What a picture was drawn from, when there is one. */
+  readonly data?: unknown;
+  /** The picture; beside the JSON, in a file of its own. A benchmark that has one keeps both in docs/results when no other file is named. */
+  readonly svg?: string;
 };
 
 export type BenchOptions = {

@@ -1,8 +1,11 @@
 /**
+/**
  * `npm run bench -- NAME [--json FILE] [--check] [--quick] [--only PART] [--from DIR]`: runs one benchmark and prints its table. With
  * --json also a file, with --check exit 1 when a case misses its target, with --only a part of it (the benchmark says which there are); --from is for `links`.
+ * The figures of the paper leave their JSON and picture in docs/results when no file is named, but not those of --quick.
  */
-import { writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { run } from '../support/child.js';
 import { ROOT } from '../support/paths.js';
 import type { Bench } from './bench-result.js';
@@ -14,6 +17,12 @@ const BENCHES: Readonly<Record<string, () => Promise<Bench>>> = {
   commit: () => import('./commit/bench.js'),
   demand: () => import('./demand/bench.js'),
   dirty: () => import('./dirty/bench.js'),
+  'figure-2': () => import('./figures/figure-2.js'),
+  'figure-3': () => import('./figures/figure-3.js'),
+  'figure-4': () => import('./figures/figure-4.js'),
+  'figure-5': () => import('./figures/figure-5.js'),
+  'figure-6': () => import('./figures/figure-6.js'),
+  'figure-7': () => import('./figures/figure-7.js'),
   inherit: () => import('./inherit/bench.js'),
   links: async () => (await import('./links/bench.js')).linksBench(BENCHES),
   nbd: () => import('./nbd/bench.js'),
@@ -67,11 +76,15 @@ for (const row of result.cases) {
     `${verdict} ${row.case.padEnd(52)} ${row.value.toPrecision(4).padStart(9)} ${row.unit}${target}${row.note === undefined ? '' : `  ${row.note}`}`,
   );
 }
-if (jsonFile !== undefined) {
+const { svg, ...measured } = result;
+const kept = svg === undefined || flag('--quick') ? undefined : path.join(ROOT, 'docs/results', `${result.bench}.json`);
+const file = jsonFile ?? kept;
+if (file !== undefined) {
   const { stdout } = await run('git', ['-C', ROOT, 'rev-parse', '--short', 'HEAD']);
   const commit = stdout.trim() === '' ? {} : { commit: stdout.trim() };
-  const { bench, machine, cases } = result;
-  const written = { bench, machine, at: new Date().toISOString(), ...commit, cases };
-  await writeFile(jsonFile, `${JSON.stringify(written, null, 2)}\n`);
+  const written = { ...measured, at: new Date().toISOString(), ...commit };
+  await mkdir(path.dirname(file), { recursive: true });
+  await writeFile(file, `${JSON.stringify(written, null, 2)}\n`);
+  if (svg !== undefined) await writeFile(`${file.replace(/\.json$/, '')}.svg`, svg);
 }
 if (flag('--check') && result.cases.some((row) => row.pass === false)) process.exit(1);

@@ -3,7 +3,7 @@ export { GuestAgent } from './machine/guest-agent.js';
 export { DemandLook } from './agent/demand-look.js';
 export { QmpClient } from './machine/qmp-client.js';
 export { qemuArguments } from './machine/qemu-arguments.js';
-export { sessionPaths, type MachineSession } from './machine/machine-session.js';
+export { sessionPaths, type MachineSession, type SessionPaths } from './machine/machine-session.js';
 export * from './blockd/index.js';
 export type { FileLock, FileSystem, RandomFile } from './storage/file-system.js';
 export { localError } from './storage/local-file.js';

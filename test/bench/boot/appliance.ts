@@ -11,10 +11,10 @@ export const APPLIANCE = 'debian-server';
 
 export type ApplianceImages = BootImages & { readonly recipe: string };
 
-export const buildImages = async (log: (line: string) => void): Promise<ApplianceImages> => {
-  const out = path.join(BUILD, 'images', APPLIANCE);
-  log(`building ${APPLIANCE} (quick when nothing changed)`);
-  await runOrThrow('bash', [path.join(ROOT, 'images', APPLIANCE, 'build.sh'), out], { timeoutMs: 900_000 });
+export const buildImages = async (log: (line: string) => void, appliance = APPLIANCE): Promise<ApplianceImages> => {
+  const out = path.join(BUILD, 'images', appliance);
+  log(`building ${appliance} (quick when nothing changed)`);
+  await runOrThrow('bash', [path.join(ROOT, 'images', appliance, 'build.sh'), out], { timeoutMs: 900_000 });
   const recipe = path.join(out, 'appliance.json');
   const described = JSON.parse(await readFile(recipe, 'utf8')) as { machine: unknown; disks: DiskDescription[] };
   return {
@@ -26,12 +26,17 @@ export const buildImages = async (log: (line: string) => void): Promise<Applianc
   };
 };
 
-export const publish = async (repository: Repository, images: ApplianceImages): Promise<void> => {
+export const publish = async (
+  repository: Repository,
+  images: ApplianceImages,
+  appliance = APPLIANCE,
+): Promise<void> => {
   await using publisher = await Person.temporary();
-  await publisher.login(await repository.invite('publisher', 'publisher'), 'publisher', PASSWORD);
-  await repository.allow('publisher', APPLIANCE);
+  const account = `publisher-${appliance}`;
+  await publisher.login(await repository.invite(account, 'publisher'), account, PASSWORD);
+  await repository.allow(account, appliance);
   const disks = ['--disk', `system=${images.system}`, '--disk', `user=${images.user}`];
-  await publisher.json(['publish', APPLIANCE, '--machine', images.recipe, ...disks, '--no-boot-test'], {
+  await publisher.json(['publish', appliance, '--machine', images.recipe, ...disks, '--no-boot-test'], {
     timeoutMs: 900_000,
   });
 };

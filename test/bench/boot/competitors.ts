@@ -13,7 +13,7 @@ export type BootFigures = { readonly seconds: number; readonly downBytes: number
 
 export const RANGE_SERVER = new URL('./range-server.js', import.meta.url).pathname;
 
-const withFolder = async <T>(work: (folder: string) => Promise<T>): Promise<T> => {
+export const withFolder = async <T>(work: (folder: string) => Promise<T>): Promise<T> => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'boot-bench-'));
   try {
     return await work(folder);
@@ -23,10 +23,11 @@ const withFolder = async <T>(work: (folder: string) => Promise<T>): Promise<T> =
 };
 
 /** qcow2 overlay in `folder` over `backing` (a file name or a json: description). */
-const overlayOver = async (
+export const overlayOver = async (
   folder: string,
   backing: string,
   backingFormat: string,
+  diskBytes = 2 ** 31,
 ): Promise<Readonly<Record<string, unknown>>> => {
   const file = path.join(folder, 'overlay.qcow2');
   // -u: the backing image is not opened here, or QEMU's http driver would fetch before the clock runs.
@@ -41,7 +42,7 @@ const overlayOver = async (
     '-b',
     backing,
     file,
-    String(2 ** 31),
+    String(diskBytes),
   ]);
   return { driver: 'qcow2', file: { driver: 'file', filename: file } };
 };
@@ -52,19 +53,20 @@ export const bootLocal = async (images: BootImages): Promise<BootFigures> =>
     downBytes: 0,
   }));
 
-const throughLink = async (
+/** The system disk's raw file on a web server behind a link of its own; `folder` goes afterwards. */
+export const throughLink = async <T>(
   images: BootImages,
   profile: LinkProfile,
-  boot: (url: string, folder: string) => Promise<number>,
-): Promise<BootFigures> =>
+  work: (url: string, folder: string) => Promise<T>,
+): Promise<{ readonly result: T; readonly downBytes: number }> =>
   await withFolder(async (folder) => {
     const port = await freePort();
     await using server = new Child('range server', process.execPath, [RANGE_SERVER, images.system, String(port)]);
     await server.waitFor(/serving/);
     const link = await Link.open({ toPort: port, profile });
     try {
-      const seconds = await boot(`http://127.0.0.1:${link.port}/system.raw`, folder);
-      return { seconds, downBytes: (await link.close()).downBytes };
+      const result = await work(`http://127.0.0.1:${link.port}/system.raw`, folder);
+      return { result, downBytes: (await link.close()).downBytes };
     } finally {
       await link[Symbol.asyncDispose]();
     }
@@ -76,18 +78,29 @@ export const curlPluginWords = (url: string): string[] => [
   ...['cache-on-read=true', 'cache-min-block-size=64K'],
 ];
 
-export const bootNbdkit = async (images: BootImages, profile: LinkProfile): Promise<BootFigures> =>
-  await throughLink(images, profile, async (url, folder) => {
-    const socket = path.join(folder, 'nbd.sock');
-    await using nbdkit = new Child('nbdkit', 'nbdkit', ['--foreground', '--unix', socket, ...curlPluginWords(url)]);
-    await runOrThrow('bash', ['-c', `for i in $(seq 100); do [ -S "$0" ] && exit 0; sleep 0.05; done; exit 1`, socket]);
-    const seconds = await bootToLogin(images, { system: { driver: 'nbd', server: { type: 'unix', path: socket } } });
-    await nbdkit.stop();
-    return seconds;
-  });
+/** nbdkit with these words on a unix socket in `folder`, until the work is done. */
+export const withNbdkit = async <T>(
+  folder: string,
+  words: readonly string[],
+  work: (node: Readonly<Record<string, unknown>>) => Promise<T>,
+): Promise<T> => {
+  const socket = path.join(folder, 'nbd.sock');
+  await using nbdkit = new Child('nbdkit', 'nbdkit', ['--foreground', '--unix', socket, ...words]);
+  await runOrThrow('bash', ['-c', `for i in $(seq 100); do [ -S "$0" ] && exit 0; sleep 0.05; done; exit 1`, socket]);
+  const result = await work({ driver: 'nbd', server: { type: 'unix', path: socket } });
+  await nbdkit.stop();
+  return result;
+};
 
-export const bootQemuHttp = async (images: BootImages, profile: LinkProfile): Promise<BootFigures> =>
-  await throughLink(images, profile, async (url, folder) =>
+export const bootNbdkit = async (images: BootImages, profile: LinkProfile): Promise<BootFigures> => {
+  const { result: seconds, downBytes } = await throughLink(images, profile, async (url, folder) =>
+    withNbdkit(folder, curlPluginWords(url), (node) => bootToLogin(images, { system: node })),
+  );
+  return { seconds, downBytes };
+};
+
+export const bootQemuHttp = async (images: BootImages, profile: LinkProfile): Promise<BootFigures> => {
+  const { result: seconds, downBytes } = await throughLink(images, profile, async (url, folder) =>
     bootToLogin(images, {
       system: await overlayOver(
         folder,
@@ -96,3 +109,5 @@ export const bootQemuHttp = async (images: BootImages, profile: LinkProfile): Pr
       ),
     }),
   );
+  return { seconds, downBytes };
+};

@@ -3,12 +3,12 @@
  * with the disks on any block device of QEMU's: the competitors' half of the boot benchmark.
  */
 import { mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises';
-import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import type { DiskDescription, MachineDescription } from '@collective/shared';
-import { qemuArguments, sessionPaths } from '@collective/transceiver';
+import { qemuArguments, sessionPaths, type SessionPaths } from '@collective/transceiver';
 import { Child, runOrThrow } from '../../support/child.js';
+import { SerialConsole } from './serial-console.js';
 
 /** The recipe's output: the machine, its disks, and the raw files of those that have one. */
 export type BootImages = {
@@ -35,42 +35,35 @@ const argumentsWith = (own: readonly string[], nodes: ReadonlyMap<string, BlockN
       return node === undefined ? word : JSON.stringify({ 'node-name': name, ...node });
     });
 
-/** Reads the serial console from its socket until the pattern is there. */
-const serialShows = async (socketPath: string, pattern: RegExp, qemu: Child): Promise<void> => {
-  const deadline = performance.now() + BOOT_TIMEOUT_MS;
-  let text = '';
-  while (performance.now() < deadline && qemu.running) {
-    const found = await new Promise<boolean>((resolve) => {
-      const socket = net.connect(socketPath);
-      socket.setEncoding('utf8');
-      socket.on('data', (more: string) => {
-        text = (text + more).slice(-4096);
-        if (!pattern.test(text)) return;
-        socket.destroy();
-        resolve(true);
-      });
-      socket.on('error', () => undefined);
-      socket.on('close', () => resolve(false));
-    });
-    if (found) return;
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  throw new Error(`no ${String(pattern)} on the serial console\n${text.slice(-500)}\n${qemu.stderr.slice(-500)}`);
+/** A guest that has come to its prompt. The caller ends it. */
+export type BootedGuest = {
+  readonly qemu: Child;
+  readonly console: SerialConsole;
+  readonly paths: SessionPaths;
+  /** From the start of QEMU to the prompt. */
+  readonly seconds: number;
+  /** Ends QEMU if it runs still, and removes what it wrote. */
+  readonly end: () => Promise<void>;
 };
 
 /**
- * Seconds from the start of QEMU to the login prompt on the serial console. Disks that `nodes` does not name are local: the user
- * disk on a fresh overlay, the others empty.
+ * Boots to `prompt` on the serial console. Disks that `nodes` does not name are local: the user disk on a fresh overlay, the others empty.
+ * `beforeStart` is called before the clock runs.
  */
-export const bootToLogin = async (
+export const bootGuest = async (
   images: BootImages,
   given: Readonly<Record<string, BlockNode>>,
-  /** Called with the clock stopped. */
-  moments: { readonly beforeStart?: () => Promise<void>; readonly atLogin?: () => Promise<void> } = {},
-): Promise<number> => {
+  options: { readonly prompt?: RegExp; readonly beforeStart?: () => Promise<void> } = {},
+): Promise<BootedGuest> => {
   const folder = await mkdtemp(path.join(os.tmpdir(), 'bb-'));
+  let qemu: Child | undefined;
+  const end = async (): Promise<void> => {
+    await qemu?.stop('SIGKILL');
+    await rm(folder, { recursive: true, force: true });
+  };
   try {
-    await mkdir(sessionPaths(folder).own, { recursive: true });
+    const paths = sessionPaths(folder);
+    await mkdir(paths.own, { recursive: true });
     const nodes = new Map<string, BlockNode>();
     for (const disk of images.disks)
       nodes.set(`disk-${disk.name}`, given[disk.name] ?? (await localNode(images, disk, folder)));
@@ -84,16 +77,32 @@ export const bootToLogin = async (
       accelerator: 'tcg',
       restrictNetwork: true,
     });
-    await moments.beforeStart?.();
+    await options.beforeStart?.();
     const startedAt = performance.now();
-    await using qemu = new Child('qemu', 'qemu-system-x86_64', argumentsWith(own, nodes));
-    await serialShows(sessionPaths(folder).serial, LOGIN_PROMPT, qemu);
-    const seconds = (performance.now() - startedAt) / 1000;
-    await moments.atLogin?.();
-    await qemu.stop('SIGKILL');
+    qemu = new Child('qemu', 'qemu-system-x86_64', argumentsWith(own, nodes));
+    const console = await SerialConsole.open(paths.serial, qemu);
+    await console.waitFor(options.prompt ?? LOGIN_PROMPT, BOOT_TIMEOUT_MS);
+    return { qemu, console, paths, seconds: (performance.now() - startedAt) / 1000, end };
+  } catch (error) {
+    await end();
+    throw error;
+  }
+};
+
+/** Seconds from the start of QEMU to the login prompt on the serial console. Disks as for `bootGuest`. */
+export const bootToLogin = async (
+  images: BootImages,
+  given: Readonly<Record<string, BlockNode>>,
+  /** Called with the clock stopped. */
+  moments: { readonly beforeStart?: () => Promise<void>; readonly atLogin?: () => Promise<void> } = {},
+): Promise<number> => {
+  const { beforeStart, atLogin } = moments;
+  const { seconds, end } = await bootGuest(images, given, beforeStart === undefined ? {} : { beforeStart });
+  try {
+    await atLogin?.();
     return seconds;
   } finally {
-    await rm(folder, { recursive: true, force: true });
+    await end();
   }
 };
 

@@ -1,5 +1,5 @@
 /**
- * From a recording to the blocks that a guest's reads first touched, with the time and the size in which they travel. A pure
+ * From a recording to the blocks that a guest's reads asked for, and first touched, with the time and the size in which they travel. A pure
  * function. What the guest reads back of its own writes touches nothing, nor does a block that is all zero; block status and hints
  * touch nothing either.
  */
@@ -34,18 +34,22 @@ class WrittenSectors {
   }
 }
 
-/** First touches of all disks together, in order. A disk of the recording that is not among `disks` has no ground. */
-export const firstTouches = (recording: RequestRecordingFile, disks: readonly TouchedDisk[]): FirstTouch[] => {
+/** A block that a read asked for, once for each read that did. */
+export type GroundRead = { readonly disk: TouchedDisk; readonly block: number; readonly atUs: number };
+
+/** What reads asked for of the disks' ground, in order. A disk of the recording that is not among `disks` has no ground. */
+export function* groundReads(
+  recording: RequestRecordingFile,
+  disks: readonly TouchedDisk[],
+): Generator<GroundRead, void, undefined> {
   const ofName = new Map(disks.map((disk) => [disk.name, disk]));
   const ground = recording.disks.map(({ name, diskBytes }) => ({
     disk: ofName.get(name),
     written: new WrittenSectors(diskBytes),
-    touched: new Set<number>(),
   }));
-  const touches: FirstTouch[] = [];
   for (const { disk: index, command, byteOffset, byteLength, arrivalUs, failed } of recording.requests) {
-    const { disk, written, touched } = ground[index] ?? {};
-    if (disk === undefined || written === undefined || touched === undefined || failed || byteLength === 0) continue;
+    const { disk, written } = ground[index] ?? {};
+    if (disk === undefined || written === undefined || failed || byteLength === 0) continue;
     if (command === COMMAND.write || command === COMMAND.trim || command === COMMAND.writeZeroes) {
       written.mark(byteOffset, byteLength);
       continue;
@@ -53,13 +57,23 @@ export const firstTouches = (recording: RequestRecordingFile, disks: readonly To
     if (command !== COMMAND.read) continue;
     const end = byteOffset + byteLength;
     for (let block = Math.floor(byteOffset / disk.blockBytes); block * disk.blockBytes < end; block += 1) {
-      if (touched.has(block)) continue;
       const from = Math.max(byteOffset, block * disk.blockBytes);
       if (written.holdsAll(from, Math.min(end, (block + 1) * disk.blockBytes))) continue;
-      touched.add(block);
-      const chunkBytes = disk.chunkBytes(block);
-      if (chunkBytes !== undefined) touches.push({ atUs: arrivalUs, chunkBytes });
+      yield { disk, block, atUs: arrivalUs };
     }
+  }
+}
+
+/** First touches of all disks together, in order. */
+export const firstTouches = (recording: RequestRecordingFile, disks: readonly TouchedDisk[]): FirstTouch[] => {
+  const touched = new Map(disks.map((disk) => [disk, new Set<number>()]));
+  const touches: FirstTouch[] = [];
+  for (const { disk, block, atUs } of groundReads(recording, disks)) {
+    const blocks = touched.get(disk);
+    if (blocks === undefined || blocks.has(block)) continue;
+    blocks.add(block);
+    const chunkBytes = disk.chunkBytes(block);
+    if (chunkBytes !== undefined) touches.push({ atUs, chunkBytes });
   }
   return touches;
 };

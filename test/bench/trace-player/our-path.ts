@@ -25,6 +25,7 @@ const MAP_ENTRY_BYTES = 33;
 const WHOLE_MAP_BYTES_MAX = 2 ** 21 + 2 ** 16;
 const MAP_FANOUT = 128;
 const LEAVES_A_REQUEST = 512;
+const HOARDED_AT_ONCE = 4_096;
 
 export class OurPath implements AsyncDisposable {
   readonly #home: string;
@@ -47,6 +48,36 @@ export class OurPath implements AsyncDisposable {
     await control.request('repository', { origin: `http://127.0.0.1:${repositoryPort}` });
     await control.request('status', {}); // its fetching thread is there, too
     return new OurPath(home, child, control, version);
+  }
+
+  /** Where everything of it lies: its cache, and the overlays of what is attached. */
+  get home(): string {
+    return this.#home;
+  }
+
+  get pid(): number {
+    const { pid } = this.#process.process;
+    if (pid === undefined) throw new Error('blockd was not started');
+    return pid;
+  }
+
+  /** From now on it fetches there. */
+  async moveTo(repositoryPort: number): Promise<void> {
+    await this.#control.request('repository', { origin: `http://127.0.0.1:${repositoryPort}` });
+  }
+
+  /** Fetches those blocks of a disk into the cache, at the full rate of the line; without a list all of it. */
+  async hoard(diskName: string, blocks?: readonly number[]): Promise<void> {
+    const disk = this.#version.disks.find(({ name }) => name === diskName);
+    if (disk === undefined) throw new Error(`there is no disk ${diskName}`);
+    const { blockBytes, map, description } = disk;
+    const all = Array.from({ length: Math.ceil(description.diskBytes / blockBytes) }, (_none, index) => index);
+    const digests = [...new Set((blocks ?? all).flatMap((block) => map.digestAt(block) ?? []))];
+    const file = path.join(this.#home, 'wanted');
+    for (let first = 0; first < digests.length; first += HOARDED_AT_ONCE) {
+      await writeFile(file, Buffer.from(digests.slice(first, first + HOARDED_AT_ONCE).join(''), 'hex'));
+      await this.#control.request('hoard', { blockBytes, path: file });
+    }
   }
 
   /**

@@ -189,7 +189,7 @@ export class TraceRuns {
   }
 }
 
-const nodesOn = (sockets: ReadonlyMap<string, string>): Record<string, BlockNode> =>
+export const nodesOn = (sockets: ReadonlyMap<string, string>): Record<string, BlockNode> =>
   Object.fromEntries(
     [...sockets].map(([name, socket]) => [
       name,
