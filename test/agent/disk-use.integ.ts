@@ -39,8 +39,8 @@ afterAll(async () => {
 });
 
 const inRepository = (name: string): string => path.join(tiny.fixture.folder, TRACES, name);
-const listed = async (name: string): Promise<string[]> =>
-  (await readdir(inRepository(name)).catch(() => [])).filter((each) => /^[0-9a-f]{32}$/.test(each));
+const bootVotes = async (): Promise<string[]> =>
+  (await readdir(inRepository('')).catch(() => [])).filter((each) => /^[0-9a-f]{32}$/.test(each));
 
 /** The guest reads one after the other, and nothing beside them. */
 const reading = (blocks: readonly number[]): string =>
@@ -92,20 +92,21 @@ const lookOf = async (person: Person): Promise<number | undefined> =>
 const session = async (person: Person, votes: number, work: () => Promise<void>): Promise<void> => {
   await person.json(START);
   await eventually(`${votes} boots told`, TOLD_MS, async () =>
-    (await listed('')).length === votes ? true : undefined,
+    (await bootVotes()).length === votes ? true : undefined,
   );
   await work();
   await person.json(['stop', 'tiny', '--force']);
-  await eventually(`${votes} sessions told`, TOLD_MS, async () =>
-    (await listed('use')).length === votes ? true : undefined,
-  );
+  await eventually(`${votes} sessions told and merged`, TOLD_MS, async () => {
+    const bytes = await readFile(inRepository('use/merged')).catch(() => undefined);
+    return bytes !== undefined && decodeDiskUse(bytes).records === votes ? true : undefined;
+  });
 };
 
 const merged = async (): Promise<DiskUse> => decodeDiskUse(await readFile(inRepository('use/merged')));
 
 it('what one person has used says nothing yet', async () => {
   await session(tiny.pat, 1, async () => {
-    const [vote = ''] = await listed('');
+    const [vote = ''] = await bootVotes();
     const { touches } = decodeBootTrace(await readFile(inRepository(vote)));
     const far = farBlocks(new Set(touches.map(({ blockIndex }) => blockIndex)), 11);
     expect(far).toHaveLength(11);

@@ -9,6 +9,7 @@ import {
   testDisk,
   type BlockdStatus,
   type ControlEvent,
+  type ControlParams,
   type TestDisk,
 } from '@collective/transceiver';
 import { Child, run, type RunResult } from '../support/child.js';
@@ -102,15 +103,16 @@ export class BlockdUnderTest implements AsyncDisposable {
       readonly fresh?: boolean;
       readonly key?: string;
       readonly waitMs?: number;
+      readonly trace?: Extract<ControlParams<'attach'>['source'], { readonly kind: 'published' }>['trace'];
     } = {},
   ): Promise<void> {
-    const { overlay: mode, fresh = false, key, waitMs = 60_000 } = options;
+    const { overlay: mode, fresh = false, key, waitMs = 60_000, trace } = options;
     const overlay = { path: path.join(this.home, 'overlay'), fresh, ...(key === undefined ? {} : { key }) };
     await rm(this.socket, { force: true });
     await this.client.request('attach', {
       session: 's',
       disk: 'system',
-      source: this.source,
+      source: { ...this.source, ...(trace === undefined ? {} : { trace }) },
       ...(mode === undefined ? {} : { overlay: { ...overlay, mode } }),
       waitMs,
       listen: { path: this.socket },

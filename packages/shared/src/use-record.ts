@@ -43,7 +43,10 @@ export const burstsOf = (
   let lastMs = 0;
   for (const [at, { blockIndex, afterMs }] of touches.slice(0, USE_TOUCHES_MAX).entries()) {
     const isNew = at >= bootTouches && (at === bootTouches || afterMs - lastMs >= BURST_REST_MS);
-    if (at === 0 || isNew) bursts.push((burst = []));
+    if (at === 0 || isNew) {
+      burst = [];
+      bursts.push(burst);
+    }
     burst.push(blockIndex);
     lastMs = afterMs;
   }
@@ -80,8 +83,8 @@ export const decodeUseRecord = (bytes: Uint8Array): UseRecord => {
   if (touchCount > USE_TOUCHES_MAX) throw tooMany(touchCount);
   const lengths = Array.from({ length: burstCount }, () => reader.u32());
   const held = lengths.reduce((sum, length) => sum + length, 0);
-  if (held !== touchCount || lengths.includes(0))
-    throw reader.error(`its bursts have ${held} touches, of which ${touchCount} are there`);
+  if (lengths.includes(0)) throw reader.error(`burst ${lengths.indexOf(0)} is empty`);
+  if (held !== touchCount) throw reader.error(`its bursts have ${held} touches, of which ${touchCount} are there`);
   const seen = new Set<number>();
   const bursts = lengths.map((length) =>
     Array.from({ length }, () => {
