@@ -40,7 +40,9 @@ afterAll(async () => {
 });
 
 const votes = async (): Promise<string[]> =>
-  await readdir(path.join(fixture.folder, 'appliances/tiny/1/traces/system')).catch(() => []);
+  (await readdir(path.join(fixture.folder, 'appliances/tiny/1/traces/system')).catch(() => [])).filter(
+    (name) => name !== 'use', // of sessions (docs/formats/use.md)
+  );
 const tracesOf = async (person: Person): Promise<string[]> =>
   (await readdir(path.join(person.home, 'machines/tiny/traces'))).filter((name) => !name.endsWith('.private')).sort();
 
