@@ -215,6 +215,7 @@ test('a shutdown that stops machines leaves one that is just being suspended its
       await suspended;
       await lab.resume('one');
       await lab.reaches('one', 'running');
+      await eventually('the image it came from is gone', () => !existsSync(image)); // or it is taken for the next one
       suspended = lab.client.request('suspend', { machine: 'one' });
     }
     // Seen: refused because of the image, with every later start refused because of the shutdown that was not carried out.
