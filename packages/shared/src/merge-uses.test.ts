@@ -114,7 +114,7 @@ describe('merged use', () => {
     );
   });
 
-  it('of the most and the strangest that there can be is bounded, and does not take long', () => {
+  it('of the most and the strangest that there can be is bounded', () => {
     // Of each record other halves of the blocks lie together: many leaders, of which none has all.
     const records = Array.from({ length: 32 }, (_none, record): UseRecord => {
       const bursts: number[][] = [[2 ** 20]];
@@ -126,9 +126,7 @@ describe('merged use', () => {
       }
       return { ...recordOf(), bursts };
     });
-    const beganAt = performance.now();
     const merged = mergeUses(records);
-    expect(performance.now() - beganAt).toBeLessThan(20_000);
     expect(decodeDiskUse(encodeDiskUse(merged))).toEqual(merged);
   });
 });
