@@ -95,8 +95,11 @@ const openPublished = async (
     placementTag,
   });
   const { trace, use } = hintsOf(source, {
-    ...{ image, recorder, fileSystem: context.fileSystem },
-    ...{ isMetered: context.isMetered, onFailed: context.onHintFailed },
+    image,
+    recorder,
+    fileSystem: context.fileSystem,
+    isMetered: context.isMetered,
+    onFailed: context.onHintFailed,
   });
   await Promise.all([trace?.replay(), use?.open()]);
   return {
