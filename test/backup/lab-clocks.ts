@@ -33,6 +33,8 @@ export class ManualClock implements BackupClock {
   }
 
   async sleep(ms: number, aborted: AbortSignal): Promise<void> {
+    // As the machine's own clock does: one that is aborted already is told of it, and not waited for without end.
+    aborted.throwIfAborted();
     const untilMs = this.#ms + ms;
     await new Promise<void>((resolve) => {
       this.#sleepers.push({ untilMs, wake: resolve });
