@@ -96,7 +96,7 @@ export class ChunkConnections {
         (chunk) => {
           if (chunk === undefined) return leave(bytes);
           this.#answer(socket, { digest, range: asked, chunk });
-          if (socket.writableLength === 0) socket.resume();
+          if (!isFull(socket)) socket.resume();
         },
         () => leave(bytes),
       );
@@ -136,8 +136,9 @@ export class ChunkConnections {
     );
     socket.write(bytes);
     socket.uncork();
-    // The kernel did not take all of it: nothing more is read until it has.
-    if (socket.writableLength > 0) socket.pause();
+    // The kernel did not take all of it: nothing more is read until it has. What is below the stream's own limit is not told by a 'drain' when it has
+    // gone, and over TLS every answer is on its way for a moment.
+    if (isFull(socket)) socket.pause();
   }
 
   #now(): string {
@@ -149,6 +150,8 @@ export class ChunkConnections {
     return this.#date;
   }
 }
+
+const isFull = (socket: Socket): boolean => socket.writableLength > 0 && socket.writableNeedDrain;
 
 const CHUNK_LINES = Object.entries(CHUNK_HEADERS)
   .map(([name, value]) => `${name}: ${value}\r\n`)
