@@ -7,6 +7,8 @@ import type { CacheWriter } from '../cache/cache-writer.js';
 
 /** Blocks that are fetched with nobody waiting; more are not taken on. */
 const WARM_MAX = 16_384;
+/** In one turn of the event loop: a boot's trace is 700 blocks, and its first requests are on the line before the last ones are thought of. */
+const WARM_AT_ONCE = 32;
 
 export class FillingStore implements CacheFiller {
   readonly #next: BlockStore;
@@ -14,6 +16,8 @@ export class FillingStore implements CacheFiller {
   readonly #abort = new AbortController();
   /** By class and digest: what is asked for again in a better class is raised, in the same one it is left alone. */
   readonly #warming = new Set<string>();
+  /** What has not had its turn. */
+  readonly #toWarm: { readonly request: BlockRequest; readonly rank: FetchRank }[] = [];
 
   constructor(next: BlockStore, cache: CacheWriter) {
     this.#next = next;
@@ -36,14 +40,22 @@ export class FillingStore implements CacheFiller {
   }
 
   warm(requests: readonly BlockRequest[], rank: FetchRank): void {
-    for (const request of requests) {
+    const isWarming = this.#toWarm.length > 0;
+    const places = WARM_MAX - this.#warming.size - this.#toWarm.length;
+    this.#toWarm.push(...requests.slice(0, Math.max(0, places)).map((request) => ({ request, rank })));
+    if (!isWarming) this.#warmMore();
+  }
+
+  #warmMore(): void {
+    for (const { request, rank } of this.#toWarm.splice(0, WARM_AT_ONCE)) {
       const key = `${rank.fetchClass} ${request.digest}`;
-      if (this.#warming.size >= WARM_MAX || this.#warming.has(key) || this.#cache.has(request)) continue;
+      if (this.#warming.has(key) || this.#cache.has(request)) continue;
       this.#warming.add(key);
       this.bring(request, { rank, signal: this.#abort.signal, wantBytes: false })
         .catch(() => undefined) // a hint: who really wants the block asks again
         .finally(() => this.#warming.delete(key));
     }
+    if (this.#toWarm.length > 0 && !this.#abort.signal.aborted) setImmediate(() => this.#warmMore());
   }
 
   /** Puts a block that somebody has and has checked into the cache. False: there was no room. */
