@@ -10,8 +10,9 @@ import { CHUNK_BYTES_MAX, CHUNK_HEADER_BYTES, CHUNK_PLAIN_BYTES_MAX } from './ch
 import { digestBytes, digestFromBytes } from './digest.js';
 import { CollectiveError } from './errors.js';
 
-/** 0 firmware, 1 kernel, 2 login, 3 idle. */
-export type BootPhase = 0 | 1 | 2 | 3;
+/** What a machine does: idle from its login prompt on. */
+export const BOOT_PHASE = { firmware: 0, kernel: 1, login: 2, idle: 3 } as const;
+export type BootPhase = (typeof BOOT_PHASE)[keyof typeof BOOT_PHASE];
 export type TraceTouch = {
   readonly blockIndex: number;
   readonly afterMs: number;

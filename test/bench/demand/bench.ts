@@ -52,7 +52,7 @@ const UP_BITS_PER_SECOND: Readonly<Record<PlayedLink, number>> = { lan: 100e6, c
 const FIRST_READS = 5;
 const DEMAND_BLOCKS = 400;
 /** What the fastest line carries in a slice. */
-const AHEAD_BLOCKS = 3_000;
+const AHEAD_BLOCKS = 4_500;
 /** Of an answer beside its chunk. */
 const HEAD_BYTES = 250;
 const RATIO_MAX = 1.2;

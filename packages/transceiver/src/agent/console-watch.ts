@@ -1,11 +1,10 @@
 /** Waits until a machine's serial console has shown something. */
 import type { Duplex } from 'node:stream';
 import { CollectiveError } from '@collective/shared';
+import { LOGIN_PROMPT } from '../machine/login-prompt.js';
 
 /** The end of the console that is searched: a prompt may come in pieces. */
 const TAIL_CHARS_MAX = 16_384;
-/** What getty asks at the start of a line; "Last login: …" is not it. */
-const LOGIN_PROMPT = /(?<!last )\blogin: /i;
 
 /** "login" means a login prompt; everything else is looked for as it stands. */
 export const consolePattern = (text: string): RegExp =>

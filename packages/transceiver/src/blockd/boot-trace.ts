@@ -12,17 +12,21 @@ import {
   encodeBootTrace,
   TRACE_BYTES_MAX,
   type BootPhase,
+  type BootSegment,
   type BootTrace,
   type Digest,
+  type TraceTouch,
 } from '@collective/shared';
 import { replaceFileDurably, type FileSystem } from '../storage/file-system.js';
 import type { Clock } from './clock.js';
 import type { ImageDevice } from './image-device.js';
 import type { Recorder } from './recorder.js';
 import type { SessionUse } from './session-use.js';
+import { dueOf, NOTHING_ASKED, type Asked } from './trace-pace.js';
 
 const IN_THE_CLEAR: TraceCodec = { encode: encodeBootTrace, decode: decodeBootTrace };
 const LOOK_MS = 1_000;
+const PACE_MS = 250;
 /** Longer than a guest without KVM computes between two reads of a boot. */
 export const QUIET_MS = 20_000;
 
@@ -60,24 +64,41 @@ export type GuestReads = {
 export class DiskTrace {
   readonly #options: DiskTraceOptions;
   #stopLooking = (): void => undefined;
+  #stopAsking = (): void => undefined;
 
   constructor(options: DiskTraceOptions) {
     this.#options = options;
   }
 
-  /** Asks for what earlier boots touched; how many blocks of that are not at hand. */
-  async replay(): Promise<number> {
-    const { files, fileSystem, image, onFailed } = this.#options;
-    if (files.replay === undefined) return 0;
+  /** Asks for what earlier boots touched, from now on ahead of the guest (trace-pace.ts). */
+  async replay(): Promise<void> {
+    const { files, fileSystem, clock, onFailed } = this.#options;
+    if (files.replay === undefined) return;
     try {
       const bytes = await fileSystem.readWhole(files.replay, TRACE_BYTES_MAX);
       if (bytes === undefined) throw new CollectiveError('not-found', `there is no trace ${files.replay}`);
-      const { touches, segments } = this.#ofThisDisk(this.#codec.decode(bytes));
-      return image.foresee(touches, segments);
+      const { touches, segments = [] } = this.#ofThisDisk(this.#codec.decode(bytes));
+      this.#askAhead({ touches, segments }, { asked: NOTHING_ASKED, sinceMs: clock.nowMs() });
     } catch (error) {
       onFailed(error);
-      return 0;
     }
+  }
+
+  #askAhead(
+    trace: { readonly touches: readonly TraceTouch[]; readonly segments: readonly BootSegment[] },
+    { asked, sinceMs }: { readonly asked: Asked; readonly sinceMs: number },
+  ): void {
+    const { clock, image, recorder } = this.#options;
+    const named = new Set(trace.touches.map(({ blockIndex }) => blockIndex));
+    const touched = recorder.touches.filter(({ blockIndex }) => named.has(blockIndex)).length;
+    const due = dueOf(trace, { elapsedMs: clock.nowMs() - sinceMs, touched }, asked);
+    if (due.touches > asked.touches)
+      image.foresee(
+        trace.touches.slice(asked.touches, due.touches),
+        trace.segments.slice(asked.segments, due.segments),
+      );
+    if (due.touches === trace.touches.length) return;
+    this.#stopAsking = clock.after(PACE_MS, () => this.#askAhead(trace, { asked: due, sinceMs }));
   }
 
   /** The guest's first instruction is about to run. */
@@ -107,6 +128,7 @@ export class DiskTrace {
 
   close(): void {
     this.#stopLooking();
+    this.#stopAsking();
   }
 
   #lookAgain(guest: () => GuestReads, quiet: { readonly touches: number; readonly sinceMs: number }): void {

@@ -77,7 +77,7 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   readonly #marks: Uint8Array;
   /** 1 for blocks of a trace: what goes on after them is in the trace, too. */
   readonly #foreseen: Uint8Array;
-  #trace: readonly Foreseen[] = [];
+  readonly #trace: Foreseen[] = [];
   readonly #waits: BlockWaits;
   #streams: readonly Stream[] = [];
   #closed = false;
@@ -113,7 +113,7 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
       onArrived: (blockIndex, waitedMs) => {
         options.onArrived?.(blockIndex, waitedMs);
         // An outage is over, in which what nobody waited for was given up.
-        if (!this.#waits.list.some(({ isUnavailable }) => isUnavailable)) this.#warmForeseen();
+        if (!this.#waits.list.some(({ isUnavailable }) => isUnavailable)) this.#warmForeseen(this.#trace);
       },
       onGivenUp: (blockIndexes) => {
         this.counters.unavailable += 1;
@@ -196,8 +196,8 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   }
 
   /**
-   * Asks for the blocks that a trace names, in its order; how many are not in the cache. Those that have no content are left out. `segments` hold
-   * all of them; each is read where it is shorter than the missing ones by themselves.
+   * Asks for the blocks that the next part of a trace names, in its order; how many are not in the cache. Those that have no content are left out.
+   * `segments` hold all of them; each is read where it is shorter than the missing ones by themselves.
    */
   foresee(
     touches: readonly Pick<TraceTouch, 'blockIndex' | 'chunkBytes'>[],
@@ -205,9 +205,10 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
   ): number {
     if (this.#closed) return 0;
     const placed = segments.length === 0 ? touches : this.#place(touches, segments);
-    this.#trace = placed.filter(({ blockIndex }) => this.hasContent(blockIndex));
-    for (const { blockIndex } of this.#trace) this.#foreseen[blockIndex] = 1;
-    return this.#warmForeseen();
+    const added = placed.filter(({ blockIndex }) => this.hasContent(blockIndex));
+    for (const { blockIndex } of added) this.#foreseen[blockIndex] = 1;
+    this.#trace.push(...added);
+    return this.#warmForeseen(added);
   }
 
   /** Asks for blocks that are likely to be wanted soon, in this order, while the cache has room for more. */
@@ -278,8 +279,8 @@ export class ImageDevice extends ReadOnlyDevice implements BlockDevice {
     if (requests.length > 0) this.#store.warm(requests, RANK.trace);
   }
 
-  #warmForeseen(): number {
-    const missing = this.#trace
+  #warmForeseen(foreseen: readonly Foreseen[]): number {
+    const missing = foreseen
       .map(({ blockIndex, chunkBytes, segment }) => ({
         request: { ...this.#requestFor(blockIndex), ...(chunkBytes === 0 ? {} : { chunkBytes }) },
         segment,

@@ -7,7 +7,7 @@
  */
 import { EventEmitter } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
-import { CollectiveError, hasCode } from '@collective/shared';
+import { BOOT_PHASE, CollectiveError, hasCode } from '@collective/shared';
 import type { BlockdStatus, ControlEvent } from '../blockd/control/control-protocol.js';
 import type { BlockKeys } from '../blockd/private/block-key-ring.js';
 import { letQemuConnect } from '../machine/launcher.js';
@@ -204,6 +204,10 @@ export class BlockdKeeper extends EventEmitter<DiskServiceEvents> implements Dis
 
   async traceStart(machine: string): Promise<void> {
     await this.#kept.use(({ client }) => client.request('trace-start', { session: machine }));
+  }
+
+  async traceIdle(machine: string): Promise<void> {
+    await this.#kept.use(({ client }) => client.request('phase', { session: machine, phase: BOOT_PHASE.idle }));
   }
 
   /** Undefined when the daemon does not answer just now. */

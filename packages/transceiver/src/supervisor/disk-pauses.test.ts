@@ -20,6 +20,7 @@ class FakeDisks extends EventEmitter<DiskServiceEvents> implements DiskService {
     return Promise.resolve();
   };
   traceStart = (): Promise<void> => Promise.resolve();
+  traceIdle = (): Promise<void> => Promise.resolve();
   missing(): Promise<readonly MissingBlocks[] | undefined> {
     this.looks += 1;
     return Promise.resolve(this.lacking);

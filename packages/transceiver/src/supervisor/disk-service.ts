@@ -69,4 +69,6 @@ export interface DiskService extends EventEmitter<DiskServiceEvents> {
   missing(machine: string): Promise<readonly MissingBlocks[] | undefined>;
   /** The guest's first instruction is about to run: boot traces count from here. */
   traceStart(machine: string): Promise<void>;
+  /** What its disks are read for from now on is no part of the way to its prompt. */
+  traceIdle(machine: string): Promise<void>;
 }

@@ -25,6 +25,7 @@ import type { MachineRecords } from './machine-record.js';
 import type { MachineRecord, MachineSpec, ShownDisk } from './machine-spec.js';
 import type { MachineEvent, MachineState } from './machine-state.js';
 import type { MemoryImage, MemoryImages } from './memory-image.js';
+import { onFirstPrompt } from './prompt-watch.js';
 import { RebootPlan } from './reboot-plan.js';
 import { RunningGuest } from './running-guest.js';
 import { SerialConsole } from './serial-console.js';
@@ -242,8 +243,16 @@ export class MachineLife {
     this.#abort.signal.throwIfAborted();
     await this.console.connect(qemu.paths.serial, this.#abort.signal);
     if (image !== undefined) await this.suspension.load(qemu, this.#abort.signal);
-    else await disks.traceStart(spec.machine).catch((error: unknown) => this.#log(`no trace: ${String(error)}`));
+    else await this.#traceBoot(disks);
     return guest;
+  }
+
+  /** A hint for later boots: without it there is only no trace. */
+  async #traceBoot(disks: DiskService): Promise<void> {
+    const { machine } = this.spec;
+    const say = (error: unknown): void => this.#log(`no trace: ${String(error)}`);
+    await disks.traceStart(machine).catch(say);
+    onFirstPrompt(this.console, this.#abort.signal, () => void disks.traceIdle(machine).catch(say));
   }
 
   async #takeOver({ qemu, isPastKnown }: FoundQemu): Promise<RunningGuest> {

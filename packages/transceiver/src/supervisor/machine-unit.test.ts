@@ -42,6 +42,7 @@ class FakeDisks extends EventEmitter<DiskServiceEvents> implements DiskService {
   setWait = (): Promise<void> => Promise.resolve();
   warm = (): Promise<void> => Promise.resolve();
   traceStart = (): Promise<void> => Promise.resolve();
+  traceIdle = (): Promise<void> => Promise.resolve();
   missing = (): Promise<[]> => Promise.resolve([]);
 }
 

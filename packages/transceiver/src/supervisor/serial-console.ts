@@ -38,7 +38,9 @@ export class SerialConsole extends EventEmitter<{ output: [] }> {
 
   /** The last output, at most CONSOLE_TAIL_BYTES_MAX. */
   tail(bytesMax = CONSOLE_TAIL_BYTES_MAX): Buffer {
-    const all = Buffer.concat(this.#parts);
+    let first = this.#parts.length;
+    for (let bytes = 0; first > 0 && bytes < bytesMax; bytes += this.#parts[first]?.length ?? 0) first -= 1;
+    const all = Buffer.concat(this.#parts.slice(first));
     return all.subarray(Math.max(0, all.length - bytesMax));
   }
 

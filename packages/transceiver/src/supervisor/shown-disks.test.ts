@@ -44,6 +44,7 @@ class FakeDisks extends EventEmitter<DiskServiceEvents> implements DiskService {
   setBlockKeys = (): Promise<void> => Promise.resolve();
   warm = (): Promise<void> => Promise.resolve();
   traceStart = (): Promise<void> => Promise.resolve();
+  traceIdle = (): Promise<void> => Promise.resolve();
   missing = (): Promise<[]> => Promise.resolve([]);
 }
 
