@@ -1,4 +1,5 @@
 /** Sees when a guest first asks for a login on its serial console; one that asks elsewhere is never seen to. */
+import type { EventEmitter } from 'node:events';
 import { LOGIN_PROMPT } from '../machine/login-prompt.js';
 import type { SerialConsole } from './serial-console.js';
 
@@ -7,7 +8,7 @@ const LOOKED_AT_BYTES = 256;
 
 /** Calls back once, unless the signal aborts before. */
 export const onFirstPrompt = (
-  console: Pick<SerialConsole, 'tail' | 'on' | 'off'>,
+  console: Pick<SerialConsole, 'tail'> & EventEmitter<{ output: [] }>,
   signal: AbortSignal,
   callback: () => void,
 ): void => {
