@@ -44,6 +44,9 @@ const traced = (files: TraceFiles) => {
     image: {
       foresee: (touches) => foreseen.push(touches.map(({ blockIndex }) => blockIndex)),
       hasContent: (blockIndex) => blockIndex !== 13,
+      get waiting() {
+        return guest.isWaiting ? [{ blockIndex: 1, digest: root, waitedMs: 1, isUnavailable: false }] : [];
+      },
     },
     recorder: {
       restart: () => void (guest.touches = []),
@@ -178,6 +181,10 @@ describe('the trace of earlier boots', () => {
     // One of no boot, and three of the trace: as far as boots are after 20 s.
     guest.touches = touchesOf([77, 9, 2, 5]);
     await pass(1_000);
+    expect(foreseen).toEqual([[9], [2], [5]]);
+    guest.isWaiting = true;
+    await pass(60_000);
+    guest.isWaiting = false;
     expect(foreseen).toEqual([[9], [2], [5]]);
     await pass(30_000 - LEAD_MS);
     expect(foreseen).toEqual([[9], [2], [5], [7]]);

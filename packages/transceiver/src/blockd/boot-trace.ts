@@ -45,7 +45,7 @@ export type DiskTraceOptions = TracedDisk & {
   readonly files: TraceFiles;
   /** Absent: in the clear. */
   readonly codec?: TraceCodec;
-  readonly image: Pick<ImageDevice, 'foresee' | 'hasContent'>;
+  readonly image: Pick<ImageDevice, 'foresee' | 'hasContent' | 'waiting'>;
   readonly recorder: Pick<Recorder, 'restart' | 'setPhase' | 'touches'>;
   /** What follows the boot; of a published disk. */
   readonly use?: Pick<SessionUse, 'begin' | 'bootIsOver'>;
@@ -72,13 +72,13 @@ export class DiskTrace {
 
   /** Asks for what earlier boots touched, from now on ahead of the guest (trace-pace.ts). */
   async replay(): Promise<void> {
-    const { files, fileSystem, clock, onFailed } = this.#options;
+    const { files, fileSystem, onFailed } = this.#options;
     if (files.replay === undefined) return;
     try {
       const bytes = await fileSystem.readWhole(files.replay, TRACE_BYTES_MAX);
       if (bytes === undefined) throw new CollectiveError('not-found', `there is no trace ${files.replay}`);
       const { touches, segments = [] } = this.#ofThisDisk(this.#codec.decode(bytes));
-      this.#askAhead({ touches, segments }, { asked: NOTHING_ASKED, sinceMs: clock.nowMs() });
+      this.#askAhead({ touches, segments }, { asked: NOTHING_ASKED, elapsedMs: 0 });
     } catch (error) {
       onFailed(error);
     }
@@ -86,19 +86,24 @@ export class DiskTrace {
 
   #askAhead(
     trace: { readonly touches: readonly TraceTouch[]; readonly segments: readonly BootSegment[] },
-    { asked, sinceMs }: { readonly asked: Asked; readonly sinceMs: number },
+    { asked, elapsedMs }: { readonly asked: Asked; readonly elapsedMs: number },
   ): void {
     const { clock, image, recorder } = this.#options;
     const named = new Set(trace.touches.map(({ blockIndex }) => blockIndex));
     const touched = recorder.touches.filter(({ blockIndex }) => named.has(blockIndex)).length;
-    const due = dueOf(trace, { elapsedMs: clock.nowMs() - sinceMs, touched }, asked);
+    const due = dueOf(trace, { elapsedMs, touched }, asked);
     if (due.touches > asked.touches)
       image.foresee(
         trace.touches.slice(asked.touches, due.touches),
         trace.segments.slice(asked.segments, due.segments),
       );
     if (due.touches === trace.touches.length) return;
-    this.#stopAsking = clock.after(PACE_MS, () => this.#askAhead(trace, { asked: due, sinceMs }));
+    const askedAtMs = clock.nowMs();
+    this.#stopAsking = clock.after(PACE_MS, () => {
+      // A guest that waits for a block is not further than it was.
+      const passedMs = image.waiting.length > 0 ? 0 : clock.nowMs() - askedAtMs;
+      this.#askAhead(trace, { asked: due, elapsedMs: elapsedMs + passedMs });
+    });
   }
 
   /** The guest's first instruction is about to run. */

@@ -12,7 +12,7 @@ export const LEAD_MS = 3_000;
 export type Asked = { readonly touches: number; readonly segments: number };
 export const NOTHING_ASKED: Asked = { touches: 0, segments: 0 };
 
-/** How far the guest is: as far as boots are after that time, and as far as those that have touched so many blocks of the trace, whichever is more. */
+/** How far the guest is: as far as boots are after that time (in which it waited for nothing), and as far as those that have touched so many blocks of the trace, whichever is more. */
 export type Progress = { readonly elapsedMs: number; readonly touched: number };
 
 /** Whole segments, where there are some: all of `touches` lie in them then. */

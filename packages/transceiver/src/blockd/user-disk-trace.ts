@@ -22,7 +22,7 @@ import { Recorder } from './recorder.js';
 export type UserDiskTraceParts = {
   readonly fileSystem: FileSystem;
   readonly overlay: Overlay;
-  readonly below: Pick<DiskBelow, 'foresee'>;
+  readonly below: Pick<DiskBelow, 'foresee' | 'images'>;
   /** The overlay's, as base64url. */
   readonly key: string;
   readonly onHintFailed: (error: unknown) => void;
@@ -43,6 +43,9 @@ export const openUserDiskTrace = async (
     codec: { encode: (made) => sealPrivateTrace(sealKey, made), decode: (box) => openPrivateTrace(sealKey, box) },
     image: {
       foresee: (touches) => below.foresee(touches.filter(({ blockIndex }) => held?.has(blockIndex) !== true)),
+      get waiting() {
+        return below.images.flatMap(({ waiting }) => waiting);
+      },
       hasContent: (blockIndex) => {
         const start = blockIndex * blockBytes;
         const byteLength = Math.min(blockBytes, overlay.byteLength - start);
