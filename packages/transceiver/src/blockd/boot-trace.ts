@@ -54,6 +54,12 @@ export type DiskTraceOptions = TracedDisk & {
   readonly onFailed: (error: unknown) => void;
 };
 
+type AskedTrace = {
+  readonly touches: readonly TraceTouch[];
+  readonly segments: readonly BootSegment[];
+  readonly named: ReadonlySet<number>;
+};
+
 /** Of all disks of the machine. */
 export type GuestReads = {
   readonly isWaiting: boolean;
@@ -78,19 +84,16 @@ export class DiskTrace {
       const bytes = await fileSystem.readWhole(files.replay, TRACE_BYTES_MAX);
       if (bytes === undefined) throw new CollectiveError('not-found', `there is no trace ${files.replay}`);
       const { touches, segments = [] } = this.#ofThisDisk(this.#codec.decode(bytes));
-      this.#askAhead({ touches, segments }, { asked: NOTHING_ASKED, elapsedMs: 0 });
+      const named = new Set(touches.map(({ blockIndex }) => blockIndex));
+      this.#askAhead({ touches, segments, named }, { asked: NOTHING_ASKED, elapsedMs: 0 });
     } catch (error) {
       onFailed(error);
     }
   }
 
-  #askAhead(
-    trace: { readonly touches: readonly TraceTouch[]; readonly segments: readonly BootSegment[] },
-    { asked, elapsedMs }: { readonly asked: Asked; readonly elapsedMs: number },
-  ): void {
+  #askAhead(trace: AskedTrace, { asked, elapsedMs }: { readonly asked: Asked; readonly elapsedMs: number }): void {
     const { clock, image, recorder } = this.#options;
-    const named = new Set(trace.touches.map(({ blockIndex }) => blockIndex));
-    const touched = recorder.touches.filter(({ blockIndex }) => named.has(blockIndex)).length;
+    const touched = recorder.touches.filter(({ blockIndex }) => trace.named.has(blockIndex)).length;
     const due = dueOf(trace, { elapsedMs, touched }, asked);
     if (due.touches > asked.touches)
       image.foresee(

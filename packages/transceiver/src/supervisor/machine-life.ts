@@ -69,6 +69,8 @@ export class MachineLife {
   #guest: RunningGuest | undefined;
   #restarts: number;
   #setRecorded = (): void => undefined;
+  /** Of the boot before, when the guest reboots. */
+  #leavePrompt = (): void => undefined;
   /** Resolves when a next supervisor would find the machine, or when it is over. */
   readonly recorded = new Promise<void>((resolve) => (this.#setRecorded = resolve));
 
@@ -252,7 +254,8 @@ export class MachineLife {
     const { machine } = this.spec;
     const say = (error: unknown): void => this.#log(`no trace: ${String(error)}`);
     await disks.traceStart(machine).catch(say);
-    onFirstPrompt(this.console, this.#abort.signal, () => void disks.traceIdle(machine).catch(say));
+    this.#leavePrompt();
+    this.#leavePrompt = onFirstPrompt(this.console, () => void disks.traceIdle(machine).catch(say));
   }
 
   async #takeOver({ qemu, isPastKnown }: FoundQemu): Promise<RunningGuest> {

@@ -13,7 +13,7 @@ export const CONSOLE_TAIL_BYTES_MAX = 256 << 10;
 const CLIENT_UNSENT_BYTES_MAX = 1 << 20;
 const CONNECT_WAIT_MS = 5_000;
 
-export class SerialConsole extends EventEmitter<{ output: [] }> {
+export class SerialConsole extends EventEmitter<{ output: [data: Buffer] }> {
   readonly #clients = new Set<Duplex>();
   #port: Socket | undefined;
   #parts: Buffer[] = [];
@@ -38,9 +38,7 @@ export class SerialConsole extends EventEmitter<{ output: [] }> {
 
   /** The last output, at most CONSOLE_TAIL_BYTES_MAX. */
   tail(bytesMax = CONSOLE_TAIL_BYTES_MAX): Buffer {
-    let first = this.#parts.length;
-    for (let bytes = 0; first > 0 && bytes < bytesMax; bytes += this.#parts[first]?.length ?? 0) first -= 1;
-    const all = Buffer.concat(this.#parts.slice(first));
+    const all = Buffer.concat(this.#parts);
     return all.subarray(Math.max(0, all.length - bytesMax));
   }
 
@@ -87,6 +85,6 @@ export class SerialConsole extends EventEmitter<{ output: [] }> {
       if (client.writableLength > CLIENT_UNSENT_BYTES_MAX) client.destroy();
       else client.write(data);
     }
-    this.emit('output');
+    this.emit('output', data);
   }
 }
