@@ -61,23 +61,26 @@ export class BootObjectStore implements BlockStore {
   /** Undefined: the segment has not come, or it is not worth waiting for it. */
   async #fromSegment(segment: ObjectSegment, request: BlockRequest, options: GetOptions): Promise<Buffer | undefined> {
     const { rank, signal } = options;
+    signal?.throwIfAborted();
     const flight = this.#flights.get(segment.digest) ?? this.#start(segment, request.blockBytes, rank.fetchClass);
-    const leaving = new AbortController();
+    // A promise, not AbortSignal.any: that costs 40 us a block, for hundreds of blocks while a boot begins.
+    let leave = (): void => undefined;
+    const left = new Promise<undefined>((resolve) => (leave = (): void => resolve(undefined)));
     const onRaise = (): void => {
       if (flight.hasBegun) flight.rank.raise(rank.fetchClass);
-      else if (rank.fetchClass === 'demand') leaving.abort();
+      else if (rank.fetchClass === 'demand') leave();
     };
     const stopListening = rank.onRaise(onRaise);
+    signal?.addEventListener('abort', leave, { once: true });
     flight.waiters += 1;
     flight.rank.raise(rank.fetchClass);
     try {
-      const either = signal === undefined ? leaving.signal : AbortSignal.any([signal, leaving.signal]);
-      return (await orAborted(flight.blocks, either)).get(request.digest);
-    } catch {
+      const blocks = await Promise.race([flight.blocks, left]).catch(() => undefined);
       signal?.throwIfAborted();
-      return undefined;
+      return blocks?.get(request.digest);
     } finally {
       stopListening();
+      signal?.removeEventListener('abort', leave);
       flight.waiters -= 1;
       if (flight.waiters === 0) flight.abort.abort(new Error('the last waiter has left'));
     }
