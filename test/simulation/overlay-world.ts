@@ -270,7 +270,11 @@ export class OverlayWorld implements ClientWorld {
     }
     if (failure !== undefined) throw new Error('the first read failed', { cause: failure });
     if (this.hasDamage) this.#decay.repair(); // what lies under other layers was not looked at
-    if (this.syncFailure === 'settled') throw new Error('a disk was opened after a failed sync in the same boot');
+    if (this.syncFailure === 'settled') {
+      if (namedLayerIds(this.#disk).includes(this.#failedLayerId ?? ''))
+        throw new Error('a disk was opened after a failed sync in the same boot');
+      this.#forgetFailure(); // a rebase was cut off after it had named the base
+    }
     if (this.#unseen !== 'nothing')
       this.model.endCrash(bytes, { isPowerCut: this.#unseen === 'cut' }, `after a ${this.#unseen}`);
     this.#unseen = 'nothing';
@@ -433,7 +437,12 @@ export class OverlayWorld implements ClientWorld {
     this.tally.rebases += 1;
     if (replaced.length > 1) this.tally['rebases of several layers'] += 1;
     if (this.#failedLayerId === undefined || !replaced.includes(this.#failedLayerId)) return;
-    this.#failedLayerId = undefined; // its content is in the disk below
+    this.#forgetFailure();
+  }
+
+  /** The failed layer's content is in the disk below. */
+  #forgetFailure(): void {
+    this.#failedLayerId = undefined;
     this.syncFailure = 'none';
   }
 

@@ -5,10 +5,10 @@
  * Who changes granules holds them in the overlay's RangeLock or does it in one turn of the event loop. So:
  *  - A synchronous change writes and sets the sums, or forgets them when a part may have been written, in one turn.
  *  - A waiting change leaves the old sums until it has ended, so that old bytes that are damaged are not served meanwhile; half of a write
- *    does not fit, and waits for the lock. Then it sets what it knows and forgets the rest. Where there was no sum a synchronous read in
- *    between may learn one of half a write; it is gone when the lock is.
+ *    does not fit, and waits for the lock. Then it sets what it knows and forgets the rest. Nothing is learned meanwhile: it would be the sum of
+ *    half a write, and be forgotten again, with damage that it would have shown.
  *  - A waiting read may have got what a write replaced meanwhile. It only says that it does not fit, and is repeated under the lock.
- *  - Only a synchronous read learns: nothing can have come between its bytes and the sum.
+ *  - Only a synchronous read learns, while no change waits: nothing can have come between its bytes and the sum.
  * A granule that the layer holds in part has no sum.
  *
  * The file may be encrypted by sectors (storage/encrypted-file.ts), so it is read and written by whole sectors only: a read that wants less
@@ -28,6 +28,8 @@ export class LayerData {
   /** For granules of which a synchronous call has a part: its first and its last. */
   readonly #head = Buffer.allocUnsafeSlow(GRANULE_BYTES);
   readonly #tail = Buffer.allocUnsafeSlow(GRANULE_BYTES);
+  /** Under way. */
+  #waitingChanges = 0;
 
   constructor(
     file: RandomFile,
@@ -137,15 +139,20 @@ export class LayerData {
     const first = granuleOf(byteOffset);
     const endGranule = granuleCountOf(end);
     const last = endGranule - 1;
-    const head = this.#isPart(first, byteOffset, end) ? await this.#knownGranule(first) : undefined;
-    const tail = last !== first && this.#isPart(last, byteOffset, end) ? await this.#knownGranule(last) : undefined;
+    this.#waitingChanges += 1;
     try {
-      await this.file.write(source, byteOffset);
-    } catch (error) {
-      this.sums.forget(first, endGranule);
-      throw error;
+      const head = this.#isPart(first, byteOffset, end) ? await this.#knownGranule(first) : undefined;
+      const tail = last !== first && this.#isPart(last, byteOffset, end) ? await this.#knownGranule(last) : undefined;
+      try {
+        await this.file.write(source, byteOffset);
+      } catch (error) {
+        this.sums.forget(first, endGranule);
+        throw error;
+      }
+      this.#setSums(source, byteOffset, head, tail);
+    } finally {
+      this.#waitingChanges -= 1;
     }
-    this.#setSums(source, byteOffset, head, tail);
   }
 
   /** As RandomFile; the caller holds the granules. A granule that it changes in part has no sum afterwards. */
@@ -153,9 +160,11 @@ export class LayerData {
     const end = byteOffset + byteLength;
     const first = granuleOf(byteOffset);
     const endGranule = granuleCountOf(end);
+    this.#waitingChanges += 1;
     try {
       await this.file.zero(byteOffset, byteLength, options);
     } finally {
+      this.#waitingChanges -= 1;
       this.sums.forget(first, endGranule);
     }
     this.sums.setZero(granuleCountOf(byteOffset), granuleOf(end));
@@ -210,7 +219,7 @@ export class LayerData {
 
   #fitsOrLearns(granule: number, bytes: Buffer): boolean {
     if (this.sums.isKnown(granule)) return this.sums.fits(granule, bytes);
-    if (this.#map.get(granule) === WHOLE) this.sums.set(granule, granuleSumOf(bytes));
+    if (this.#waitingChanges === 0 && this.#map.get(granule) === WHOLE) this.sums.set(granule, granuleSumOf(bytes));
     return true;
   }
 
