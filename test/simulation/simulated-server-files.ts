@@ -90,10 +90,16 @@ export class SimulatedServerFiles implements FileSystem {
   }
 
   async open(path: string): Promise<OpenFile | undefined> {
-    const handle = await this.#call(path, (process) => unless('ENOENT', () => process.open(path)));
-    if (handle === undefined) return undefined;
+    const opened = await this.#call(path, (process) =>
+      unless('ENOENT', () => {
+        const handle = process.open(path);
+        return { handle, byteLength: handle.stat().byteLength };
+      }),
+    );
+    if (opened === undefined) return undefined;
+    const { handle, byteLength: fileBytes } = opened;
     return {
-      byteLength: handle.stat().byteLength,
+      byteLength: fileBytes,
       read: (byteOffset, byteLength) =>
         this.#call(path, () => {
           const bytes = Buffer.alloc(byteLength);
