@@ -1,14 +1,10 @@
 /** Waits until a machine's serial console has shown something. */
 import type { Duplex } from 'node:stream';
 import { CollectiveError } from '@collective/shared';
-import { LOGIN_PROMPT } from '../machine/login-prompt.js';
+import { PromptFinder } from '../machine/login-prompt.js';
 
-/** The end of the console that is searched: a prompt may come in pieces. */
+/** The end of the console that is searched, and told of when it does not come: a text may come in pieces. */
 const TAIL_CHARS_MAX = 16_384;
-
-/** "login" means a login prompt; everything else is looked for as it stands. */
-export const consolePattern = (text: string): RegExp =>
-  text === 'login' ? LOGIN_PROMPT : new RegExp(text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
 
 /** The end of a console for people: without control sequences, the last lines. */
 export function readableTail(text: string, lines = 12): string {
@@ -17,15 +13,15 @@ export function readableTail(text: string, lines = 12): string {
 }
 
 /**
- * Resolves when the console has shown the pattern. `console` begins with what was shown before. Errors: `no-boot` with
+ * Resolves when the console has shown the text, "login" for any login prompt. `console` begins with what was shown before. Errors: `no-boot` with
  * the end of the console when time runs out or the machine ends first; abort rejects with the signal's reason.
  */
 export async function watchConsole(
   console: Duplex,
   wanted: { readonly name: string; readonly text: string; readonly timeoutMs: number; readonly signal: AbortSignal },
 ): Promise<void> {
-  const pattern = consolePattern(wanted.text);
-  const what = wanted.text === 'login' ? 'a login prompt' : `"${wanted.text}"`;
+  const finder = wanted.text === 'login' ? new PromptFinder() : undefined;
+  const what = finder !== undefined ? 'a login prompt' : `"${wanted.text}"`;
   let seen = '';
   await new Promise<void>((resolve, reject) => {
     const fail = (why: string): void => {
@@ -45,7 +41,7 @@ export async function watchConsole(
     );
     const onData = (bytes: Buffer): void => {
       seen = (seen + bytes.toString('latin1')).slice(-TAIL_CHARS_MAX);
-      if (pattern.test(seen)) settle(resolve);
+      if (finder === undefined ? seen.includes(wanted.text) : finder.finds(bytes)) settle(resolve);
     };
     const onClose = (): void => fail('ended');
     const onAbort = (): void =>

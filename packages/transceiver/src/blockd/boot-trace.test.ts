@@ -6,6 +6,7 @@ import {
   BOOT_PHASE,
   decodeBootTrace,
   encodeBootTrace,
+  type BootPhase,
   type BootTrace,
   type Digest,
   type TraceTouch,
@@ -139,6 +140,21 @@ describe('the trace of this boot', () => {
     expect(await run([3, 8])).toEqual([3, 8]);
   });
 
+  it('takes the place of one that names the same blocks and does not know where the prompt was, and not the other way round', async () => {
+    const run = async (phases: readonly BootPhase[]): Promise<number[] | undefined> => {
+      const { begin, guest, pass } = traced({ record: record() });
+      begin();
+      guest.touches = touchesOf([7, 3]).map((touch, at) => ({ ...touch, phase: phases[at] ?? BOOT_PHASE.idle }));
+      await pass(QUIET_MS + 2_000);
+      await settle();
+      return (await recorded())?.touches.map(({ phase }) => phase);
+    };
+    const { kernel, idle } = BOOT_PHASE;
+    expect(await run([kernel, kernel])).toEqual([kernel, kernel]);
+    expect(await run([kernel, idle])).toEqual([kernel, idle]);
+    expect(await run([kernel, kernel])).toEqual([kernel, idle]);
+  });
+
   it('that cannot be written is said, and nothing else', async () => {
     const { begin, guest, pass, failures } = traced({ record: path.join(folder, 'no/such/folder') });
     begin();
@@ -173,9 +189,12 @@ describe('the trace of earlier boots', () => {
       phase: at === 0 ? BOOT_PHASE.login : BOOT_PHASE.idle,
     }));
     await writeFile(replay(), encodeBootTrace({ ...disk, touches }));
-    const { trace, foreseen, guest, pass } = traced({ replay: replay() });
+    const { trace, begin, foreseen, guest, pass } = traced({ replay: replay() });
     await trace.replay();
     expect(foreseen).toEqual([[9]]);
+    await pass(60_000); // attached, and QEMU has not begun yet
+    expect(foreseen).toEqual([[9]]);
+    begin();
     await pass(10_000 - LEAD_MS);
     expect(foreseen).toEqual([[9], [2]]);
     // One of no boot, and three of the trace: as far as boots are after 20 s.
@@ -191,6 +210,15 @@ describe('the trace of earlier boots', () => {
     trace.close();
     await pass(60_000);
     expect(foreseen).toHaveLength(4);
+  });
+
+  it('that is being read when its disk is closed is not fetched', async () => {
+    await writeFile(replay(), encodeBootTrace({ ...disk, touches: touchesOf([9]) }));
+    const { trace, foreseen } = traced({ replay: replay() });
+    const replaying = trace.replay();
+    trace.close();
+    await replaying;
+    expect(foreseen).toEqual([]);
   });
 
   it.each([

@@ -7,6 +7,7 @@
  */
 import { parse as parsePath } from 'node:path';
 import {
+  BOOT_PHASE,
   CollectiveError,
   decodeBootTrace,
   encodeBootTrace,
@@ -71,6 +72,9 @@ export class DiskTrace {
   readonly #options: DiskTraceOptions;
   #stopLooking = (): void => undefined;
   #stopAsking = (): void => undefined;
+  /** Before that, no time is the guest's. */
+  #hasBegun = false;
+  #isClosed = false;
 
   constructor(options: DiskTraceOptions) {
     this.#options = options;
@@ -92,7 +96,8 @@ export class DiskTrace {
   }
 
   #askAhead(trace: AskedTrace, { asked, elapsedMs }: { readonly asked: Asked; readonly elapsedMs: number }): void {
-    const { clock, image, recorder } = this.#options;
+    const { clock, image, recorder, onFailed } = this.#options;
+    if (this.#isClosed) return;
     const touched = recorder.touches.filter(({ blockIndex }) => trace.named.has(blockIndex)).length;
     const due = dueOf(trace, { elapsedMs, touched }, asked);
     if (due.touches > asked.touches)
@@ -104,14 +109,19 @@ export class DiskTrace {
     const askedAtMs = clock.nowMs();
     this.#stopAsking = clock.after(PACE_MS, () => {
       // A guest that waits for a block is not further than it was.
-      const passedMs = image.waiting.length > 0 ? 0 : clock.nowMs() - askedAtMs;
-      this.#askAhead(trace, { asked: due, elapsedMs: elapsedMs + passedMs });
+      const passedMs = image.waiting.length > 0 || !this.#hasBegun ? 0 : clock.nowMs() - askedAtMs;
+      try {
+        this.#askAhead(trace, { asked: due, elapsedMs: elapsedMs + passedMs });
+      } catch (error) {
+        onFailed(error);
+      }
     });
   }
 
   /** The guest's first instruction is about to run. */
   begin(guest: () => GuestReads): void {
     const { recorder, files, clock, use } = this.#options;
+    this.#hasBegun = true;
     use?.begin();
     recorder.restart();
     this.#stopLooking();
@@ -135,6 +145,7 @@ export class DiskTrace {
   }
 
   close(): void {
+    this.#isClosed = true;
     this.#stopLooking();
     this.#stopAsking();
   }
@@ -164,12 +175,14 @@ export class DiskTrace {
     }
   }
 
-  /** The same blocks in another order are no news: what is kept of them, and where, stays as it is. */
+  /** The same blocks in another order are no news, but where the prompt came among them is, when it was not known: what is kept, and where, stays as it is. */
   async #isRecorded(file: string, { touches }: BootTrace): Promise<boolean> {
     try {
       const bytes = await this.#options.fileSystem.readWhole(file, TRACE_BYTES_MAX);
       if (bytes === undefined) return false;
-      const before = new Set(this.#ofThisDisk(this.#codec.decode(bytes)).touches.map(({ blockIndex }) => blockIndex));
+      const recorded = this.#ofThisDisk(this.#codec.decode(bytes)).touches;
+      if (touches.some(isIdle) && !recorded.some(isIdle)) return false;
+      const before = new Set(recorded.map(({ blockIndex }) => blockIndex));
       return before.size === touches.length && touches.every(({ blockIndex }) => before.has(blockIndex));
     } catch {
       return false; // damaged, or of another disk: it is replaced
@@ -187,3 +200,5 @@ export class DiskTrace {
     return trace;
   }
 }
+
+const isIdle = ({ phase }: TraceTouch): boolean => phase === BOOT_PHASE.idle;

@@ -252,15 +252,27 @@ export class MachineLife {
   /** A hint for later boots: without it there is only no trace. */
   async #traceBoot(disks: DiskService): Promise<void> {
     const { machine } = this.spec;
-    const say = (error: unknown): void => this.#log(`no trace: ${String(error)}`);
-    await disks.traceStart(machine).catch(say);
+    await disks.traceStart(machine).catch((error: unknown) => this.#noTrace(error));
+    this.#watchForPrompt(disks);
+  }
+
+  #watchForPrompt(disks: DiskService): void {
     this.#leavePrompt();
-    this.#leavePrompt = onFirstPrompt(this.console, () => void disks.traceIdle(machine).catch(say));
+    this.#leavePrompt = onFirstPrompt(
+      this.console,
+      () => void disks.traceIdle(this.spec.machine).catch((error: unknown) => this.#noTrace(error)),
+    );
+  }
+
+  #noTrace(error: unknown): void {
+    this.#log(`no trace: ${String(error)}`);
   }
 
   async #takeOver({ qemu, isPastKnown }: FoundQemu): Promise<RunningGuest> {
     const guest = this.#watch(qemu, { isPastKnown });
     await this.console.connect(qemu.paths.serial, this.#abort.signal).catch(() => this.#log('no console'));
+    // It may still be booting; a prompt long after its boot changes nothing any more.
+    this.#watchForPrompt(this.#options.disks);
     // Before anything that may wait for the guest: without its disks it makes no step.
     await this.disks.adoptOfGuest({ hasEnded: () => qemu.ended !== undefined, signal: this.#abort.signal });
     await this.shown.adopt();
