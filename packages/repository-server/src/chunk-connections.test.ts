@@ -281,6 +281,26 @@ describe('on a server of its own', () => {
     },
   );
 
+  test('one whose chunk is being read when all end is answered first', async () => {
+    let arrive = (): void => undefined;
+    const chunk = new Promise<Buffer>((resolve) => (arrive = (): void => resolve(Buffer.alloc(1_000, 7))));
+    let read = (): void => undefined;
+    const reading = new Promise<void>((resolve) => (read = resolve));
+    const server = createServer();
+    const chunks = new ChunkConnections({
+      ...{ server, isTls: false, ...NEVER },
+      blobStore: { readChunk: () => (read(), chunk) },
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    closing.push(() => server.close());
+    const one = new Talk((server.address() as AddressInfo).port);
+    one.socket.write(get(ONE));
+    await reading;
+    chunks.close();
+    arrive();
+    expect((await one.answer())?.body.length).toBe(1_000);
+    expect(await one.answer()).toBeUndefined();
+  });
   test('a connection that says nothing ends after its time', async () => {
     const one = await open({ firstBytesMs: 20, keepAliveMs: 1_000_000 });
     await once(one.socket, 'close');

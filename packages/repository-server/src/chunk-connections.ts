@@ -44,6 +44,8 @@ export class ChunkConnections {
   readonly #options: ChunkConnectionsOptions;
   readonly #handOver: (socket: Socket) => void;
   readonly #open = new Set<Socket>();
+  /** Those of them whose chunk is on its way from the disk. */
+  readonly #reading = new Set<Socket>();
   readonly #end: string;
   #isClosed = false;
   #date = '';
@@ -67,7 +69,7 @@ export class ChunkConnections {
   /** Ends the connections that were not handed over, each after its last answer. */
   close(): void {
     this.#isClosed = true;
-    for (const socket of this.#open) socket.destroySoon();
+    for (const socket of this.#open) if (!this.#reading.has(socket)) socket.destroySoon();
   }
 
   #take(socket: Socket): void {
@@ -91,15 +93,19 @@ export class ChunkConnections {
       if (Buffer.isBuffer(found)) return this.#answer(socket, { digest, range, chunk: found });
       if (found === undefined) return leave(bytes);
       socket.pause();
+      this.#reading.add(socket);
       const asked = range;
-      found.then(
-        (chunk) => {
-          if (chunk === undefined) return leave(bytes);
-          this.#answer(socket, { digest, range: asked, chunk });
-          if (!isFull(socket)) socket.resume();
-        },
-        () => leave(bytes),
-      );
+      found
+        .finally(() => this.#reading.delete(socket))
+        .then(
+          (chunk) => {
+            if (chunk === undefined) return leave(bytes);
+            this.#answer(socket, { digest, range: asked, chunk });
+            if (this.#isClosed) socket.destroySoon();
+            else if (!isFull(socket)) socket.resume();
+          },
+          () => leave(bytes),
+        );
     };
     const onDrain = (): void => void socket.resume();
     const onEnd = (): void => void socket.end();

@@ -95,6 +95,7 @@ export class AttachedDisk {
       });
       return new AttachedDisk(withoutKeys(params), context, path, { server, export: nbdExport });
     } catch (error) {
+      path.trace?.close();
       await closePath(path.overlay, [path.below], { abandonOverlay: false });
       throw error;
     }
